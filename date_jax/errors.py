@@ -1,0 +1,46 @@
+"""Mistakes that the user can mend: what, where, what to do. Each has the exit code of its kind."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake outside the code. `main` prints its text, without a traceback, and exits."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The command or the config is wrong."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A file of the user's data is missing, malformed or empty."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weights file cannot be used."""
+
+    exit_code = 4
+
+
+class SetupError(UserError):
+    """The machine lacks something: a device, space, a permission, another host."""
+
+    exit_code = 5
+
+
+class Preempted(UserError):
+    """The machine asked for itself back; the state was saved. Exit code 75 means: start me again."""
+
+    exit_code = 75
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint to put behind an unknown `word`: the closest of `choices`, or nothing."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]!r}?)" if found else ""
