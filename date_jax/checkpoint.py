@@ -1,0 +1,326 @@
+"""Saving and restoring a run, with proof that what comes back is what was saved.
+
+Orbax neither sums nor checks what it stores: one flipped bit restores as silently wrong weights.
+So every leaf gets a fingerprint, computed where it lives, which is kept beside it and compared on
+restore. A step that is damaged, half copied or half deleted is set aside, never deleted, and the
+step before it is used. The only file that imports orbax.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import checkpoint_managers
+
+from date_jax import sharding
+from date_jax.errors import CheckpointError
+
+_ODD = 2654435761  # Knuth's multiplier, 2^32 over the golden ratio
+
+
+def _words(leaf: Array) -> Array:
+    """The bits of each element as uint32, without losing or adding any."""
+    if leaf.dtype == jnp.bool_:
+        return leaf.astype(jnp.uint32)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+
+def fingerprint(leaf: Array) -> UInt32[Array, ""]:
+    """Sum over all elements of bits × an odd number that depends on the place, modulo 2^32.
+
+    Multiplying by an odd number is one-to-one modulo 2^32, so a change in any single element,
+    down to one bit, changes the sum. Sums of integers do not depend on their order: the
+    fingerprint is the same however the array is sharded.
+    """
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis in range(leaf.ndim):
+        place = place * leaf.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    # One multiplication leaves neighbours' weights an equal step apart; mixing breaks that.
+    mixed = (place + 1) * jnp.uint32(_ODD)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
+    weight = (mixed ^ (mixed >> 13)) | 1
+    return jnp.sum(_words(leaf) * weight, dtype=jnp.uint32)
+
+
+@jax.jit
+def _fingerprints(leaves: list[Array]) -> tuple[Array, Array]:
+    finite = [jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([fingerprint(x) for x in leaves]), jnp.stack([*finite, jnp.array(True)])
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(state: Any) -> Any:
+    """The state with typed random keys as their uint32 data, which is all that Orbax stores."""
+
+    def plain(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            data = jax.eval_shape(jax.random.key_data, leaf)
+            return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(plain, state)
+
+
+def _with_keys(plain: Any, target: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, like: jax.random.wrap_key_data(leaf) if _is_key(like) else leaf, plain, target
+    )
+
+
+def _leaves(plain: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(plain)[0]
+    }
+
+
+def _described(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps that have a directory here, good or bad, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def located(path: Path) -> Path:
+    """The checkpoint directory that `path` means: itself, or `checkpoints` inside a run.
+
+    Raises:
+        CheckpointError: no step is there; names the runs that lie near.
+    """
+    for directory in (path, path / "checkpoints"):
+        if steps_in(directory):
+            return directory
+    around = [path, path.parent] if path.parent.is_dir() else []
+    near = sorted(
+        {run.parent for root in around if root.is_dir() for run in root.glob("*/checkpoints")}
+        | {run.parent for run in path.glob("*/*/checkpoints")}
+    )
+    near = [run for run in near if steps_in(run / "checkpoints")]
+    what = "no checkpoint in it" if path.exists() else "no such directory"
+    hint = "; runs near it: " + ", ".join(map(str, near[:5])) if near else ""
+    raise CheckpointError(f"{path}: {what}{hint}")
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: made if absent; on several hosts a file system that all of them share.
+        keep: how many of the latest steps stay.
+    """
+
+    def __init__(self, directory: Path, *, keep: int):
+        self.directory = directory.resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(n=keep),
+            cleanup_tmp_directories=True,
+        )
+        self._manager: ocp.CheckpointManager | None = None
+        self.last_step: int | None = None  # restored or handed to `save`
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Copies the state off the devices and writes it in the background.
+
+        Args:
+            step: its name; saving the same one again does nothing.
+            state: tree of device arrays.
+            meta: JSON values to come back with it.
+
+        Raises:
+            CheckpointError: the save before this one failed, or the state is not finite.
+        """
+        self.raise_failure()
+        if step == self.last_step:
+            return
+        plain = _plain(state)
+        leaves = _leaves(plain)
+        prints, finite = jax.device_get(_fingerprints(list(leaves.values())))
+        if not finite.all():
+            raise CheckpointError(
+                f"step {step}: the state holds NaN or infinity and was not saved; "
+                f"last good step: {self.last_step}"
+            )
+        body = json.dumps(
+            meta
+            | {
+                "leaves": {
+                    name: [_described(leaf), int(value)]
+                    for (name, leaf), value in zip(leaves.items(), prints, strict=True)
+                }
+            }
+        )
+        signed = {"body": body, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+        try:
+            self._opened().save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(plain), meta=ocp.args.JsonSave(signed)
+                ),
+                force=True,
+            )
+        except (OSError, ValueError) as error:
+            raise self._failure(error) from error
+        self.last_step = step
+
+    def restore(
+        self, target: Any, *, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[Any, dict[str, Any], list[str]] | None:
+        """The latest step that is whole, wherever it was saved.
+
+        Args:
+            target: tree of `ShapeDtypeStruct` with the shardings wanted.
+            check: called with a step's meta before its state is read; raises a UserError when
+                this run may not continue that one.
+
+        Returns:
+            State, meta and warnings about steps that were set aside; None if nothing was saved.
+
+        Raises:
+            CheckpointError: there are steps, but none is whole or none fits `target`.
+        """
+        warnings: list[str] = []
+        for step in reversed(steps_in(self.directory)):
+            found, problem = self._load(step, target, check)
+            if found is not None:
+                state, meta = found
+                if warnings:
+                    warnings.append(f"using the checkpoint of step {step}")
+                self.last_step = step
+                return state, meta, warnings
+            warnings.append(self._set_aside(step, problem))
+        if warnings:
+            raise CheckpointError("\n".join([*warnings, "no whole checkpoint is left"][-7:]))
+        return None
+
+    def raise_failure(self) -> None:
+        """Raises CheckpointError if a save that ran in the background has failed."""
+        if self._manager is not None:
+            try:
+                self._manager.check_for_errors()
+            except Exception as error:
+                raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Waits for the last save.
+
+        Raises:
+            CheckpointError: it failed.
+        """
+        if self._manager is not None:
+            try:
+                self._manager.wait_until_finished()
+                self._manager.close()
+            except Exception as error:
+                raise self._failure(error) from error
+
+    def _opened(self) -> ocp.CheckpointManager:
+        # Not before the bad steps are set aside: its constructor reads all of them.
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+        return self._manager
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        whole = [step for step in steps_in(self.directory) if step != self.last_step]
+        free = shutil.disk_usage(self.directory).free / 2**20
+        return CheckpointError(
+            f"{self.directory}: saving step {self.last_step} failed "
+            f"({free:.0f} MiB free): {str(error).splitlines()[0][:200] if str(error) else error!r}"
+            f"\nwhole checkpoints: {whole or 'none'}; free some space, then start the same command"
+        )
+
+    def _load(
+        self, step: int, target: Any, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[tuple[Any, dict[str, Any]] | None, str]:
+        """The step, or why it is no good. Every host comes to the same end."""
+        directory = self.directory / str(step)
+        plain_target = _plain(target)
+        meta, problem = _guarded(lambda: _signed_meta(directory / "meta"))
+        if problem:
+            return None, problem
+        check(meta)
+        _require_same_leaves(directory, meta["leaves"], _leaves(plain_target))
+        handler = ocp.StandardCheckpointHandler()
+        plain, problem = _guarded(
+            lambda: handler.restore(
+                directory / "state", args=ocp.args.StandardRestore(plain_target)
+            )
+        )
+        if problem:
+            return None, problem
+        leaves = _leaves(plain)
+        prints = np.asarray(_fingerprints(list(leaves.values()))[0])
+        wrong = [
+            name
+            for name, value in zip(leaves, prints, strict=True)
+            if meta["leaves"][name][1] != int(value)
+        ]
+        if wrong:
+            return None, f"its bits have changed in {', '.join(wrong[:3])}"
+        return (_with_keys(plain, target), meta), ""
+
+    def _set_aside(self, step: int, problem: str) -> str:
+        """Moves a bad step out of the way; returns the warning."""
+        aside = self.directory.parent / "checkpoints_set_aside" / f"{step}-{int(time.time())}"
+        sharding.wait_for_hosts(f"before setting aside {step}")
+        if jax.process_index() == 0:
+            aside.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(aside)
+        sharding.wait_for_hosts(f"after setting aside {step}")
+        return f"checkpoint of step {step} is damaged ({problem}); moved to {aside.parent}"
+
+
+def _guarded(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What `read` gives, or the first line of its error; an error on one host is one on all.
+
+    Orbax raises whatever its layers raise on a damaged file, so anything counts.
+    """
+    value, problem = None, ""
+    try:
+        value = read()
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        problem = f"{type(error).__name__}: {first}"[:160]
+    if sharding.rows_of_hosts(np.array(bool(problem))).any() and not problem:
+        problem = "another host could not read it"
+    return value, problem
+
+
+def _signed_meta(directory: Path) -> dict[str, Any]:
+    signed = ocp.JsonCheckpointHandler().restore(directory)
+    if hashlib.sha256(signed["body"].encode()).hexdigest() != signed["sha256"]:
+        raise ValueError("its description has changed")
+    return json.loads(signed["body"])
+
+
+def _require_same_leaves(directory: Path, saved: dict[str, Any], target: dict[str, Any]) -> None:
+    """Orbax would cast another dtype silently, so names, shapes and dtypes are compared first."""
+    wanted = {name: _described(leaf) for name, leaf in target.items()}
+    differ = [
+        f"  {name}: saved {saved.get(name, ['nothing'])[0]}, now {wanted.get(name, 'nothing')}"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name, [None])[0] != wanted.get(name)
+    ]
+    if differ:
+        raise CheckpointError(
+            "\n".join([f"{directory}: saved by another model ({len(differ)} arrays)", *differ[:5]])
+        )

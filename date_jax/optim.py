@@ -1,0 +1,92 @@
+"""AdamW as every task uses it, its schedule, and the moving average of the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+_BACKBONES = ("image_extractor", "text_extractor")  # top-level parameter names
+
+
+def learning_rate_schedule(
+    *, peak: float, steps: int, warmup: float, schedule: str
+) -> optax.Schedule:
+    """Linear warm-up, then a cosine to zero, or a drop to a tenth after two thirds.
+
+    Args:
+        peak: the highest rate.
+        steps: of the whole run.
+        warmup: share of `steps` spent rising from 0.
+        schedule: `cosine` or `step`.
+    """
+    rise = max(1, round(warmup * steps))
+    falls = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, max(1, steps - rise)),
+        # 60 of 90 epochs, as TransVG trains
+        "step": lambda: optax.piecewise_constant_schedule(
+            peak, {max(1, round(steps * 2 / 3) - rise): 0.1}
+        ),
+    }
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, rise), falls[schedule]()], boundaries=[rise]
+    )
+
+
+def _top_level(path: tuple[Any, ...]) -> str:
+    names = [str(getattr(entry, "key", entry)) for entry in path]
+    return names[1] if len(names) > 1 and names[0] == "params" else names[0]
+
+
+def decayed(params: Any) -> Any:
+    """Mask of the parameters that weight decay acts on: matrices, not biases, norms, positions.
+
+    A position, type or bias table is a matrix by shape only: pulling it to zero would forget
+    places rather than simplify a map.
+    """
+
+    def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+        name = str(getattr(path[-1], "key", path[-1]))
+        return leaf.ndim >= 2 and (name == "kernel" or name == "embedding")
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def in_backbone(params: Any) -> Any:
+    """Mask of the extractors' parameters, which may have come pretrained and then move slower."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _top_level(path) in _BACKBONES, params)
+
+
+def optimizer(
+    schedule: optax.Schedule, *, weight_decay: float, clip: float, backbone_scale: float
+) -> optax.GradientTransformation:
+    """Clip by global norm, AdamW, and another rate for the extractors.
+
+    Args:
+        schedule: learning rate by step, of `learning_rate_schedule`.
+        weight_decay: decoupled, times the learning rate, on `decayed` parameters only.
+        clip: greatest global norm of the gradient.
+        backbone_scale: factor on the learning rate of `in_backbone` parameters.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=decayed),
+        optax.masked(optax.scale(backbone_scale), in_backbone),
+    )
+
+
+def moving_average(average: Any, params: Any, *, step: Int[Array, ""], decay: float) -> Any:
+    """`average` drawn towards `params` by `1 - min(decay, (1 + t) / (10 + t))`.
+
+    The ramp lets the average leave the initial values quickly: with a plain 0.999 they would
+    still hold a third of it after 1,000 steps.
+
+    Args:
+        average: tree like `params`, float32.
+        params: the current parameters.
+        step: t, updates done before this one.
+        decay: the most that is kept of the old average.
+    """
+    keep: Float[Array, ""] = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, average, params)

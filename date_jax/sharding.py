@@ -1,0 +1,129 @@
+"""Where arrays live: the only file that names a mesh axis.
+
+Two axes. `data` splits the rows of a batch; `fsdp` splits them too and, with them, the large
+parameters. Everything is `jit` over this mesh: XLA writes the collectives.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_AXES = ("data", "fsdp")
+_MIN_SHARDED = 2**16  # elements; gathering anything smaller costs more than keeping it everywhere
+
+
+def device_mesh(fsdp: int = 1) -> Mesh:
+    """All devices as `("data", "fsdp")`, `fsdp` of them side by side on the second axis.
+
+    Raises:
+        ValueError: the number of devices is no multiple of `fsdp`.
+    """
+    count = jax.device_count()
+    if count % fsdp:
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide the {count} devices")
+    shape = (count // fsdp, fsdp)
+    # Explicit axes, the default, would turn every sharding hint into an assertion.
+    kinds = (AxisType.Auto,) * len(_AXES)
+    mesh = jax.make_mesh(shape, _AXES, axis_types=kinds)
+    owners = [d.process_index for d in mesh.devices.flat]
+    if owners != sorted(owners):
+        # A process reads a run of consecutive rows, so its devices must be neighbours.
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        mesh = Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
+    return mesh
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch, split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(_AXES))
+
+
+def columns(mesh: Mesh) -> NamedSharding:
+    """The second dimension split over all devices, the first whole everywhere."""
+    return NamedSharding(mesh, PartitionSpec(None, _AXES))
+
+
+def array_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Large arrays lie split along their longest dimension that `fsdp` divides; others whole.
+
+    Args:
+        mesh: of `device_mesh`.
+        shape: of a parameter, or of the optimizer's state for it.
+    """
+    fsdp = mesh.shape["fsdp"]
+    fits = [d for d in range(len(shape)) if shape[d] % fsdp == 0]
+    if fsdp == 1 or not fits or int(np.prod(shape)) < _MIN_SHARDED:
+        return replicated(mesh)
+    longest = max(fits, key=lambda d: shape[d])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
+
+
+def tree_shardings(mesh: Mesh, shapes: Any) -> Any:
+    """`array_sharding` of every leaf: what `jit(init, out_shardings=...)` takes.
+
+    Args:
+        mesh: of `device_mesh`.
+        shapes: tree of anything with a `.shape`, e.g. from `jax.eval_shape`.
+    """
+    return jax.tree.map(lambda leaf: array_sharding(mesh, leaf.shape), shapes)
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Joins shapes and shardings into `ShapeDtypeStruct`s, the targets of a restore."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Places this process's rows on its devices, as its part of the global batch.
+
+    Args:
+        mesh: of `device_mesh`.
+        batch: arrays `[B/P ...]` of P processes, possibly nested; process p holds the p-th run.
+
+    Returns:
+        The same tree of global arrays `[B ...]`.
+    """
+    sharding = rows(mesh)
+    return jax.tree.map(
+        lambda local: jax.make_array_from_process_local_data(sharding, local), dict(batch)
+    )
+
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Places host arrays, equal on all processes, whole on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)), tree
+    )
+
+
+def host_arrays(mesh: Mesh, tree: Any) -> Any:
+    """The whole of every array as numpy, on every process, however it was sharded."""
+    gathered = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    return jax.device_get(gathered)
+
+
+def rows_of_hosts(local: np.ndarray) -> np.ndarray:
+    """A small array of each process, `[...]`, stacked as `[P ...]` on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(local)[None]
+    return np.asarray(multihost_utils.process_allgather(local))
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns once every process has come here with the same `name`."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,154 @@
+"""A run's directory: one job at a time, writable, with room; the config that made it."""
+
+import fcntl
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from date_jax import sharding
+from date_jax.errors import SetupError, UsageError
+
+# What another start of the same run may change: nothing that the weights depend on.
+_FREE = (
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "mesh.",
+    "data.cache_dir",
+    "data.path",
+    "data.shop.workers",
+)
+
+
+class Workdir:
+    """A directory that belongs to this job until `release`.
+
+    Args:
+        path: made if absent.
+
+    Raises:
+        SetupError: it cannot be written, or another job is running in it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: Any = None
+        problem = ""
+        if jax.process_index() == 0:
+            problem = self._problem()
+        if sharding.rows_of_hosts(np.array(bool(problem))).any():
+            raise SetupError(problem or f"{path}: host 0 cannot use it")
+
+    def _problem(self) -> str:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return f"{self.path}: another job is running in it; wait or choose another --workdir"
+        self._lock = lock
+        return ""
+
+    def release(self) -> None:
+        """Lets the next job in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def require_space(path: Path, state: Any, *, keep: int) -> None:
+    """Raises SetupError if the checkpoints of `state` cannot fit: all kept and one being written.
+
+    Args:
+        path: a directory on the disk in question.
+        state: tree of arrays or of their shapes.
+        keep: checkpoints that stay.
+    """
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    needed = (keep + 1) * sum(sizes) + 2**26  # logs and pictures
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise SetupError(
+            f"{path}: {free / 2**20:.0f} MiB free, {needed / 2**20:.0f} needed for {keep + 1} "
+            "checkpoints; free some space, choose another --workdir or lower checkpoint.keep"
+        )
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim": {"clip": 1.0}}` as `{"optim.clip": 1.0}`."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, as `{key: (saved, now)}`."""
+    # Through JSON, as the saved one went: it knows no tuples.
+    old, new = flat(saved), flat(json.loads(json.dumps(now)))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+
+
+def require_same_run(where: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Raises UsageError if `changes` would make it another run than the one saved in `where`."""
+    fatal = {key: change for key, change in changes.items() if not key.startswith(_FREE)}
+    if fatal:
+        lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
+        raise UsageError(
+            "\n".join(
+                [
+                    f"{where}: holds a run with another config; take back the change or choose "
+                    "another --workdir",
+                    *lines[:5],
+                    f"may change: {', '.join(_FREE)}",
+                ]
+            )
+        )
+
+
+def code_version() -> str:
+    """A hash of this package's source, to tell whether two hosts or two starts run the same."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(root.rglob("*.py")):
+        digest.update(str(source.relative_to(root)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def require_equal_hosts(values: dict[str, Any]) -> None:
+    """Raises UsageError naming host and key if a value differs between processes.
+
+    Replicas that start unequal do not fail: they diverge silently.
+
+    Args:
+        values: flat, JSON values: config, code version, data.
+    """
+
+    def number(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+    keys = sorted(values)
+    if len({int(n) for n in sharding.rows_of_hosts(np.array(number(str(keys)), np.uint32))}) > 1:
+        raise UsageError("the hosts run with different sets of config keys: start all from one")
+    local = np.array([number(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
+    hosts = sharding.rows_of_hosts(local)
+    for host, row in enumerate(hosts):
+        unequal = [key for key, differs in zip(keys, row != hosts[0], strict=True) if differs]
+        if unequal:
+            raise UsageError(
+                f"host {host} differs from host 0 in {', '.join(unequal[:5])}: start all alike"
+            )
