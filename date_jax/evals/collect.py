@@ -1,0 +1,77 @@
+"""Run predictions over a whole split on the mesh, and bring every real row to every host."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from date_jax import sharding
+from date_jax.errors import Preempted
+
+# What a row is, beside what is predicted of it. The true box is renamed: there is a predicted one.
+_ROW_KEYS = {
+    "index": "index",
+    "product_id": "product_id",
+    "box_mask": "box_mask",
+    "box_cxcywh": "true_box_cxcywh",
+}
+
+Predict: TypeAlias = Mapping[str, Callable[[Any, dict[str, Any]], jax.Array]]
+Collect: TypeAlias = Callable[..., dict[str, np.ndarray]]
+
+
+def collector(predict: Predict, mesh: jax.sharding.Mesh) -> Collect:
+    """The function that collects `predict` over batches. Make it once: its first use compiles.
+
+    All predictions are one program, so that those which share an extractor pay for it once.
+
+    Args:
+        predict: by name, `(params, batch) -> [B ...]`.
+        mesh: the batch's rows are spread over it, the results are replicated.
+
+    Returns:
+        `collect(params, batches, *, should_stop=None) -> dict of arrays [N ...]`. `batches` are
+        this process's rows of padded batches of one size (`mask` false = padding), equally many on
+        every process. The result holds the real rows in the order of the split, the same on every
+        process: the predictions by name, `index`, `product_id`, and where the batches have boxes
+        `box_mask` and `true_box_cxcywh`. `should_stop()` is asked before each batch, has to answer
+        alike on every process, and ends the work with `Preempted`.
+    """
+
+    def rows(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        known = {name: batch[key] for key, name in _ROW_KEYS.items() if key in batch}
+        predicted = {name: function(params, batch) for name, function in predict.items()}
+        return known | predicted | {"mask": batch["mask"]}
+
+    replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
+
+    def collect(
+        params: Any,
+        batches: Iterable[dict[str, np.ndarray]],
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> dict[str, np.ndarray]:
+        fetched: list[dict[str, np.ndarray]] = []
+        running = None
+        for local in batches:
+            if should_stop is not None and should_stop():
+                raise Preempted("stopped during an evaluation")
+            dispatched = replicated_rows(params, sharding.global_batch(mesh, local))
+            # The devices compute this batch while the host waits for the one before.
+            if running is not None:
+                fetched.append(_real_rows(running))
+            running = dispatched
+        if running is None:
+            raise ValueError("there is nothing to collect: the split gave no batch")
+        fetched.append(_real_rows(running))
+        return {name: np.concatenate([rows[name] for rows in fetched]) for name in fetched[0]}
+
+    return collect
+
+
+def _real_rows(rows: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Host copies without the rows that only fill the batch."""
+    host = {name: np.asarray(value) for name, value in rows.items()}
+    mask = host.pop("mask").astype(bool)
+    return {name: value[mask] for name, value in host.items()}
