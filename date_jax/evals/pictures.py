@@ -1,0 +1,136 @@
+"""A sheet of pictures with their queries and boxes, to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from date_jax.evals.grounding import clamped_iou, clamped_xyxy
+
+_TRUE, _PREDICTED, _PSEUDO = (34, 197, 94), (255, 122, 0), (59, 130, 246)
+_PAPER, _INK, _MISS = (250, 250, 249), (41, 37, 36), (220, 38, 38)
+_SIDE, _GAP, _HEAD = 208, 16, 44
+_LINES, _LINE, _LETTERS = 3, 18, 14
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def spread(rows: int, count: int) -> Int[np.ndarray, " _"]:
+    """`count` row numbers (or all) evenly over the split: always the same ones, none picked."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(np.int64))
+
+
+def grid(
+    images: UInt8[np.ndarray, "N H W 3"],
+    queries: Sequence[str],
+    true_cxcywh: Float[np.ndarray, "N 4"],
+    predicted_cxcywh: Float[np.ndarray, "N 4"],
+    *,
+    pseudo_cxcywh: Float[np.ndarray, "N 4"] | None = None,
+    true_mask: Bool[np.ndarray, " N"] | None = None,
+    pseudo_mask: Bool[np.ndarray, " N"] | None = None,
+    columns: int = 4,
+    title: str = "",
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """The pictures side by side: true box green, predicted orange, pseudo blue; IoU; query below.
+
+    Args:
+        images: of the rows to show, all of one size.
+        queries: their texts.
+        true_cxcywh: normalised boxes, as are all.
+        predicted_cxcywh: what the object seeker answers.
+        pseudo_cxcywh: what it is trained on, if it is.
+        true_mask: rows that have a true box; None: all.
+        pseudo_mask: rows that have a pseudo box; None: all.
+        columns: pictures in a line.
+        title: above the sheet.
+    """
+    columns = max(1, min(columns, len(images)))
+    lines = -(-len(images) // columns)
+    scale = max(1.0, _SIDE / min(images.shape[1:3]))
+    side = (round(images.shape[2] * scale), round(images.shape[1] * scale))
+    texts = [_wrapped(query, side[0]) for query in queries]
+    step = (side[0] + _GAP, side[1] + max(map(len, texts)) * _LINE + _GAP)
+    size = (_GAP + columns * step[0], _HEAD + lines * step[1] + _GAP // 2)
+    sheet = Image.new("RGB", size, _PAPER)
+    names = {"true": _TRUE, "predicted": _PREDICTED}
+    sets = [(true_cxcywh, true_mask, _TRUE), (predicted_cxcywh, None, _PREDICTED)]
+    if pseudo_cxcywh is not None:
+        names["pseudo"] = _PSEUDO
+        sets.insert(1, (pseudo_cxcywh, pseudo_mask, _PSEUDO))
+    _draw_head(sheet, title, names)
+    iou = clamped_iou(predicted_cxcywh, true_cxcywh)
+    for n, (image, text) in enumerate(zip(images, texts, strict=True)):
+        at = (_GAP + n % columns * step[0], _HEAD + n // columns * step[1])
+        picture = Image.fromarray(image).resize(side, Image.Resampling.LANCZOS)
+        for cxcywh, mask, colour in sets:
+            if mask is None or mask[n]:
+                _draw_box(picture, clamped_xyxy(cxcywh[n : n + 1])[0], colour)
+        if true_mask is None or true_mask[n]:
+            _draw_iou(picture, iou[n])
+        sheet.paste(picture, at)
+        for line, words in enumerate(text):
+            place = (at[0], at[1] + side[1] + 4 + line * _LINE)
+            ImageDraw.Draw(sheet).text(place, words, _INK, ImageFont.load_default(_LETTERS))
+    return np.array(sheet)
+
+
+def write(path: str | Path, picture: UInt8[np.ndarray, "Y X 3"]) -> None:
+    """Writes a picture; the name's ending gives the format."""
+    Image.fromarray(picture).save(path)
+
+
+def _draw_head(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    x, middle = float(sheet.width - _GAP), _HEAD // 2
+    for name, colour in reversed(names.items()):
+        x -= font.getlength(name)
+        draw.text((x, middle), name, _INK, font, anchor="lm")
+        draw.rectangle((x - 22, middle - 7, x - 8, middle + 7), outline=colour, width=3)
+        x -= 40
+    draw.text((_GAP, middle), _fitting(title, font, x - _GAP), _INK, font, anchor="lm")
+
+
+def _draw_box(
+    picture: Image.Image, xyxy: Float[np.ndarray, "4"], colour: tuple[int, int, int]
+) -> None:
+    draw = ImageDraw.Draw(picture, "RGBA")
+    x0, y0, x1, y1 = (xyxy * np.tile(picture.size, 2)).round().astype(int).tolist()
+    x1, y1 = max(x0 + 4, x1), max(y0 + 4, y1)
+    # A dark rim on both sides shows the line on any ground.
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 130), width=5)
+    draw.rectangle((x0, y0, x1, y1), outline=colour, width=3)
+
+
+def _draw_iou(picture: Image.Image, iou: float) -> None:
+    draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(13)
+    text = f"IoU {iou:.2f}"
+    corner = (font.getlength(text) + 12, 20)
+    ground = (*_TRUE, 235) if iou >= 0.5 else (*_MISS, 235)
+    draw.rectangle((0, 0, *corner), fill=ground)
+    draw.text((6, 10), text, (255, 255, 255), font, anchor="lm")
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """At most `_LINES` lines of words; what does not fit ends in an ellipsis."""
+    font = ImageFont.load_default(_LETTERS)
+    lines: list[str] = []
+    words = text.split()
+    while words and len(lines) < _LINES - 1:
+        taken = 1
+        while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:
+            taken += 1
+        lines.append(_fitting(" ".join(words[:taken]), font, width))
+        words = words[taken:]
+    return [*lines, _fitting(" ".join(words), font, width)] if words else lines
+
+
+def _fitting(text: str, font: _Font, width: float) -> str:
+    """The text, or as much of it as fits before an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
