@@ -21,7 +21,7 @@ found_python() {
     "install one, or name it: PYTHON=/path/to/python3.11 bash launch/demo.sh"
 }
 
-install() { "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
+install() { "$python" -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock; }
 
 set_up() {
   local lock stamp=$venv/lock.sha256 base start=$SECONDS

@@ -1,0 +1,234 @@
+"""Between the shell and an entry point: a wrong command is refused in a few words, codes are right.
+
+absl and ml_collections would answer a typo with 50 lines of traceback: so it is read here first.
+"""
+
+import difflib
+import os
+import re
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from ml_collections.config_flags import tuple_parser
+
+from date_jax.errors import CheckpointError, Preempted, UsageError, UserError, nearest
+
+EXAMPLE = "--config=configs/pgda.py"
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
+# How ml_collections reads a value of each type, and what to call that type when it cannot.
+READERS: dict[type, tuple[Any, str]] = {
+    bool: (flags.BooleanParser(), "true or false"),
+    int: (flags.IntegerParser(), "a whole number"),
+    float: (flags.FloatParser(), "a number"),
+    tuple: (tuple_parser.TupleParser(), "a tuple, e.g. '(2, 2)'"),
+}
+
+
+def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Reads the command line into absl's flags, calls `main` with what is left, and exits.
+
+    Exit codes: 0, 1 (a fault of ours, with its traceback), those of `errors`, 130 (Ctrl-C).
+    `--debug` shows the traceback of a user's mistake too.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    code = 0
+    try:
+        main(parse(argv, flags.FLAGS))
+    except UserError as error:
+        code = error.exit_code
+        if "--debug" in argv:
+            traceback.print_exc()
+        if speaks(error):
+            label = "stopped" if isinstance(error, Preempted) else "error"
+            print(f"{label}: {error}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        code = INTERRUPTED
+        text = str(error) or "the same command resumes from the last checkpoint, if there is one"
+        print(f"interrupted: {text}", file=sys.stderr)
+    except Exception:
+        code = 1
+        traceback.print_exc()
+    leave(code)
+
+
+def process() -> tuple[int, int]:
+    """This process's number and their count; (0, 1) before the processes have met."""
+    jax = sys.modules.get("jax")  # a wrong command need not wait for its import
+    if jax is None or not jax.distributed.is_initialized():
+        return 0, 1
+    return jax.process_index(), jax.process_count()
+
+
+def speaks(error: UserError) -> bool:
+    """Whether this process reports `error`: once for what all share, each for its own machine."""
+    index, _ = process()
+    return index == 0 or not isinstance(error, UsageError | CheckpointError | Preempted)
+
+
+def leave(code: int) -> NoReturn:
+    """Exits; past the barrier that JAX sets at the exit of several processes, where one failed."""
+    index, count = process()
+    if count > 1 and code not in (0, Preempted.exit_code):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The others would wait 5 minutes in the exit barrier for a process that failed alone.
+        # Process 0 serves them all and goes last, so that they can still report what they saw.
+        if index == 0:
+            time.sleep(1)
+        os._exit(code)
+    sys.exit(code)
+
+
+def parse(argv: list[str], known: flags.FlagValues) -> list[str]:
+    """Parses `argv` into `known` and returns what is left of it, the program's name.
+
+    Raises:
+        UsageError: where a flag, the config file or one of its keys is unknown or unreadable.
+    """
+    if known is flags.FLAGS:
+        app.define_help_flags()
+        logging.use_absl_handler()
+    names = {re.sub(r"^--?", "", argument).split("=")[0] for argument in argv[1:]}
+    if not names & HELP:
+        check(argv, known)
+    try:
+        left = known(argv)
+    except flags.Error as error:
+        raise UsageError(str(error)) from error
+    if len(left) > 1:
+        raise UsageError(
+            f"{left[1]}: unexpected, every argument is a flag"
+            + nearest("--" + left[1].split("=")[0], [f"--{name}" for name in known])
+        )
+    return left
+
+
+def check(argv: Sequence[str], known: flags.FlagValues) -> None:
+    """Refuses, before ml_collections does, an unknown flag, config file, config key or value.
+
+    Raises:
+        UsageError: with the nearest valid name.
+    """
+    given = list(flags_given(argv, known))
+    paths = [value for name, value in given if name == "config"]
+    for name, _ in given:
+        if "config." in name or name in known or name.removeprefix("no") in known:
+            continue
+        if paths and name in keys(loaded_config(paths[0])):
+            raise UsageError(f"--{name}: unknown flag (did you mean '--config.{name}'?)")
+        hint = nearest(f"--{name}", [f"--{other}" for other in known])
+        raise UsageError(f"--{name}: unknown flag{hint}; --help lists the flags")
+    if not paths:
+        raise UsageError(f"--config is required, e.g. {EXAMPLE}\nthere are: {config_files()}")
+    if len(paths) > 1:
+        raise UsageError(f"--config is given {len(paths)} times: {', '.join(paths)}")
+    for name, _ in given[: given.index(("config", paths[0]))]:
+        if name.startswith(("config.", "noconfig.")):
+            raise UsageError(f"--{name} stands before --config={paths[0]}: put --config first")
+    choices = keys(loaded_config(paths[0]))
+    for name, value in given:
+        if name.startswith(("config.", "noconfig.")):
+            check_override(name.split(".", 1)[1], value, choices)
+
+
+def flags_given(argv: Sequence[str], known: flags.FlagValues) -> Iterator[tuple[str, str]]:
+    """Name and value of every flag in `argv`; one without "=" takes the next argument."""
+    rest = list(argv[1:])
+    while rest and (argument := rest.pop(0)) != "--":
+        if not argument.startswith("-"):
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        takes = name.startswith("config.") or (name in known and not known[name].boolean)
+        if takes and not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        yield name, value
+
+
+def check_override(key: str, value: str, choices: dict[str, Any]) -> None:
+    """Refuses `--config.<key>=<value>` where there is no such key or its type is another."""
+    if key not in choices:
+        raise UsageError(f"--config.{key}={value}: unknown key{key_hint(key, choices)}")
+    default = choices[key]
+    if isinstance(default, ConfigDict):
+        first = f"--config.{key}.{next(iter(default), '')}"
+        raise UsageError(
+            f"--config.{key}: a section, not a value; set one of its keys, e.g. {first}"
+        )
+    bare = isinstance(default, bool) and not value  # --config.aligner.unbiased means true
+    if type(default) in READERS and not bare:
+        parser, wanted = READERS[type(default)]
+        try:
+            parser.parse(value)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--config.{key}={value}: must be {wanted}") from error
+
+
+def key_hint(key: str, choices: dict[str, Any]) -> str:
+    """What an unknown key may have meant: one beside it, or of that name elsewhere, or all beside.
+
+    A comparison of whole dotted names would let a long shared prefix outweigh the word itself.
+    """
+    section, _, name = key.rpartition(".")
+    leaves = [path for path, value in choices.items() if not isinstance(value, ConfigDict)]
+    beside = [path for path in leaves if path.rpartition(".")[0] == section]
+    for paths in (beside, leaves):
+        named = {path.rpartition(".")[2]: f"config.{path}" for path in reversed(paths)}
+        if found := difflib.get_close_matches(name, named, n=1, cutoff=0.6):
+            return f" (did you mean {named[found[0]]!r}?)"
+    if beside:
+        names = ", ".join(path.rpartition(".")[2] for path in beside)
+        return f"; config{'.' * bool(section)}{section} has: {names}"
+    return nearest(f"config.{key}", [f"config.{path}" for path in leaves])
+
+
+def loaded_config(argument: str) -> ConfigDict:
+    """The config that `--config=<argument>` names, a Python file with a word behind a colon.
+
+    Raises:
+        UsageError: where there is no such file, or its code fails.
+    """
+    path, colon, word = argument.partition(":")
+    if not Path(path).is_file():
+        hint = nearest(path, config_files().split(", "))
+        raise UsageError(
+            f"--config={argument}: no such file{hint}\n"
+            f"seen from {Path.cwd()}\nthere are: {config_files()}"
+        )
+    try:
+        module = runpy.run_path(path)
+        if "get_config" not in module:
+            raise UsageError(f"--config={argument}: {path} defines no get_config()")
+        return module["get_config"](*([word] if colon else []))
+    except UserError as error:
+        raise type(error)(f"--config={argument}: {error}") from error
+    except Exception as error:
+        inside = [at for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+        line = (
+            error.lineno if isinstance(error, SyntaxError) else inside[-1].lineno if inside else 0
+        )
+        raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+
+
+def config_files() -> str:
+    """The configs that there are, seen from here: "configs/pgda.py, ..."."""
+    here = sorted(str(path) for path in Path("configs").glob("[!_]*.py"))
+    root = Path(__file__).parent.parent / "configs"
+    return ", ".join(here or sorted(str(path) for path in root.glob("[!_]*.py")))
+
+
+def keys(config: ConfigDict, above: str = "") -> dict[str, Any]:
+    """Every key of a config, sections too, by its dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found[above + key] = value
+        if isinstance(value, ConfigDict):
+            found |= keys(value, f"{above}{key}.")
+    return found

@@ -1,0 +1,252 @@
+"""What no type can refuse in a config: ranges, choices, and fields that contradict each other.
+
+The schema is the config file itself. Here stands only what would otherwise fail late or silently; a
+rule about a key that a config does not have is skipped, so every task's config passes through here.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from date_jax.errors import UsageError, nearest
+
+_SHOWN = 7  # messages have at most 8 lines
+
+CHOICES = {
+    "method": ("date", "source_only", "oracle"),
+    "data.name": ("shop", "files"),
+    "data.fit": ("letterbox", "stretch"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.image.pooling": ("rep", "mean", "multi_scale"),
+    "image_seeker.loss": ("softmax", "sigmoid"),
+    "image_seeker.prior": ("none", "dual_softmax"),
+    "aligner.kind": ("none", "mmd", "adversarial", "conditional_adversarial"),
+    "pseudo_boxes.teacher": ("ema", "frozen"),
+    "pseudo_boxes.theta_kind": ("quantile", "absolute"),
+    "pseudo_boxes.combine": ("mean", "rank", "min"),
+    "optim.schedule": ("cosine", "step"),
+}
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
+
+
+def _number(test: Callable[[float], bool]) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, int | float) and math.isfinite(x) and test(x)
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, tuple | list) and value != () and all(map(_whole(1), value))
+
+
+RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
+    (
+        "a positive whole number",
+        _whole(1),
+        (
+            *("steps", "batch_size", "mesh.fsdp", "log.every", "eval.every", "eval.batch_size"),
+            *("checkpoint.every", "checkpoint.keep", "pseudo_boxes.every", "aligner.hidden"),
+            *("data.image_size", "data.max_pixels", "data.shop.pictures", "data.shop.products"),
+            *("model.width", "model.image.patch", "model.image.width", "model.image.window"),
+            *("model.text.layers", "model.text.width", "model.text.heads"),
+            *("model.fusion.layers", "model.fusion.heads", "model.fusion.mlp_width"),
+        ),
+    ),
+    ("a whole number, 2 or more", _whole(2), ("data.text_length",)),
+    ("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
+    ("a whole number, 0 or more", _whole(0), ("data.shop.workers",)),
+    ("a whole number from 0 to 4294967295", _whole(0, 2**32 - 1), ("seed", "data.shop.seed")),
+    ("a tuple of positive whole numbers", _sizes, ("model.image.depths", "model.image.heads")),
+    (
+        "a positive number",
+        _number(lambda x: x > 0),
+        (
+            *("optim.learning_rate", "optim.clip", "image_seeker.prior_temperature"),
+            *("model.image.mlp_ratio", "model.text.mlp_ratio"),
+        ),
+    ),
+    (
+        "a number, 0 or more",
+        _number(lambda x: x >= 0),
+        (
+            *("optim.weight_decay", "optim.backbone_scale", "augment.blur"),
+            *("image_seeker.weight", "image_seeker.target_weight", "object_seeker.weight"),
+            *("object_seeker.l1_weight", "object_seeker.giou_weight", "pseudo_boxes.weight"),
+            *("aligner.weight", "aligner.image_weight", "aligner.text_weight"),
+            *(f"pseudo_boxes.rank.{signal}" for signal in ("count", "agreement", "score")),
+        ),
+    ),
+    (
+        "a number, 1 (off) or more",
+        _number(lambda x: x >= 1),
+        ("augment.zoom_in", "augment.zoom_out", "augment.aspect"),
+    ),
+    (
+        "a number from 0 to 1",
+        _number(lambda x: 0 <= x <= 1),
+        (
+            *("stages.align", "stages.pseudo", "data.bad_image_budget", "optim.warmup"),
+            *("pseudo_boxes.keep_start", "pseudo_boxes.keep_end"),
+            *("pseudo_boxes.min_agreement", "pseudo_boxes.min_row_agreement"),
+            *(f"augment.{kind}" for kind in ("flip", "erase", "noise", "cast")),
+            *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),
+        ),
+    ),
+    ("a number from -1 to 1", _number(lambda x: -1 <= x <= 1), ("pseudo_boxes.theta",)),
+    (
+        "a number from 0 to less than 1",
+        _number(lambda x: 0 <= x < 1),
+        ("optim.ema", "model.text.dropout", "model.fusion.dropout"),
+    ),
+]
+_OFF_AT_ONE = ("zoom_in", "zoom_out", "aspect")  # of `augment`; all else is off at 0
+
+
+def validate(config: ConfigDict, *, device_count: int, process_count: int) -> None:
+    """Refuses values that cannot work, before anything is loaded or compiled.
+
+    Args:
+        config: a whole config, as `get_config` gives it.
+        device_count: of all processes together.
+        process_count: processes that share each global batch.
+
+    Raises:
+        UsageError: one line for each wrong value: key, value, what it must be.
+    """
+    found = [*_wrong_values(config)]
+    # Contradictions are asked for only among values that make sense on their own.
+    found = found or [*_contradictions(config), *_misfits(config, device_count, process_count)]
+    if len(found) > _SHOWN:
+        found = [*found[: _SHOWN - 1], f"and {len(found) - _SHOWN + 1} more"]
+    if found:
+        raise UsageError("\n".join(found))
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    """The value of a dotted key; None where the config has no such key."""
+    value: Any = config
+    for part in key.split("."):
+        if part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _wrong_values(config: ConfigDict) -> Iterator[str]:
+    for key, choices in CHOICES.items():
+        value = _get(config, key)
+        if value is not None and value not in choices:
+            hint = nearest(str(value), choices)
+            yield f"config.{key}={value}: must be one of {', '.join(choices)}{hint}"
+    for text, is_right, keys in RANGES:
+        for key in keys:
+            value = _get(config, key)
+            if value is not None and not is_right(value):
+                yield f"config.{key}={value}: must be {text}"
+
+
+def _contradictions(config: ConfigDict) -> Iterator[str]:
+    """Fields that are each right, but not together."""
+    if _get(config, "data.target") is not None:
+        yield from _data_contradictions(config)
+    if "stages" in config and config.stages.align > config.stages.pseudo:
+        yield (
+            f"config.stages.align={config.stages.align}: must not be above "
+            f"config.stages.pseudo={config.stages.pseudo}, for pseudo boxes come after alignment"
+        )
+    if "pseudo_boxes" in config and config.method == "date":
+        yield from _teacher_contradictions(config)
+
+
+def _data_contradictions(config: ConfigDict) -> Iterator[str]:
+    if config.data.name == "files" and not config.data.path:
+        yield (
+            "config.data.path is empty: name your JSON Lines or CSV file, e.g. "
+            "--config.data.path=shop.jsonl"
+        )
+    source, target = (
+        {part for part in config.data[side].split("+") if part} for side in ("source", "target")
+    )
+    if not source:
+        yield "config.data.source is empty: name the domain whose boxes are known"
+    if not target and config.method != "source_only":
+        yield (
+            f"config.data.target is empty, but config.method={config.method} needs a target: set "
+            "--config.data.target=<domain>, or --config.method=source_only"
+        )
+    if source & target:
+        both = "+".join(sorted(source & target))
+        yield (
+            f"config.data.target={config.data.target}: {both} is also in config.data.source"
+            f"={config.data.source}; a domain is one or the other"
+        )
+
+
+def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
+    """A teacher that is its own pupil, seeing the same picture, teaches nothing: no gradient."""
+    pseudo = config.pseudo_boxes
+    if not pseudo.weight or config.stages.pseudo >= 1:
+        return
+    if pseudo.teacher == "ema" and not config.optim.ema:
+        yield (
+            "config.optim.ema=0: the teacher (config.pseudo_boxes.teacher=ema) would be the "
+            "student itself; set optim.ema, e.g. 0.995, or pseudo_boxes.teacher=frozen"
+        )
+    off = all(value == (1 if kind in _OFF_AT_ONE else 0) for kind, value in config.augment.items())
+    if off:
+        yield (
+            "config.augment: all off, so the student would see what the teacher sees and learn "
+            "nothing from it; switch one on, or set pseudo_boxes.weight=0"
+        )
+    if pseudo.theta_kind == "quantile" and pseudo.theta < 0:
+        yield f"config.pseudo_boxes.theta={pseudo.theta}: a quantile must be from 0 to 1"
+    if not any(pseudo.rank.values()):
+        yield "config.pseudo_boxes.rank: all weights are 0, so there is nothing to rank by"
+
+
+def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Iterator[str]:
+    """Sizes that do not divide what they must divide."""
+    fsdp = _get(config, "mesh.fsdp")
+    if fsdp and device_count % fsdp:
+        right = [str(n) for n in range(1, device_count + 1) if device_count % n == 0]
+        yield f"config.mesh.fsdp={fsdp}: must divide the {device_count} devices: {', '.join(right)}"
+    unit = math.lcm(device_count, process_count)
+    for key in ("batch_size", "eval.batch_size"):
+        value = _get(config, key)
+        if value and value % unit:
+            yield f"config.{key}={value}: {_multiples(value, unit, 'the devices')}"
+    image = _get(config, "model.image")
+    if image is not None:
+        if len(image.depths) != len(image.heads):
+            yield (
+                f"config.model.image.heads={image.heads}: needs one number for each stage, as "
+                f"model.image.depths={image.depths}"
+            )
+        for stage, heads in enumerate(image.heads):
+            width = image.width * 2**stage
+            if width % heads:
+                yield f"config.model.image.heads={image.heads}: {heads} does not divide {width}"
+        coarsest = image.patch * 2 ** (len(image.depths) - 1)
+        if config.data.image_size % coarsest:
+            fits = _multiples(config.data.image_size, coarsest, "the last stage's patches")
+            yield f"config.data.image_size={config.data.image_size}: {fits}"
+    for key, width_key in (
+        ("model.text.heads", "model.text.width"),
+        ("model.fusion.heads", "model.width"),
+    ):
+        heads, width = _get(config, key), _get(config, width_key)
+        if heads and width and width % heads:
+            yield f"config.{key}={heads}: does not divide config.{width_key}={width}"
+    width = _get(config, "model.width")
+    if width and width % 4:
+        yield f"config.model.width={width}: {_multiples(width, 4, '2-D positions')}"
+
+
+def _multiples(value: int, unit: int, of: str) -> str:
+    """E.g. "must be a multiple of 8 (the devices), e.g. 96 or 104"."""
+    below = value // unit * unit
+    near = " or ".join(str(size) for size in (below, below + unit) if size)
+    return f"must be a multiple of {unit} ({of}), e.g. {near}"

@@ -1,0 +1,218 @@
+"""The house's rules that no type can hold, read from the source: who may import and name what."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "date_jax"
+
+# From the roof to the ground: a module imports only from lines below its own.
+FLOORS = [
+    {"main", "benchmark", "search"},
+    {"commandline", "train"},
+    {"adaptation", "train_step"},
+    {"tasks"},
+    {"extractors", "seekers", "aligner", "pseudo_boxes", "augment", "evals", "data"},
+    {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
+    {"progress", "preemption", "workdir"},
+    {"boxes", "sharding", "errors"},
+]
+FLOOR = {name: -line for line, names in enumerate(FLOORS) for name in names}
+ENTRY_POINTS = FLOORS[0]
+
+IMPORTS_TENSORFLOW = {
+    "tensorflow",
+    "tensorflow_datasets",
+    "clu.metric_writers",
+    "clu.periodic_actions",
+}
+WRITES_SUMMARIES = {"train", "progress"}  # may import CLU's writers, inside functions
+TAKES_AXIS = {
+    *("PartitionSpec", "P", "NamedSharding", "Mesh", "make_mesh", "shard_map"),
+    *("psum", "pmean", "pmax", "pmin", "ppermute", "pcast", "psum_scatter"),
+    *("all_gather", "all_to_all", "axis_index", "axis_size"),
+}
+NO_SUBJECT = re.compile(
+    r"^(utils?|misc|common|helpers?|managers?)$|^base_|_(utils?|helpers?|manager)$"
+)
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The part of the house a file belongs to: `data` for date_jax/data/shop.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
+    """Every module the code imports, absolute, with its line; `from a import b` gives a, a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module, node.lineno
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def imports_of(path: Path) -> list[tuple[str, int]]:
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    return list(imported(ast.parse(path.read_text()), package))
+
+
+def is_below(module: str, names: set[str]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in names)
+
+
+def dotted(node: ast.AST) -> str:
+    """`jax.config.update` for that expression; "" where it is not a plain chain of names."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return ""
+
+
+def axis_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Strings handed to a function that takes mesh axes, and "fsdp" anywhere."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == "fsdp":
+            yield "fsdp", node.lineno
+        elif isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in TAKES_AXIS:
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and part.value == "data":
+                    yield "data", part.lineno
+
+
+def settings(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Definitions of flags and changes of jax.config."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = dotted(node.func)
+            if ".DEFINE_" in name or name == "jax.config.update":
+                yield name, node.lineno
+        elif isinstance(node, ast.Assign):
+            for name in map(dotted, node.targets):
+                if name.startswith("jax.config."):
+                    yield name, node.lineno
+
+
+def test_every_module_has_a_floor() -> None:
+    homeless = {room(path) for path in files()} - set(FLOOR) - {"__init__"}
+    assert not homeless, (
+        f"{sorted(homeless)} stand on no floor: add each to FLOORS in tests/test_floors.py, on the "
+        "lowest line above everything it imports, and to the map of files in CONTRIBUTING.md"
+    )
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for path in files():
+        for module, line in imports_of(path):
+            parts = module.split(".")
+            if parts[0] != "date_jax" or len(parts) < 2 or parts[1] not in FLOOR:
+                continue
+            if (
+                room(path) in FLOOR
+                and parts[1] != room(path)
+                and FLOOR[parts[1]] >= FLOOR[room(path)]
+            ):
+                wrong.append(
+                    f"{path.relative_to(ROOT)}:{line} imports {module}, which is not below it"
+                )
+    assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_only_data_imports_tensorflow() -> None:
+    wrong = []
+    for path in files():
+        if room(path) == "data":
+            continue
+        at_top = {line for module, line in imports_of(path) if is_below(module, IMPORTS_TENSORFLOW)}
+        if room(path) in WRITES_SUMMARIES:
+            inside = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    found = imported(node, "date_jax")
+                    inside |= {line for module, line in found if module.startswith("clu")}
+            at_top -= inside
+        wrong += [
+            f"{path.relative_to(ROOT)}:{line} brings TensorFlow along" for line in sorted(at_top)
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_sharding_names_a_mesh_axis() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} names the mesh axis {axis!r}: let sharding.py do it"
+        for path in files()
+        if room(path) != "sharding"
+        for axis, line in axis_names(ast.parse(path.read_text()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_entry_points_define_flags_or_set_jax_config() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} calls {name}: only {sorted(ENTRY_POINTS)} may"
+        for path in files()
+        if room(path) not in ENTRY_POINTS
+        for name, line in settings(ast.parse(path.read_text()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_checkpoint_imports_orbax() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in files()
+        if room(path) != "checkpoint"
+        for module, line in imports_of(path)
+        if is_below(module, {"orbax"})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_file_is_named_after_a_subject() -> None:
+    everywhere = [*files(), *(ROOT / "tests").glob("*.py"), *(ROOT / "configs").glob("*.py")]
+    wrong = [str(path.relative_to(ROOT)) for path in everywhere if NO_SUBJECT.search(path.stem)]
+    assert not wrong, f"{wrong}: name what the file is about"
+
+
+def test_importing_the_entry_point_does_not_import_tensorflow() -> None:
+    code = "import sys, date_jax.main; sys.exit('tensorflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, (
+        done.stderr or "date_jax.main imports tensorflow: 8 s before anything is said"
+    )
+
+
+# The rules above pass on an empty house, so each reader is shown a breach that it must see.
+
+
+def test_relative_and_nested_imports_are_seen() -> None:
+    code = "def f():\n    from ..boxes import iou\n    from . import swin\nimport jax.numpy as jnp"
+    modules = {module for module, _ in imported(ast.parse(code), "date_jax.extractors")}
+    assert {"date_jax.boxes", "date_jax.extractors.swin", "jax.numpy"} <= modules
+
+
+def test_a_named_mesh_axis_is_seen() -> None:
+    assert [*axis_names(ast.parse("x = P(('data', None))"))] == [("data", 1)]
+    assert [*axis_names(ast.parse("y = {'fsdp': 2}"))] == [("fsdp", 1)]
+    assert not [*axis_names(ast.parse("z = batch['data']; P(None)"))]
+
+
+def test_flags_and_jax_settings_are_seen() -> None:
+    code = "flags.DEFINE_string('a', '', '')\njax.config.update('x', 1)\njax.config.x = 2"
+    assert sorted(line for _, line in settings(ast.parse(code))) == [1, 2, 3]
