@@ -125,7 +125,7 @@ def reliability(
     agreement: Real[np.ndarray, " N"],
     score: Real[np.ndarray, " N"],
     *,
-    weights: Mapping[str, float],
+    weights: Any,
 ) -> Float[np.ndarray, " N"]:
     """The weighted sum of the three signals' percentile ranks; larger is more to be trusted.
 
@@ -133,7 +133,7 @@ def reliability(
         count: source pairs that the target pair resembles.
         agreement: IoU of the teacher's boxes of the pair under flip and scale.
         score: image-seeker score of the pair's picture and query.
-        weights: of `count`, `agreement` and `score`.
+        weights: of `count`, `agreement` and `score`, by these names.
     """
     signals = {"count": count, "agreement": agreement, "score": score}
     return sum(

@@ -113,7 +113,7 @@ def _draw_iou(picture: Image.Image, iou: float) -> None:
     draw.text((6, 10), text, (255, 255, 255), font, anchor="lm")
 
 
-def _wrapped(text: str, width: float) -> list[str]:
+def _wrapped(text: str, width: int) -> list[str]:
     """At most `_LINES` lines of words; what does not fit ends in an ellipsis."""
     font = ImageFont.load_default(_LETTERS)
     lines: list[str] = []
@@ -127,7 +127,7 @@ def _wrapped(text: str, width: float) -> list[str]:
     return [*lines, _fitting(" ".join(words), font, width)] if words else lines
 
 
-def _fitting(text: str, font: _Font, width: float) -> str:
+def _fitting(text: str, font: _Font, width: int | float) -> str:
     """The text, or as much of it as fits before an ellipsis."""
     if font.getlength(text) <= width:
         return text
