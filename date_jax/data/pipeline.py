@@ -1,0 +1,334 @@
+"""The door to the data: `load` it once, then ask for training or evaluation batches.
+
+Training order is arithmetic, not state. Example number `step * batch_size + row` gives an epoch and
+a place in it, and a stateless permutation of that epoch gives the record. So a run resumes at any
+step at once, to the bit, and any number of processes reads the same global batches.
+"""
+
+import dataclasses
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from date_jax.boxes import cxcywh
+from date_jax.data import tokenizer as tokenizers
+from date_jax.data.domains import check_domains, joined_domains
+from date_jax.data.prepared import (
+    PreparedSplit,
+    Records,
+    cache_folder,
+    locked,
+    prepared,
+    tensorflow,
+)
+from date_jax.data.tokenizer import Tokenizer
+from date_jax.errors import DataError, UsageError, nearest
+
+AHEAD = 2  # batches made while one is used; more only costs memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The rows of one domain's split: everything small of them, and where the pictures are.
+
+    Attributes:
+        name: `<domain>_<split>`.
+        domain: its part before the last underscore.
+        size: N, its number of rows.
+        fingerprint: sha256 over all its records.
+        queries: the texts.
+        text, text_mask: their ids, as in the batch.
+        product_id: numbers of products, the same in all splits of a corpus.
+        records: the files; also gives the boxes, when asked.
+    """
+
+    name: str
+    domain: str
+    size: int
+    fingerprint: str
+    queries: list[str]
+    text: Int[np.ndarray, "N T"]
+    text_mask: Bool[np.ndarray, "N T"]
+    product_id: Int[np.ndarray, " N"]
+    records: PreparedSplit
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """`product_id [N]`, `box_xyxy [N 4]` (normalised, zeros where none) and `has_box [N]`."""
+        return {
+            "product_id": self.product_id,
+            "box_xyxy": self.records.box_xyxy(),
+            "has_box": self.records.has_box(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """All splits of a data set.
+
+    Attributes:
+        splits: by name.
+        tokenizer: the one their texts are encoded with.
+        image_size: S; every picture is S x S.
+        notes: what the user should be told once.
+        fingerprint: equal on two hosts exactly if they hold the same data and vocabulary.
+    """
+
+    splits: dict[str, Split]
+    tokenizer: Tokenizer
+    image_size: int
+    notes: list[str]
+    fingerprint: str
+
+
+def load(config: Any) -> Corpus:
+    """The data set that `config.data` describes, prepared on the first call and then cached.
+
+    Every process calls it; on one machine one of them prepares and the others wait.
+
+    Args:
+        config: the `data` part of a config.
+
+    Raises:
+        DataError: the user's files are wrong, or lack what the config asks for.
+        SetupError: the cache cannot be written.
+        UsageError: the config names something unknown.
+    """
+    if config.name not in BUILDERS:
+        raise UsageError(
+            f"config.data.name: unknown data set {config.name!r}"
+            f"{nearest(config.name, BUILDERS)}\n  choices: {', '.join(BUILDERS)}"
+        )
+    cache = cache_folder(config)
+    vocabulary = (
+        tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
+    )
+    with locked(cache):
+        builder = BUILDERS[config.name](config, cache)
+        on_disk = prepared(builder)
+    return _corpus(
+        config, on_disk, vocabulary, list((builder.info.metadata or {}).get("notes", ()))
+    )
+
+
+def train_batches(
+    corpus: Corpus,
+    names: list[str],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    boxes: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of the global batches from `start_step` on, without end.
+
+    Args:
+        corpus: from `load`.
+        names: splits, joined as one; `index` counts through them.
+        batch_size: of the global batch.
+        seed: of the order.
+        start_step: the first batch; the order does not depend on where a run began.
+        boxes: whether batches hold `box_cxcywh` and `box_mask`. Without, boxes are not even read.
+        process_index: which rows: the p-th of `process_count` equal parts of each batch.
+        process_count: how many processes share a batch.
+    """
+    tf = tensorflow()
+    rows_of = _Rows(corpus, names, boxes=boxes)
+    size = rows_of.size
+    first, rows = _share(batch_size, process_index, process_count)
+    # Streams of one run must not walk in step where their sizes are equal.
+    stream = zlib.crc32("+".join(names).encode())
+
+    def constant(value: int) -> Any:
+        return tf.fill([rows], tf.constant(value, tf.int64))
+
+    def row_numbers(step: Any) -> Any:
+        number = step * batch_size + first + tf.range(rows, dtype=tf.int64)
+        epoch = number // size
+        return tf.raw_ops.RandomIndexShuffle(
+            index=number % size,
+            seed=tf.stack([constant(seed), constant(stream), epoch], axis=1),
+            max_index=constant(size - 1),
+        )
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // (2 * batch_size))
+    for index, image in _pictures(corpus, names, steps, row_numbers, rows):
+        yield {"image": image, **rows_of[index], "mask": np.ones(rows, bool)}
+
+
+def eval_batches(
+    corpus: Corpus,
+    names: list[str],
+    *,
+    batch_size: int,
+    boxes: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of every example once, in order.
+
+    Row i of global batch b is example `b * batch_size + i`; behind the last one rows are filled up
+    with `mask` False. Every process gets the same number of batches. Arguments as `train_batches`.
+    """
+    tf = tensorflow()
+    rows_of = _Rows(corpus, names, boxes=boxes)
+    first, rows = _share(batch_size, process_index, process_count)
+
+    def row_numbers(step: Any) -> Any:
+        return tf.minimum(
+            step * batch_size + first + tf.range(rows, dtype=tf.int64), rows_of.size - 1
+        )
+
+    steps = tf.data.Dataset.range(-(-rows_of.size // batch_size))
+    batches = _pictures(corpus, names, steps, row_numbers, rows)
+    for step, (index, image) in enumerate(batches):
+        mask = step * batch_size + first + np.arange(rows) < rows_of.size
+        batch = {"image": image, **rows_of[index], "mask": mask}
+        if boxes:
+            batch["box_mask"] &= mask
+        yield batch
+
+
+class _Rows:
+    """All of a batch but the pictures, looked up by row number."""
+
+    def __init__(self, corpus: Corpus, names: list[str], *, boxes: bool):
+        for name in names:
+            if name not in corpus.splits:
+                raise DataError(
+                    f"no split {name!r} in the data{nearest(name, corpus.splits)}: "
+                    f"it has {', '.join(corpus.splits)}"
+                )
+        splits = [corpus.splits[name] for name in names]
+        self._columns = {
+            key: np.concatenate([getattr(split, key) for split in splits])
+            for key in ("text", "text_mask", "product_id")
+        }
+        self.size = len(self._columns["text"])
+        if boxes:
+            xyxy = np.concatenate([split.records.box_xyxy() for split in splits])
+            self._columns["box_cxcywh"] = np.asarray(cxcywh(xyxy), np.float32)
+            self._columns["box_mask"] = np.concatenate([s.records.has_box() for s in splits])
+
+    def __getitem__(self, index: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        looked_up = {key: column[index] for key, column in self._columns.items()}
+        return {**looked_up, "index": index.astype(np.int32)}
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
+    """The first row of a global batch that is this process's, and how many are."""
+    if batch_size % process_count:
+        raise UsageError(
+            f"config.batch_size={batch_size} cannot be divided among {process_count} processes: "
+            f"nearest {batch_size // process_count * process_count or process_count}"
+        )
+    rows = batch_size // process_count
+    return process_index * rows, rows
+
+
+def _pictures(
+    corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], np.ndarray]]:
+    """Row numbers and pictures of the batch of each of `steps`, read and decoded ahead."""
+    tf = tensorflow()
+    splits = [corpus.splits[name].records for name in names]
+    records = Records(splits)
+    shape = (corpus.image_size, corpus.image_size, 3)
+    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+
+    def picture(png: Any) -> Any:
+        return tf.ensure_shape(tf.io.decode_png(png, channels=3), shape)
+
+    def batch(step: Any) -> tuple[Any, Any]:
+        index = tf.ensure_shape(row_numbers(step), [rows])
+        record = tf.ensure_shape(tf.numpy_function(records.__getitem__, [index], tf.string), [rows])
+        png = tf.io.parse_example(record, spec)["image"]
+        return index, tf.map_fn(picture, png, fn_output_signature=tf.uint8)
+
+    batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AHEAD)
+    iterator = iter(batches.as_numpy_iterator())
+    while True:
+        try:
+            item = next(iterator, None)
+        except tf.errors.OpError as error:
+            folders = sorted({str(split.shards[0].path.parent) for split in splits})
+            raise DataError(
+                f"a prepared record of {', '.join(names)} cannot be read: "
+                f"{_reason(error)}\n"
+                f"  delete {', '.join(folders)} and start again: it is made anew"
+            ) from error
+        if item is None:
+            return
+        yield item
+
+
+def _reason(error: Exception) -> str:
+    """The one telling line of a tf.data error, which leads with the path through the graph."""
+    line = str(error).splitlines()[0]
+    return re.sub(r".*Iterator::\S+: ", "", line)[:200]
+
+
+def _corpus(
+    config: Any, on_disk: dict[str, PreparedSplit], vocabulary: Tokenizer | None, notes: list[str]
+) -> Corpus:
+    boxes_of = {name: int(split.has_box().sum()) for name, split in on_disk.items()}
+    check_domains(boxes_of, source=config.source, target=config.target, where=f"{config.name!r}")
+    domains = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
+    train = [f"{domain}_train" for domain in domains]
+    queries = {name: split.queries() for name, split in on_disk.items()}
+    if vocabulary is None:
+        # Sorted, so that both directions between two domains share one vocabulary.
+        texts = (text for name in sorted(train) for text in queries[name])
+        vocabulary = tokenizers.learned(texts, size=config.vocab_size, length=config.text_length)
+    products = {name: split.products() for name, split in on_disk.items()}
+    number_of = {
+        name: number for number, name in enumerate(sorted(set().union(*products.values())))
+    }
+    digest = hashlib.sha256("\n".join(vocabulary.vocab).encode())
+    digest.update(f"{config.image_size} {config.text_length}".encode())
+    splits = {}
+    for name, split in on_disk.items():
+        encoded = vocabulary.encoded(queries[name])
+        tokenizers.check_known(encoded, name=name, vocab=config.vocab)
+        if name in train and (encoded.cut or encoded.empty):
+            notes.append(
+                f"{name}: {encoded.cut} of {split.size} queries are longer than "
+                f"{config.text_length} pieces and were cut, {encoded.empty} are empty"
+            )
+        splits[name] = Split(
+            name=name,
+            domain=name.rpartition("_")[0],
+            size=split.size,
+            fingerprint=split.fingerprint,
+            queries=queries[name],
+            text=encoded.ids,
+            text_mask=encoded.mask,
+            product_id=np.array([number_of[product] for product in products[name]], np.int32),
+            records=split,
+        )
+        digest.update(f"{name} {split.fingerprint}".encode())
+    return Corpus(splits, vocabulary, config.image_size, notes, digest.hexdigest())
+
+
+def _shop(config: Any, cache: Path) -> Any:
+    tensorflow()
+    from date_jax.data.datasets import shop
+
+    return shop.builder(config, cache)
+
+
+def _files(config: Any, cache: Path) -> Any:
+    tensorflow()
+    from date_jax.data.datasets import files
+
+    return files.builder(config, cache)
+
+
+BUILDERS: dict[str, Callable[[Any, Path], Any]] = {"shop": _shop, "files": _files}

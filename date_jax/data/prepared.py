@@ -1,0 +1,255 @@
+"""Prepared data on disk: made once by a TFDS builder, locked, counted, and read by row number.
+
+The records are ArrayRecord files of group size 1, so any record is one seek away. What is small
+(queries, boxes, product ids) is copied once into `rows.npz` beside them, so that nothing has to
+decode a picture to know a label.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from date_jax.errors import DataError, SetupError
+
+READ_AT_ONCE = 1024
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, imported late (it takes 7 s), kept quiet and off the accelerators."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only decodes, and would say so 4 times
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file and the number of records that was written into it."""
+
+    path: Path
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSplit:
+    """One split on disk, all of whose records were there when it was opened.
+
+    Attributes:
+        name: `<domain>_<split>`.
+        shards: its files in order.
+        rows: `rows.npz`, whose members of this split are read one by one, when asked for.
+        fingerprint: sha256 over all records.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    rows: Path
+    fingerprint: str
+
+    @property
+    def size(self) -> int:
+        return sum(shard.size for shard in self.shards)
+
+    def queries(self) -> list[str]:
+        return _texts(self._member("query"))
+
+    def products(self) -> list[str]:
+        return _texts(self._member("product_id"))
+
+    def box_xyxy(self) -> Float[np.ndarray, "N 4"]:
+        """Normalised boxes; zeros where the row has none."""
+        return self._member("box_xyxy")
+
+    def has_box(self) -> Bool[np.ndarray, " N"]:
+        return self._member("has_box")
+
+    def _member(self, key: str) -> np.ndarray:
+        with np.load(self.rows, allow_pickle=False) as members:
+            return members[f"{self.name}.{key}"]
+
+
+class Records:
+    """Random access to the records of several splits joined into one sequence.
+
+    Args:
+        splits: joined in this order; row numbers count on from one to the next.
+    """
+
+    def __init__(self, splits: list[PreparedSplit]):
+        from array_record.python import array_record_module
+
+        shards = [shard for split in splits for shard in split.shards]
+        # Without read-ahead: the rows of a shuffled batch are nowhere near each other.
+        self._readers = [
+            array_record_module.ArrayRecordReader(
+                str(shard.path), options="readahead_buffer_size:0", file_reader_buffer_size=32768
+            )
+            for shard in shards
+        ]
+        self._ends = np.cumsum([shard.size for shard in shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The serialised records of `rows`, as an array of bytes objects in the same order."""
+        records = np.empty(len(rows), object)
+        shard_of = np.searchsorted(self._ends, rows, side="right")
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            start = self._ends[shard - 1] if shard else 0
+            records[here] = self._readers[shard].read((rows[here] - start).tolist())
+        return records
+
+
+def cache_folder(config: Any) -> Path:
+    """The folder for prepared data: `cache_dir`, $DATE_JAX_CACHE or ~/.cache/date_jax.
+
+    Raises:
+        SetupError: it cannot be made or written.
+    """
+    asked = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
+    folder = Path(asked).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a"):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"cannot write the data cache {folder}: {error.strerror}\n"
+            "  choose another folder with --config.data.cache_dir=… or DATE_JAX_CACHE=…"
+        ) from None
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` against the other processes of this machine; they wait, and say so."""
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def prepared(builder: Any) -> dict[str, PreparedSplit]:
+    """The splits of a TFDS `builder`, prepared first where they are not there yet.
+
+    To be called with the cache locked.
+
+    Raises:
+        DataError: a record file is missing, or holds fewer records than were written.
+        SetupError: the disk is full or not writable.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    folder = Path(builder.data_path)
+    if not (folder / "dataset_info.json").exists():
+        # Never the network: the default would ask a bucket whether it has this data set.
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        try:
+            # TFDS prints that it downloads. Progress of our own goes to stderr.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(download_config=config)
+        except OSError as error:
+            raise SetupError(
+                f"cannot write the prepared data to {folder}: {error}\n"
+                "  free some space, or choose another --config.data.cache_dir"
+            ) from error
+    splits = {}
+    for name, info in builder.info.splits.items():
+        paths = [folder / Path(path).name for path in info.filenames]
+        shards = tuple(map(Shard, sorted(paths), info.shard_lengths))
+        _check_shards(name, shards)
+        splits[name] = shards
+    rows = folder / "rows.npz"
+    if not rows.exists():
+        _write_rows(rows, splits)
+    with np.load(rows, allow_pickle=False) as members:
+        fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in splits}
+    return {
+        name: PreparedSplit(name, shards, rows, fingerprints[name])
+        for name, shards in splits.items()
+    }
+
+
+def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
+    """Counts every file's records: a file cut at a record boundary reads without any error."""
+    from array_record.python import array_record_module
+
+    wrong = []
+    for shard in shards:
+        try:
+            reader = array_record_module.ArrayRecordReader(str(shard.path))
+            found = reader.num_records()
+            reader.close()
+        except (ValueError, RuntimeError, OSError):
+            found = 0
+        if found != shard.size:
+            state = f"{found} of {shard.size} records" if shard.path.exists() else "missing"
+            wrong.append(f"  {shard.path.name}: {state}")
+    if wrong:
+        raise DataError(
+            "\n".join(
+                [
+                    f"{len(wrong)} of {len(shards)} record files of {name} are short or missing:",
+                    *wrong[:4],
+                    f"  delete {shards[0].path.parent} and start again: it is made anew",
+                ]
+            )
+        )
+
+
+def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]]) -> None:
+    """Copies what is small out of all records, in one pass, into `path`."""
+    tf = tensorflow()
+    spec = {
+        "query": tf.io.FixedLenFeature([], tf.string),
+        "product_id": tf.io.FixedLenFeature([], tf.string),
+        "box_xyxy": tf.io.FixedLenFeature([4], tf.float32),
+        "has_box": tf.io.FixedLenFeature([], tf.int64),
+    }
+    members: dict[str, np.ndarray] = {}
+    for name, shards in splits.items():
+        records = Records([PreparedSplit(name, shards, path, "")])
+        digest = hashlib.sha256()
+        parts = []
+        for start in range(0, len(records), READ_AT_ONCE):
+            batch = records[np.arange(start, min(start + READ_AT_ONCE, len(records)))]
+            for record in batch:
+                digest.update(record)
+            parts.append(tf.io.parse_example(batch, spec))
+        columns = {key: np.concatenate([part[key].numpy() for part in parts]) for key in spec}
+        for key in ("query", "product_id"):
+            texts = [text.decode() for text in columns[key]]
+            members[f"{name}.{key}"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+        members[f"{name}.box_xyxy"] = columns["box_xyxy"]
+        members[f"{name}.has_box"] = columns["has_box"].astype(bool)
+        members[f"{name}.sha256"] = np.frombuffer(digest.digest(), np.uint8)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **members)
+    os.replace(part, path)
+
+
+def _texts(member: np.ndarray) -> list[str]:
+    # Texts lie as one JSON list in bytes: an array of objects would need pickle.
+    return json.loads(bytes(member))

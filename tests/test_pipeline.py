@@ -1,0 +1,317 @@
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from date_jax.data import pipeline, prepared
+from date_jax.errors import DataError, SetupError, UsageError
+
+SIZES = {"mall_train": 53, "mall_test": 10, "live_train": 30, "live_test": 7}
+SIDE = 16
+
+
+def data_config(cache: Path, **changes: Any) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict(
+        {
+            "name": "painted",
+            "cache_dir": str(cache),
+            "source": "mall",
+            "target": "live",
+            "image_size": SIDE,
+            "text_length": 8,
+            "vocab": "",
+            "vocab_size": 60,
+        }
+    )
+    config.update(changes)
+    return config
+
+
+def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
+    """A builder whose row i of every split is a picture of the one grey value i."""
+    prepared.tensorflow()
+    import tensorflow_datasets as tfds
+
+    from date_jax.data.datasets.records import features
+
+    class Painted(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self, features=features(config.image_size), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {name: self._generate_examples(size) for name, size in SIZES.items()}
+
+        def _generate_examples(self, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+            for row in range(size):
+                png = io.BytesIO()
+                Image.new("RGB", (SIDE, SIDE), (row, row, row)).save(png, "PNG")
+                example = {
+                    "image": io.BytesIO(png.getvalue()),
+                    "query": f"cup number {row}",
+                    "box_xyxy": np.array([0.1, 0.2, 0.5, 0.8], np.float32) * (row % 3 > 0),
+                    "has_box": row % 3 > 0,
+                    "product_id": f"p{row:03d}",
+                    "category": "cup",
+                    "row": row,
+                }
+                yield row, example
+
+    return Painted(data_dir=str(cache), file_format="array_record")
+
+
+@pytest.fixture(autouse=True)
+def _painted_is_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pipeline.BUILDERS, "painted", painted)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def corpus(cache: Path) -> pipeline.Corpus:
+    return pipeline.load(data_config(cache))
+
+
+def batches(corpus: pipeline.Corpus, number: int, **changes: Any) -> list[dict[str, np.ndarray]]:
+    options = {"batch_size": 8, "seed": 3, "start_step": 0, "boxes": True, **changes}
+    return list(islice(pipeline.train_batches(corpus, ["mall_train"], **options), number))
+
+
+def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def test_a_corpus_holds_every_split_with_its_small_arrays(corpus: pipeline.Corpus) -> None:
+    assert {name: split.size for name, split in corpus.splits.items()} == SIZES
+    arrays = corpus.splits["live_test"].arrays()
+    np.testing.assert_array_equal(arrays["has_box"], np.arange(7) % 3 > 0)
+    np.testing.assert_allclose(arrays["box_xyxy"][1], [0.1, 0.2, 0.5, 0.8])
+    np.testing.assert_array_equal(arrays["box_xyxy"][0], np.zeros(4))
+    np.testing.assert_array_equal(arrays["product_id"], np.arange(7))
+    assert corpus.splits["live_test"].domain == "live"
+
+
+def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.Corpus) -> None:
+    (batch,) = batches(corpus, 1)
+    form = {key: (value.dtype.name, value.shape) for key, value in batch.items()}
+    assert form == {
+        "image": ("uint8", (8, SIDE, SIDE, 3)),
+        "text": ("int32", (8, 8)),
+        "text_mask": ("bool", (8, 8)),
+        "index": ("int32", (8,)),
+        "product_id": ("int32", (8,)),
+        "mask": ("bool", (8,)),
+        "box_cxcywh": ("float32", (8, 4)),
+        "box_mask": ("bool", (8,)),
+    }
+
+
+def test_a_row_of_a_batch_is_all_of_one_record(corpus: pipeline.Corpus) -> None:
+    (batch,) = batches(corpus, 1)
+    index = batch["index"]
+    np.testing.assert_array_equal(batch["image"][:, 5, 5, 1], index)
+    np.testing.assert_array_equal(batch["product_id"], index)
+    np.testing.assert_array_equal(batch["box_mask"], index % 3 > 0)
+    ids, mask = corpus.tokenizer.encode([f"cup number {row}" for row in index])
+    np.testing.assert_array_equal(batch["text"], ids)
+    np.testing.assert_array_equal(batch["text_mask"], mask)
+    boxed = batch["box_cxcywh"][batch["box_mask"]]
+    np.testing.assert_allclose(boxed, np.tile([0.3, 0.5, 0.4, 0.6], (len(boxed), 1)), rtol=1e-6)
+    assert batch["mask"].all()
+
+
+def test_every_epoch_is_another_permutation(corpus: pipeline.Corpus) -> None:
+    order = joined(batches(corpus, 20))["index"][: 3 * 53].reshape(3, 53)
+    np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(53), (3, 1)))
+    assert not (order[0] == order[1]).all()
+    assert not (order[1] == order[2]).all()
+    assert not (order[0] == np.arange(53)).all()
+
+
+def test_another_seed_gives_another_order(corpus: pipeline.Corpus) -> None:
+    assert (batches(corpus, 1, seed=4)[0]["index"] != batches(corpus, 1)[0]["index"]).any()
+
+
+@pytest.mark.parametrize("start", [1, 6, 7, 13])
+def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(
+    corpus: pipeline.Corpus, start: int
+) -> None:
+    whole = batches(corpus, 15)
+    resumed = batches(corpus, 15 - start, start_step=start)
+    for expected, batch in zip(whole[start:], resumed, strict=True):
+        assert_equal(batch, expected)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_rows_of_several_processes_join_to_the_global_batch(
+    corpus: pipeline.Corpus, count: int
+) -> None:
+    parts = [
+        batches(corpus, 3, start_step=5, process_index=process, process_count=count)
+        for process in range(count)
+    ]
+    for expected, *local in zip(batches(corpus, 3, start_step=5), *parts, strict=True):
+        assert_equal(joined(local), expected)
+
+
+def test_a_stream_without_boxes_has_no_box_key_and_reads_no_box(
+    corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(split: prepared.PreparedSplit) -> np.ndarray:
+        raise AssertionError(f"boxes of {split.name} were read")
+
+    monkeypatch.setattr(prepared.PreparedSplit, "box_xyxy", refused)
+    monkeypatch.setattr(prepared.PreparedSplit, "has_box", refused)
+    (batch,) = batches(corpus, 1, boxes=False)
+    assert not [key for key in batch if "box" in key]
+    with pytest.raises(AssertionError, match="were read"):
+        batches(corpus, 1, boxes=True)
+
+
+def test_joined_splits_count_on_from_one_to_the_next(corpus: pipeline.Corpus) -> None:
+    names = ["mall_train", "live_train"]
+    stream = pipeline.train_batches(corpus, names, batch_size=83, seed=0, start_step=0, boxes=False)
+    batch = next(stream)
+    np.testing.assert_array_equal(np.sort(batch["index"]), np.arange(83))
+    of_live = batch["index"] >= 53
+    np.testing.assert_array_equal(
+        batch["image"][:, 0, 0, 0], np.where(of_live, batch["index"] - 53, batch["index"])
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(4, 1), (4, 2), (4, 4), (32, 2), (1, 1)])
+def test_evaluation_gives_every_row_exactly_once_and_equally_many_batches(
+    corpus: pipeline.Corpus, batch_size: int, count: int
+) -> None:
+    local = [
+        list(
+            pipeline.eval_batches(
+                corpus,
+                ["mall_test", "live_test"],
+                batch_size=batch_size,
+                boxes=True,
+                process_index=process,
+                process_count=count,
+            )
+        )
+        for process in range(count)
+    ]
+    assert {len(part) for part in local} == {-(-17 // batch_size)}
+    whole = joined([joined(list(parts)) for parts in zip(*local, strict=True)])
+    np.testing.assert_array_equal(whole["mask"], np.arange(len(whole["mask"])) < 17)
+    np.testing.assert_array_equal(whole["index"][whole["mask"]], np.arange(17))
+    assert not whole["box_mask"][~whole["mask"]].any()
+
+
+def test_a_split_of_one_row_repeats_it(cache: Path, corpus: pipeline.Corpus) -> None:
+    one = corpus.splits["live_test"]
+    index = prepared.tensorflow().raw_ops.RandomIndexShuffle(
+        index=[0, 0], seed=[[1, 2, 3], [1, 2, 4]], max_index=[0, 0]
+    )
+    assert one.size == 7
+    np.testing.assert_array_equal(index, [0, 0])
+
+
+def test_a_closed_stream_ends(corpus: pipeline.Corpus) -> None:
+    stream = pipeline.train_batches(
+        corpus, ["mall_train"], batch_size=8, seed=0, start_step=0, boxes=False
+    )
+    next(stream)
+    stream.close()
+    assert next(stream, None) is None
+
+
+def test_the_prepared_corpus_is_used_again_and_has_the_same_fingerprint(
+    cache: Path, corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "mall_train", 0)
+    assert pipeline.load(data_config(cache)).fingerprint == corpus.fingerprint
+    assert pipeline.load(data_config(cache, text_length=9)).fingerprint != corpus.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["cut", "delete"])
+def test_a_short_or_missing_record_file_is_named(tmp_path: Path, damage: str) -> None:
+    pipeline.load(data_config(tmp_path))
+    (path,) = tmp_path.rglob("*mall_train*record*")
+    if damage == "delete":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(DataError, match=f"(?s)mall_train are short or missing.*{path.name}"):
+        pipeline.load(data_config(tmp_path))
+
+
+def test_a_flipped_byte_in_a_record_is_refused(tmp_path: Path) -> None:
+    corpus = pipeline.load(data_config(tmp_path))
+    (path,) = tmp_path.rglob("*mall_train*record*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="record of mall_train cannot be read"):
+        list(pipeline.eval_batches(corpus, ["mall_train"], batch_size=8, boxes=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "pattern"),
+    [
+        ({"name": "shoop"}, UsageError, "did you mean 'shop'"),
+        ({"source": "maall"}, DataError, "(?s)data.source: no domain 'maall'.*'mall'.*live, mall"),
+        ({"target": "live+street"}, DataError, "data.target: no domain 'street'"),
+        ({"source": ""}, DataError, "data.source is empty"),
+        ({"vocab": "/nowhere/vocab.txt"}, DataError, "cannot read the vocabulary"),
+        ({"cache_dir": "/proc/cache"}, SetupError, "(?s)cannot write the data cache.*cache_dir"),
+    ],
+)
+def test_a_wrong_config_is_answered(
+    cache: Path, changes: dict[str, str], error: type[Exception], pattern: str
+) -> None:
+    with pytest.raises(error, match=pattern) as caught:
+        pipeline.load(data_config(cache, **changes))
+    assert len(str(caught.value).splitlines()) <= 8
+
+
+def test_an_unknown_split_is_answered_with_the_nearest(corpus: pipeline.Corpus) -> None:
+    with pytest.raises(DataError, match="did you mean 'mall_test'"):
+        next(pipeline.eval_batches(corpus, ["mall_tset"], batch_size=4, boxes=False))
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(corpus: pipeline.Corpus) -> None:
+    with pytest.raises(UsageError, match=r"batch_size=8 cannot be divided among 3.*nearest 6"):
+        batches(corpus, 1, process_count=3)
+
+
+def test_two_processes_that_load_at_once_prepare_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path[:0] = ['tests', '.']\n"
+        "from pathlib import Path; import test_pipeline as t\n"
+        "t.pipeline.BUILDERS['painted'] = t.painted\n"
+        "print(t.pipeline.load(t.data_config(Path(sys.argv[1]))).fingerprint)"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    one, other = (process.communicate(timeout=120)[0] for process in both)
+    assert one == other
+    assert len(one.strip()) == 64
