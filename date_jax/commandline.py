@@ -48,7 +48,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             traceback.print_exc()
         if speaks(error):
             label = "stopped" if isinstance(error, Preempted) else "error"
-            print(f"{label}: {error}", file=sys.stderr)
+            index, _ = process()
+            place = f" on host {index}" if index else ""
+            print(f"{label}{place}: {error}", file=sys.stderr)
     except KeyboardInterrupt as error:
         code = INTERRUPTED
         text = str(error) or "the same command resumes from the last checkpoint, if there is one"
