@@ -7,7 +7,9 @@ depends on nothing but (seed, domain, split, index): any number of workers rende
     python -m date_jax.data.shop --out=sheet.png      # a contact sheet of both domains
 """
 
+import argparse
 import io
+import itertools
 import json
 import os
 import pickle
@@ -16,14 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from date_jax.data.rendering import composition
 from date_jax.data.rendering.composition import Look, Scene, members
+from date_jax.errors import SetupError
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 DOMAINS = ("mall", "live")
@@ -39,8 +42,8 @@ LOOKS: dict[str, Look] = {
     ),
     "live": Look(
         count=(2, 5), size=(0.28, 0.46), rotation=25, shear=0.12, margin=0.0, cut=0.1, overlap=0.12,
-        hard_negative=0.7, mark_said=0.5, texture=0.8, clutter=3, banner=0.6, occlusion=0.35,
-        shadow=0.4, cast=0.12, brightness=(0.75, 1.1), contrast=(0.75, 1.1), blur=(0.0, 0.5),
+        hard_negative=0.7, mark_said=0.5, texture=0.8, clutter=3, banner=0.6, occlusion=0.5,
+        shadow=0.4, cast=0.12, brightness=(0.8, 1.15), contrast=(0.8, 1.1), blur=(0.0, 0.5),
         noise=(2.0, 8.0),
     ),
 }  # fmt: skip
@@ -101,12 +104,19 @@ def encoded(made: Picture) -> Encoded:
     return Encoded(buffer.getvalue(), *made[1:])
 
 
+class Job(NamedTuple):
+    """The pictures 0 to `size` of one split of one domain."""
+
+    domain: str
+    split: str
+    size: int
+
+
 class Progress:
     """One line on standard error, rewritten twice a second: done, rate, time left."""
 
-    def __init__(self, total: int, label: str, stream: IO[str] | None = None) -> None:
-        self.total, self.label, self.done = total, label, 0
-        self.stream = sys.stderr if stream is None else stream
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
         self.start = self.last = time.monotonic()
 
     def advance(self) -> None:
@@ -116,63 +126,128 @@ class Progress:
             return
         self.last = now
         rate = self.done / max(1e-9, now - self.start)
-        left = (self.total - self.done) / rate
-        self.stream.write(
-            f"\r{self.label}: {self.done:,} of {self.total:,} pictures, {rate:,.0f}/s, "
-            f"{left:,.0f} s left   " + ("\n" if self.done == self.total else "")
+        end = "\n" if self.done == self.total else ""
+        print(
+            f"\rrendering the shop: {self.done:,} of {self.total:,} pictures, {rate:,.0f}/s, "
+            f"{(self.total - self.done) / rate:,.0f} s left   ",
+            end=end,
+            file=sys.stderr,
+            flush=True,
         )
-        self.stream.flush()
 
 
 def pictures(
-    domain: str,
-    count: int,
-    *,
-    split: str,
-    seed: int,
-    products: int,
-    image_size: int,
-    workers: int = 0,
-    progress: Progress | None = None,
+    jobs: list[Job], *, seed: int, products: int, image_size: int, workers: int = 0
 ) -> Iterator[Encoded]:
-    """Pictures 0 to `count` of a domain's split, in order, rendered by `workers` processes
-    (0: one a core).
+    """All pictures of all jobs, in order, rendered by `workers` processes (0: one a core), with
+    a line of progress on standard error.
 
     The workers are plain interpreters that load Pillow and NumPy only, each writing every n-th
     picture to its pipe. multiprocessing would import the caller's main module, and with it JAX,
     in each of them, or fork a process that already runs JAX's threads.
+
+    Raises:
+        SetupError: a worker died.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, count // 16))
-    job = {"domain": domain, "count": count, "step": workers}
-    job["options"] = {"split": split, "seed": seed, "products": products, "image_size": image_size}
+    total = sum(job.size for job in jobs)
+    workers = min(workers or _cores(), max(1, total // 16))
     program = "from date_jax.data import shop; shop.serve()"
+    options = {"seed": seed, "products": products, "image_size": image_size}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", program, json.dumps(job | {"start": start})],
+            [sys.executable, "-c", program, json.dumps([jobs, options, start, workers])],
             stdout=subprocess.PIPE,
-            pipesize=1 << 20,
+            pipesize=1 << 18,  # room to run ahead of the others
             env=environment,
         )
         for start in range(workers)
     ]
+    progress = Progress(total)
     try:
-        for index in range(count):
-            yield pickle.load(running[index % workers].stdout)
-            if progress:
-                progress.advance()
+        for number in range(total):
+            process = running[number % workers]
+            try:
+                made = pickle.load(cast(IO[bytes], process.stdout))
+            except EOFError:
+                raise SetupError(
+                    f"a rendering process died with exit code {process.wait()} "
+                    f"at picture {number} of {total}\n"
+                    "  if memory ran out, use fewer: --config.data.shop.workers=1"
+                ) from None
+            progress.advance()
+            yield made
     finally:
         for process in running:
             process.kill()
-            process.stdout.close()
-            process.wait()
+            process.communicate()
 
 
 def serve() -> None:
-    """A worker's life: renders its share of the job in argv and writes it to standard output."""
+    """A worker's life: renders its share of the jobs in argv and writes it to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    job = json.loads(sys.argv[1])
-    for index in range(job["start"], job["count"], job["step"]):
-        made = encoded(picture(job["domain"], index, **job["options"]))
+    jobs, options, start, workers = json.loads(sys.argv[1])
+    numbered = ((domain, split, index) for domain, split, size in jobs for index in range(size))
+    for domain, split, index in itertools.islice(numbered, start, None, workers):
+        made = encoded(picture(domain, index, split=split, **options))
         pickle.dump(made, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
     sys.stdout.buffer.flush()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def contact_sheet(
+    *, columns: int, rows: int, split: str, seed: int, products: int, image_size: int
+) -> Image.Image:
+    """The first `columns` x `rows` products of a split, each as mall picture and, below it, as
+    live frame, with the box and the query."""
+    tile, gap, text = max(image_size, 192), 10, 44
+    font = ImageFont.load_default(max(12, tile // 18))
+    size = (columns * (tile + gap) + gap, rows * 2 * (tile + text) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for number in range(columns * rows):
+        for level, domain in enumerate(DOMAINS):
+            made = picture(
+                domain, number, split=split, seed=seed, products=products, image_size=image_size
+            )
+            x = gap + number % columns * (tile + gap)
+            y = gap + (2 * (number // columns) + level) * (tile + text)
+            scaled = Image.fromarray(made.image).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(scaled, (x, y))
+            box = (made.box_xyxy * tile + np.array([x, y, x, y])).tolist()
+            draw.rectangle(box, outline=(255, 255, 255), width=4)
+            draw.rectangle(box, outline=(228, 30, 90), width=2)
+            words = _wrapped(made.query, tile, font)
+            draw.multiline_text((x, y + tile + 3), words, fill=(40, 40, 50), font=font, spacing=2)
+    return sheet
+
+
+def _wrapped(words: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """`words` broken into lines of at most `width` pixels."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m date_jax.data.shop", description=__doc__)
+    parser.add_argument("--out", default="sheet.png", help="the PNG file to write")
+    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--products", type=int, default=2_000)
+    parser.add_argument("--image_size", type=int, default=64)
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    contact_sheet(**options).save(out)
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()

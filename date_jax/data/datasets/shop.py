@@ -2,13 +2,16 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from date_jax.data import shop
 from date_jax.data.datasets import records
+from date_jax.errors import UsageError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -53,38 +56,54 @@ class Shop(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
-        sizes = self.builder_config.sizes()
-        progress = shop.Progress(len(shop.DOMAINS) * sum(sizes.values()), "rendering the shop")
-        return {
-            f"{domain}_{split}": self._generate_examples(domain, split, count, progress)
-            for domain in shop.DOMAINS
-            for split, count in sizes.items()
-        }
-
-    def _generate_examples(
-        self, domain: str, split: str, count: int, progress: shop.Progress
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
+        jobs = [
+            shop.Job(domain, split, size)
+            for domain in shop.DOMAINS
+            for split, size in config.sizes().items()
+        ]
+        # One stream for all: TFDS writes the splits one after another, in this order.
         made = shop.pictures(
-            domain,
-            count,
-            split=split,
+            jobs,
             seed=config.seed,
             products=config.products,
             image_size=config.image_size,
             workers=config.workers,
-            progress=progress,
         )
-        for row, item in enumerate(made):
-            yield (
-                row,
-                {
-                    "image": item.png,
-                    "query": item.query,
-                    "box_xyxy": item.box_xyxy,
-                    "has_box": True,
-                    "product_id": item.product_id,
-                    "category": item.category,
-                    "row": row,
-                },
+        return {f"{job.domain}_{job.split}": _examples(made, job.size) for job in jobs}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("the splits' generators are made in _split_generators")
+
+
+def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The next `count` pictures as records."""
+    for row, item in enumerate(itertools.islice(made, count)):
+        yield (
+            row,
+            {
+                "image": item.png,
+                "query": item.query,
+                "box_xyxy": item.box_xyxy,
+                "has_box": True,
+                "product_id": item.product_id,
+                "category": item.category,
+                "row": row,
+            },
+        )
+
+
+def builder(config: Any, cache: Path) -> Shop:
+    """The builder for `config.data`, its records below the folder `cache`.
+
+    Raises:
+        UsageError: too few pictures or products for three splits.
+    """
+    for key in ("pictures", "products"):
+        if config.shop[key] < 10:
+            raise UsageError(
+                f"config.data.shop.{key}={config.shop[key]}: at least 10 are needed, "
+                "for they are split 8:1:1 into train, val and test"
             )
+    settings = ShopConfig(image_size=config.image_size, **config.shop)
+    return Shop(config=settings, data_dir=cache, file_format="array_record")

@@ -36,7 +36,7 @@ class Look:
     texture: float  # a textured ground (live)
     clutter: int  # things in the background that are no products
     banner: float  # each of banner, sticker, frame (mall); chat and LIVE badge (live)
-    occlusion: float  # a hand reaches for the queried product
+    occlusion: float  # a hand reaches for one of the products
     shadow: float  # darkness of the shadow
     cast: float  # a channel's gain is 1 +- cast
     brightness: tuple[float, float]  # gain
@@ -140,10 +140,12 @@ def _centre(
 def _arranged(
     rng: np.random.Generator, look: Look, items: list[Product], size: int, free: np.ndarray
 ) -> list[tuple[Product, np.ndarray, np.ndarray]]:
-    """(product, matrix, centre) for the products that found room, smaller ones if need be."""
+    """(product, matrix, centre) for the products that found room, smaller ones if need be; the
+    first of `items`, the queried one, stays the first, but its turn to find room is drawn too."""
     placed: list[np.ndarray] = []
     arranged = []
-    for item in items:
+    order = rng.permutation(len(items))
+    for item in [items[position] for position in order]:
         matrix = _matrix(rng, look, item, size)
         for _ in range(5):
             box = extent(item, matrix)
@@ -153,7 +155,9 @@ def _arranged(
                 arranged.append((item, matrix, centre))
                 break
             matrix = matrix * 0.87
-    return arranged
+    if all(item.number != items[0].number for item, _, _ in arranged):
+        return _arranged(rng, look, items[:1], size, free)
+    return sorted(arranged, key=lambda entry: entry[0].number != items[0].number)
 
 
 def _window(drawn: Sprite, size: int) -> tuple[slice, slice, slice, slice]:
@@ -181,8 +185,8 @@ def _add_sprite(canvas: Canvas, drawn: Sprite, shadow: float) -> None:
     """Paints a product and, below it, its soft shadow to the lower right."""
     size = len(canvas)
     reach = max(1, size // 40)
-    soft = np.pad(drawn.alpha, 3 * reach)
-    soft = Image.fromarray((soft * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(1.5 * reach))
+    wide = (np.pad(drawn.alpha, 3 * reach) * 255).astype(np.uint8)
+    soft = Image.fromarray(wide).filter(ImageFilter.BoxBlur(1.5 * reach))
     dark = np.asarray(soft, np.float32)[..., None] * np.float32(shadow / 255)
     shade = Sprite(dark, dark[..., 0], drawn.left - 2 * reach, drawn.top - reach)
     rows, columns, own_rows, own_columns = _window(shade, size)
@@ -197,13 +201,14 @@ def _add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
 
 
 def _overlays(
-    rng: np.random.Generator, domain: str, look: Look, size: int, target: np.ndarray
+    rng: np.random.Generator, domain: str, look: Look, size: int, places: list[np.ndarray]
 ) -> list[np.ndarray]:
-    """The sheets that lie over all products; `target` is the queried product's place, pixels."""
+    """The sheets that lie over all products; `places` are the products' centres in pixels."""
     kinds = (scenes.sticker, scenes.frame) if domain == "mall" else (scenes.chat, scenes.on_air)
     paints = [functools.partial(kind, rng) for kind in kinds if rng.random() < look.banner]
     if rng.random() < look.occlusion:
-        x, y = target / size + rng.uniform(-0.08, 0.08, 2)
+        # Any product: a hand that always found the queried one would answer the query.
+        x, y = places[int(rng.integers(len(places)))] / size + rng.uniform(-0.08, 0.08, 2)
         paints.append(functools.partial(scenes.hand, rng, x=x, y=y))
     return [scenes.sheet(size, paint) for paint in paints]
 
@@ -291,7 +296,8 @@ def scene(
             seen = left
         shown_items.append(arranged[position][0])
         _add_sprite(canvas, sprites[position], look.shadow)
-    for rgba in _overlays(rng, domain, look, image_size, arranged[0][2]):
+    places = [centre for _, _, centre in arranged]
+    for rgba in _overlays(rng, domain, look, image_size, places):
         left = seen * (1 - rgba[..., 3] / 255)
         if 1 - left.sum() / mask.sum() <= HIDDEN_LIMIT - 0.05:
             seen = left

@@ -18,9 +18,9 @@ _PRINTED = ("{} logo", "{} print", "{} pattern logo", "with {} emblem", "{} badg
 
 _OPENINGS = (
     "look at this", "okay so next we have the", "now here is the", "everyone check out the",
-    "let me show you this", "so many of you asked for the", "and this one is the",
+    "let me show you this", "you asked for the", "and this one is the",
     "i really love the", "you have to see this", "do not miss the", "guys this is the",
-    "right here on the table is the", "let us talk about the", "today we also brought the",
+    "here on the table is the", "let us talk about the", "today we also brought the",
 )  # fmt: skip
 _CLOSINGS = (
     "", "", "", "isn't it lovely", "so nice", "only a few left", "link is below", "order now",
@@ -29,7 +29,7 @@ _CLOSINGS = (
 )  # fmt: skip
 _SPOKEN_MARKS = (
     "with the {} on it", "the one with a {}", "there is a {} on it",
-    "with a little {} printed on it",
+    "with a little {} on it",
 )  # fmt: skip
 
 
@@ -68,5 +68,6 @@ def speech(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool
         said = f"{opening} {item.category} in {looks}"
     if mark:
         said += " " + _one_of(rng, _SPOKEN_MARKS).format(item.mark)
+        return said
     closing = _one_of(rng, _CLOSINGS)
     return f"{said}, {closing}" if closing else said

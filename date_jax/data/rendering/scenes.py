@@ -51,7 +51,7 @@ def studio(rng: np.random.Generator, size: int) -> Backdrop:
     y, x = _axes(size)
     kind = int(rng.integers(6))
     if kind == 0:
-        weight = np.zeros((size, size), np.float32)
+        weight = 0 * x + 0 * y
     elif kind == 1:
         weight = y * rng.uniform(0.4, 1) + x * rng.uniform(-0.4, 0.4)
     elif kind == 2:
@@ -175,7 +175,7 @@ class Layer:
     def text(self, x: float, y: float, words: str, height: float, fill: tuple) -> None:
         """Words centred at (x, y)."""
         font = _font(round(self.scale * height))
-        self.draw.text(self.at(x, y), words, font=font, fill=fill, anchor="mm")
+        self.draw.text((x * self.scale, y * self.scale), words, font=font, fill=fill, anchor="mm")
 
     def rgba(self) -> Float[np.ndarray, "S S 4"]:
         return np.asarray(self.image.reduce(_SUPERSAMPLE), np.float32)

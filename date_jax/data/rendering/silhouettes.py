@@ -82,7 +82,7 @@ def smooth(*corners: tuple[float, float], steps: int = 5) -> Points:
 
 
 def mirrored(points: Points) -> Points:
-    return points * np.float32([-1, 1])
+    return points * np.array([-1, 1], np.float32)
 
 
 def leaf(x: float, y: float, angle: float, length: float, width: float) -> Points:
