@@ -1,0 +1,157 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from date_jax import aligner, sharding
+
+BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
+FEATURES = ("image_rep", "image_mean", "text_rep", "text_mean", "loc")
+
+
+def features(rows: int, seed: int, shift: float = 0.0, width: int = 5) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=(rows, width)) + shift).astype(np.float32)
+
+
+def mmd_by_loop(source: np.ndarray, target: np.ndarray, *, unbiased: bool) -> float:
+    """METHODS 1.4 pair by pair in float64."""
+    x, y = source.astype(np.float64), target.astype(np.float64)
+    joined = [*x, *y]
+    distances = [((a - b) ** 2).sum() for a in joined for b in joined]
+    variance = sum(distances) / len(distances)
+
+    def kernel_mean(a: np.ndarray, b: np.ndarray, leave_out_diagonal: bool) -> float:
+        values = [
+            sum(np.exp(-((p - q) ** 2).sum() / (2 * k * variance)) for k in BANDWIDTHS)
+            for i, p in enumerate(a)
+            for j, q in enumerate(b)
+            if not (leave_out_diagonal and i == j)
+        ]
+        return sum(values) / len(values)
+
+    return kernel_mean(x, x, unbiased) - 2 * kernel_mean(x, y, False) + kernel_mean(y, y, unbiased)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("sizes", [(7, 7), (5, 9)])
+def test_mmd_is_that_of_a_loop(sizes: tuple[int, int], unbiased: bool) -> None:
+    source, target = features(sizes[0], 0), features(sizes[1], 1, shift=0.4)
+    found = aligner.mmd(jnp.array(source), jnp.array(target), unbiased=unbiased)
+    expected = mmd_by_loop(source, target, unbiased=unbiased)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mmd_of_equal_sets_is_zero_and_grows_with_their_shift() -> None:
+    source = jnp.array(features(40, 2))
+    assert abs(aligner.mmd(source, source)) < 1e-5
+    shifted = [float(aligner.mmd(source, source + by)) for by in (0.0, 0.3, 0.6, 1.2)]
+    assert shifted == sorted(shifted)
+    assert shifted[-1] > 0.3
+
+
+def test_the_unbiased_mmd_of_one_distribution_is_zero_on_average() -> None:
+    pairs = [(features(16, n), features(16, 1000 + n)) for n in range(60)]
+    found = [float(aligner.mmd(jnp.array(a), jnp.array(b), unbiased=True)) for a, b in pairs]
+    biased = [float(aligner.mmd(jnp.array(a), jnp.array(b))) for a, b in pairs]
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found)) < 4 * error
+    assert np.mean(biased) > 10 * error
+
+
+def test_mmd_pulls_the_target_towards_the_source() -> None:
+    source = jnp.array(features(30, 3))
+    gradient = jax.grad(lambda target: aligner.mmd(source, target))(source + 2.0)
+    assert (gradient.mean(axis=0) > 0).all()  # descent moves the target back
+
+
+def test_mmd_of_one_repeated_point_has_a_finite_gradient() -> None:
+    point = jnp.ones((4, 3))
+    value, gradient = jax.value_and_grad(lambda target: aligner.mmd(point, target))(point)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_mmd_of_sharded_batches_is_that_of_one_device() -> None:
+    source, target = features(32, 4), features(32, 5, shift=0.5)
+    mesh = sharding.device_mesh()
+    spread = sharding.global_batch(mesh, {"source": source, "target": target})
+    found = jax.jit(aligner.mmd)(spread["source"], spread["target"])
+    np.testing.assert_allclose(found, aligner.mmd(jnp.array(source), jnp.array(target)), rtol=1e-4)
+
+
+def test_reversal_keeps_the_value_and_turns_the_gradient() -> None:
+    x = jnp.array([1.0, -2.0])
+    assert aligner.reverse_gradient(x, jnp.float32(0.3)).tolist() == x.tolist()
+    gradient = jax.grad(lambda x: (aligner.reverse_gradient(x, jnp.float32(0.3)) ** 2).sum())(x)
+    np.testing.assert_allclose(gradient, -0.3 * 2 * x, rtol=1e-6)
+
+
+def test_the_reversal_grows_from_nothing_to_one() -> None:
+    found = [float(aligner.reversal_coefficient(p)) for p in (0.0, 0.1, 0.5, 1.0)]
+    np.testing.assert_allclose(found, [0.0, 0.462117, 0.986614, 0.999909], atol=1e-5)
+
+
+def outputs(rows: int, seed: int, shift: float = 0.0) -> dict[str, jax.Array]:
+    found = {name: jnp.array(features(rows, seed + n, shift)) for n, name in enumerate(FEATURES)}
+    rng = np.random.default_rng(seed)
+    return found | {"box_cxcywh": jnp.array(rng.uniform(0, 1, (rows, 4)), jnp.float32)}
+
+
+def test_the_box_puts_the_feature_into_the_slot_of_its_cell() -> None:
+    loc = jnp.array(features(4, 6, width=3))
+    box = jnp.array([[0.1, 0.1, 0, 0], [0.9, 0.1, 0, 0], [0.3, 0.8, 0, 0], [1.0, 1.0, 0, 0]])
+    found = np.asarray(aligner.box_conditioned(loc, box)).reshape(4, 16, 3)
+    for row, cell in enumerate([0, 3, 13, 15]):
+        np.testing.assert_array_equal(found[row, cell], loc[row])
+        assert not np.delete(found[row], cell, axis=0).any()
+
+
+def test_the_mmd_aligner_sums_vectors_and_means() -> None:
+    source, target = outputs(12, 0), outputs(12, 50, 0.5)
+    found = aligner.Aligner("mmd").apply({}, source, target, jnp.float32(0.5))
+    for term, names in [
+        ("image", FEATURES[:2]),
+        ("text", FEATURES[2:4]),
+        ("object", FEATURES[4:]),
+    ]:
+        expected = sum(
+            mmd_by_loop(np.asarray(source[name]), np.asarray(target[name]), unbiased=False)
+            for name in names
+        )
+        np.testing.assert_allclose(found[term], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "conditional_adversarial"])
+def test_discriminators_learn_the_domain_and_features_unlearn_it(kind: str) -> None:
+    source, target = outputs(64, 0), outputs(64, 50, 0.7)
+    model = aligner.Aligner(kind, hidden=16)
+    params = model.init(jax.random.key(0), source, target, jnp.float32(1))
+
+    def loss(params: Any, target: dict[str, jax.Array]) -> jax.Array:
+        return sum(model.apply(params, source, target, jnp.float32(1)).values())
+
+    step = jax.jit(lambda p: jax.tree.map(lambda x, g: x - 0.1 * g, p, jax.grad(loss)(p, target)))
+    before = loss(params, target)
+    assert before == pytest.approx(3 * np.log(2), abs=0.5)
+    for _ in range(200):
+        params = step(params)
+    after = loss(params, target)
+    assert after < 0.7 * before
+    # Behind the reversal, descent on the same loss makes the domains harder to tell apart.
+    turned = jax.grad(loss, argnums=1)(params, target)
+    moved = {name: x - 0.5 * turned[name] * len(x) for name, x in target.items()}
+    moved["box_cxcywh"] = target["box_cxcywh"]
+    assert loss(params, moved) > after
+
+
+def test_nothing_is_reversed_at_the_start_of_the_stage() -> None:
+    source, target = outputs(8, 0), outputs(8, 50)
+    model = aligner.Aligner("adversarial", hidden=4)
+    params = model.init(jax.random.key(0), source, target, jnp.float32(0))
+    gradient = jax.grad(lambda t: sum(model.apply(params, source, t, jnp.float32(0)).values()))(
+        target
+    )
+    for name in FEATURES:
+        np.testing.assert_array_equal(gradient[name], 0.0)
