@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from date_jax.data import corpus as corpora
 from date_jax.data import pipeline, prepared
 from date_jax.errors import DataError, SetupError, UsageError
 
@@ -74,7 +75,7 @@ def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
 
 @pytest.fixture(autouse=True)
 def _painted_is_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pipeline.BUILDERS, "painted", painted)
+    monkeypatch.setitem(corpora.BUILDERS, "painted", painted)
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +306,7 @@ def test_two_processes_that_load_at_once_prepare_once(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
         "from pathlib import Path; import test_pipeline as t\n"
-        "t.pipeline.BUILDERS['painted'] = t.painted\n"
+        "t.corpora.BUILDERS['painted'] = t.painted\n"
         "print(t.pipeline.load(t.data_config(Path(sys.argv[1]))).fingerprint)"
     )
     both = [

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -150,6 +151,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keeps what TFDS says to itself: that it downloads, and that a config of ours is not its own.
+
+    Progress of our own goes to stderr.
+    """
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl.logging.set_verbosity(before)
+
+
 def prepared(builder: Any) -> dict[str, PreparedSplit]:
     """The splits of a TFDS `builder`, prepared first where they are not there yet.
 
@@ -167,9 +183,7 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
         # Never the network: the default would ask a bucket whether it has this data set.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
-            # TFDS prints that it downloads. Progress of our own goes to stderr.
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_config=config)
+            builder.download_and_prepare(download_config=config)
         except OSError as error:
             raise SetupError(
                 f"cannot write the prepared data to {folder}: {error}\n"

@@ -1,0 +1,166 @@
+"""A data set in memory but for its pictures: splits, texts as numbers, products, a vocabulary."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from date_jax.data import tokenizer as tokenizers
+from date_jax.data.domains import check_domains, joined_domains
+from date_jax.data.prepared import (
+    PreparedSplit,
+    cache_folder,
+    locked,
+    prepared,
+    quiet_tfds,
+    tensorflow,
+)
+from date_jax.data.tokenizer import Tokenizer
+from date_jax.errors import UsageError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The rows of one domain's split: everything small of them, and where the pictures are.
+
+    Attributes:
+        name: `<domain>_<split>`.
+        domain: its part before the last underscore.
+        size: N, its number of rows.
+        fingerprint: sha256 over all its records.
+        queries: the texts.
+        text, text_mask: their ids, as in the batch.
+        product_id: numbers of products, the same in all splits of a corpus.
+        records: the files; also gives the boxes, when asked.
+    """
+
+    name: str
+    domain: str
+    size: int
+    fingerprint: str
+    queries: list[str]
+    text: Int[np.ndarray, "N T"]
+    text_mask: Bool[np.ndarray, "N T"]
+    product_id: Int[np.ndarray, " N"]
+    records: PreparedSplit
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """`product_id [N]`, `box_xyxy [N 4]` (normalised, zeros where none) and `has_box [N]`."""
+        return {
+            "product_id": self.product_id,
+            "box_xyxy": self.records.box_xyxy(),
+            "has_box": self.records.has_box(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """All splits of a data set.
+
+    Attributes:
+        splits: by name.
+        tokenizer: the one their texts are encoded with.
+        image_size: S; every picture is S x S.
+        notes: what the user should be told once.
+        fingerprint: equal on two hosts exactly if they hold the same data and vocabulary.
+    """
+
+    splits: dict[str, Split]
+    tokenizer: Tokenizer
+    image_size: int
+    notes: list[str]
+    fingerprint: str
+
+
+def load(config: Any) -> Corpus:
+    """The data set that `config.data` describes, prepared on the first call and then cached.
+
+    Every process calls it; on one machine one of them prepares and the others wait.
+
+    Args:
+        config: the `data` part of a config.
+
+    Raises:
+        DataError: the user's files are wrong, or lack what the config asks for.
+        SetupError: the cache cannot be written.
+        UsageError: the config names something unknown.
+    """
+    if config.name not in BUILDERS:
+        raise UsageError(
+            f"config.data.name: unknown data set {config.name!r}"
+            f"{nearest(config.name, BUILDERS)}\n  choices: {', '.join(BUILDERS)}"
+        )
+    cache = cache_folder(config)
+    vocabulary = (
+        tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
+    )
+    with locked(cache), quiet_tfds():
+        builder = BUILDERS[config.name](config, cache)
+        on_disk = prepared(builder)
+    return _corpus(
+        config, on_disk, vocabulary, list((builder.info.metadata or {}).get("notes", ()))
+    )
+
+
+def _corpus(
+    config: Any, on_disk: dict[str, PreparedSplit], vocabulary: Tokenizer | None, notes: list[str]
+) -> Corpus:
+    boxes_of = {name: int(split.has_box().sum()) for name, split in on_disk.items()}
+    check_domains(boxes_of, source=config.source, target=config.target, where=f"{config.name!r}")
+    domains = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
+    train = [f"{domain}_train" for domain in domains]
+    queries = {name: split.queries() for name, split in on_disk.items()}
+    if vocabulary is None:
+        # Sorted, so that both directions between two domains share one vocabulary.
+        texts = (text for name in sorted(train) for text in queries[name])
+        vocabulary = tokenizers.learned(texts, size=config.vocab_size, length=config.text_length)
+    products = {name: split.products() for name, split in on_disk.items()}
+    number_of = {
+        name: number for number, name in enumerate(sorted(set().union(*products.values())))
+    }
+    digest = hashlib.sha256("\n".join(vocabulary.vocab).encode())
+    digest.update(f"{config.image_size} {config.text_length}".encode())
+    splits = {}
+    for name, split in on_disk.items():
+        encoded = vocabulary.encoded(queries[name])
+        tokenizers.check_known(encoded, name=name, vocab=config.vocab)
+        if name in train and (encoded.cut or encoded.empty):
+            notes.append(
+                f"{name}: {encoded.cut} of {split.size} queries are longer than "
+                f"{config.text_length} pieces and were cut, {encoded.empty} are empty"
+            )
+        splits[name] = Split(
+            name=name,
+            domain=name.rpartition("_")[0],
+            size=split.size,
+            fingerprint=split.fingerprint,
+            queries=queries[name],
+            text=encoded.ids,
+            text_mask=encoded.mask,
+            product_id=np.array([number_of[product] for product in products[name]], np.int32),
+            records=split,
+        )
+        digest.update(f"{name} {split.fingerprint}".encode())
+    return Corpus(splits, vocabulary, config.image_size, notes, digest.hexdigest())
+
+
+def _shop(config: Any, cache: Path) -> Any:
+    tensorflow()
+    from date_jax.data.datasets import shop
+
+    made = shop.ShopConfig(image_size=config.image_size, **config.shop)
+    return shop.Shop(config=made, data_dir=str(cache), file_format="array_record")
+
+
+def _files(config: Any, cache: Path) -> Any:
+    tensorflow()
+    from date_jax.data.datasets import files
+
+    return files.builder(config, cache)
+
+
+BUILDERS: dict[str, Callable[[Any, Path], Any]] = {"shop": _shop, "files": _files}
