@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-_BACKBONES = ("image_extractor", "text_extractor")  # top-level parameter names
+_BACKBONES = ("image_extractor", "text_extractor")  # names of modules
 
 
 def learning_rate_schedule(
@@ -34,11 +34,6 @@ def learning_rate_schedule(
     )
 
 
-def _top_level(path: tuple[Any, ...]) -> str:
-    names = [str(getattr(entry, "key", entry)) for entry in path]
-    return names[1] if len(names) > 1 and names[0] == "params" else names[0]
-
-
 def decayed(params: Any) -> Any:
     """Mask of the parameters that weight decay acts on: matrices, not biases, norms, positions.
 
@@ -55,7 +50,9 @@ def decayed(params: Any) -> Any:
 
 def in_backbone(params: Any) -> Any:
     """Mask of the extractors' parameters, which may have come pretrained and then move slower."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _top_level(path) in _BACKBONES, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(entry, "key", "") in _BACKBONES for entry in path), params
+    )
 
 
 def optimizer(

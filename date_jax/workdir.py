@@ -27,7 +27,7 @@ _FREE = (
 
 
 class Workdir:
-    """A directory that belongs to this job until `release`.
+    """A context in which a directory belongs to this job.
 
     Args:
         path: made if absent.
@@ -59,11 +59,12 @@ class Workdir:
         self._lock = lock
         return ""
 
-    def release(self) -> None:
-        """Lets the next job in."""
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
-            self._lock = None
 
 
 def require_space(path: Path, state: Any, *, keep: int) -> None:

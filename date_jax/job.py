@@ -1,0 +1,105 @@
+"""All parts of a run, put together: what the loop and the things it does besides share."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from date_jax import adaptation, evals, progress, sharding, tasks, workdir
+from date_jax.checkpoint import Checkpoints
+from date_jax.data import pipeline
+from date_jax.evals.collect import Collect, collector
+from date_jax.preemption import Preemption
+from date_jax.progress import Progress, Record
+from date_jax.train_step import State, Step, train_step
+
+_MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the parts of the loop share; made by `prepared`."""
+
+    config: ConfigDict
+    directory: Path
+    corpus: pipeline.Corpus
+    mesh: jax.sharding.Mesh
+    step: Step
+    pseudo_boxes: adaptation.PseudoBoxes
+    collect: Collect
+    checkpoints: Checkpoints
+    progress: Progress
+    record: Record
+    preemption: Preemption
+    identity: dict[str, str]
+    ready: float  # when the data was, by `time.perf_counter`
+
+
+def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tuple[Job, State]:
+    """All parts of the loop, and the state: the latest saved one, or the first."""
+    begun = time.perf_counter()
+    corpus = pipeline.load(config.data)
+    ready = time.perf_counter()
+    identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
+    workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity)
+    mesh = sharding.device_mesh(config.mesh.fsdp)
+    mirrored = jnp.asarray(corpus.tokenizer.swap_table(_MIRRORED))
+    task = tasks.build(config, len(corpus.tokenizer.vocab), mirrored)
+    example = next(adaptation.batches(config, corpus, 0))
+    step = train_step(config, task, mesh, example, adaptation.no_pseudo_boxes(config, corpus))
+    workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
+    checkpoints = Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
+    changes: dict[str, tuple[Any, Any]] = {}
+
+    def require_same_run(meta: dict[str, Any]) -> None:
+        changes.update(workdir.config_changes(meta["config"], config.to_dict()))
+        if meta["data"] != identity["data"]:
+            changes["data"] = ("other data", "this data")
+        workdir.require_same_run(directory, changes)
+
+    found = checkpoints.restore(step.shapes, check=require_same_run)
+    state, meta, warnings = found or (step.init(), {}, [])
+    job = Job(
+        config=config,
+        directory=directory,
+        corpus=corpus,
+        mesh=mesh,
+        step=step,
+        pseudo_boxes=adaptation.PseudoBoxes(task, config, corpus, mesh),
+        collect=collector(evals.evaluated(task.predict), mesh),
+        checkpoints=checkpoints,
+        progress=Progress(directory, first_step=int(state.step)),
+        record=Record(meta.get("record"), begun=begun),
+        preemption=preemption,
+        identity=identity,
+        ready=ready,
+    )
+    lines = [f"warning: {warning}" for warning in warnings]
+    if found:
+        lines.append(f"going on at step {int(state.step)} of {config.steps}")
+        lines += [f"  {key}: {old} before, {new} now" for key, (old, new) in changes.items()]
+        if meta["code"] != identity["code"]:
+            lines.append("  the code has changed since then")
+    introduce(job, lines)
+    return job, state
+
+
+def introduce(job: Job, lines: list[str]) -> None:
+    """Says what will run and where, and writes down config, vocabulary and parameters."""
+    devices, mesh = jax.devices(), job.mesh.shape
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.items())
+    kind = devices[0].device_kind
+    job.progress.say(f"run {job.directory}")
+    job.progress.say(f"{len(devices)} x {kind} on {jax.process_count()} host(s), mesh: {sizes}")
+    parameters = progress.parameter_lines(job.step.shapes.params, job.directory / "parameters.txt")
+    for line in [*job.corpus.notes, *parameters, *lines]:
+        job.progress.say(line)
+    if jax.process_index() == 0:
+        text = json.dumps(job.config.to_dict(), indent=2)
+        (job.directory / "config.json").write_text(text + "\n")
+        job.corpus.tokenizer.save_vocab(job.directory / "vocab.txt")

@@ -1,0 +1,98 @@
+"""Trains and evaluates: python -m date_jax.main --config=configs/pgda.py
+
+The same command with the same --workdir goes on where it was stopped.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+# Before anything imports TensorFlow or XLA: their chatter would drown what the run says.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from date_jax import commandline
+from date_jax.errors import SetupError, UsageError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "file with get_config(), file:argument")
+_WORKDIR = flags.DEFINE_string("workdir", None, "of the run; default runs/<config>-<time>")
+_DEBUG = flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' logs")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; TPU, SLURM: found")
+_COUNT = flags.DEFINE_integer("process_count", 1, "processes that train together")
+_INDEX = flags.DEFINE_integer("process_index", 0, "number of this one")
+_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh on a CPU")
+
+
+def main(_: list[str]) -> None:
+    """Sets up the process and the mesh's devices, then trains."""
+    logging.set_verbosity(logging.INFO if _DEBUG.value else logging.ERROR)
+    config = _CONFIG.value
+    _start_jax(config)
+    import jax
+
+    from date_jax.config import validate
+    from date_jax.train import train
+
+    validate(config, device_count=jax.device_count(), process_count=jax.process_count())
+    train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir())
+
+
+def _start_jax(config: ConfigDict) -> None:
+    """Finds the devices of all processes."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(_cache(config) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if _CPU_DEVICES.value is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    options: dict[str, Any] = {
+        # The defaults let survivors of a lost host wait for 100 s, and at the exit for 300 s.
+        "heartbeat_timeout_seconds": 10,
+        "shutdown_timeout_seconds": 60,
+    }
+    if _COORDINATOR.value:
+        options |= {
+            "coordinator_address": _COORDINATOR.value,
+            "num_processes": _COUNT.value,
+            "process_id": _INDEX.value,
+        }
+    elif _COUNT.value > 1:
+        raise UsageError(f"--process_count={_COUNT.value} needs --coordinator=<host>:<port>")
+    try:
+        if _COORDINATOR.value or _is_cluster():
+            jax.distributed.initialize(**options)
+        jax.devices()
+    except (RuntimeError, ValueError) as error:
+        raise SetupError(f"JAX finds no devices or hosts: {str(error).splitlines()[0]}") from error
+
+
+def _is_cluster() -> bool:
+    """Whether a TPU pod or SLURM has started several of us, which JAX can then find by itself."""
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get(
+        "TPU_WORKER_HOSTNAMES", ""
+    )
+
+
+def _cache(config: ConfigDict) -> Path:
+    named = config.data.cache_dir or os.environ.get("DATE_JAX_CACHE", "")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "date_jax"
+
+
+def _default_workdir() -> Path:
+    import numpy as np
+
+    from date_jax.sharding import rows_of_hosts
+
+    path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    seconds = int(rows_of_hosts(np.array(time.time(), np.int32))[0])  # host 0's clock
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+    return Path("runs") / "-".join(filter(None, [Path(path).stem, *words.split(","), stamp]))
+
+
+if __name__ == "__main__":
+    commandline.run(main)

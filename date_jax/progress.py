@@ -1,0 +1,216 @@
+"""What a run tells: a line a window, metrics.jsonl, TensorBoard, results.json. Host 0 speaks."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+WINDOW_TERMS = ("loss", "box", "image", "iou", "target_image", "pseudo", "gradient_norm")
+
+
+class Record:
+    """What a run has measured so far; lives through a restart as plain JSON.
+
+    A step's metrics are fetched when the next step is on its way, so the devices never wait.
+
+    Args:
+        saved: what `saved` returned before a restart, or nothing.
+        begun: when this start began, by `time.perf_counter`.
+    """
+
+    def __init__(self, saved: dict[str, Any] | None = None, *, begun: float):
+        saved = saved or {}
+        self.sums: dict[str, list[float]] = saved.get("sums", {})  # since the last line
+        self.skipped: int = saved.get("skipped", 0)
+        self.pseudo_boxes: list[dict[str, float]] = saved.get("pseudo_boxes", [])
+        self.totals: dict[str, float] = saved.get(
+            "totals", {"train_seconds": 0.0, "wait_seconds": 0.0, "examples": 0.0, "steps": 0.0}
+        )
+        self.seconds_before: float = saved.get("seconds", 0.0)
+        self._begun, self._since = begun, time.perf_counter()
+        self._lap = dict(self.totals)
+
+    def saved(self) -> dict[str, Any]:
+        """JSON values that hold it."""
+        return {
+            "sums": self.sums,
+            "skipped": self.skipped,
+            "pseudo_boxes": self.pseudo_boxes,
+            "totals": self.totals,
+            "seconds": self.seconds,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, without the time it was not running."""
+        return self.seconds_before + time.perf_counter() - self._begun
+
+    def add(self, metrics: dict[str, float]) -> bool:
+        """Counts one step in, or as skipped if its update was; tells whether it was."""
+        if metrics["skipped"]:
+            self.skipped += 1
+            return True
+        for name, value in metrics.items():
+            if name != "skipped":
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = [total + float(value), count + 1]
+        return False
+
+    def means(self) -> dict[str, float]:
+        """The terms' means over the steps since the last line that had them; begins anew."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        means["skipped_updates"] = float(self.skipped)
+        self.sums, self.skipped = {}, 0
+        return means
+
+    def pause(self) -> None:
+        """Leaves the time since the last call out of `totals`: compilation, evaluation, saving."""
+        self._since = time.perf_counter()
+
+    def train(self, *, examples: int, wait: float) -> None:
+        """Books the time since the last call as one step's, `wait` of it as waiting for input."""
+        now = time.perf_counter()
+        booked = {
+            "train_seconds": now - self._since,
+            "wait_seconds": wait,
+            "examples": examples,
+            "steps": 1,
+        }
+        self.totals = {name: total + booked[name] for name, total in self.totals.items()}
+        self._since = now
+
+    def lap(self) -> dict[str, float]:
+        """`examples_per_second`, `input_wait` (a share) and `step_seconds` since the last lap."""
+        lap = {name: total - self._lap[name] for name, total in self.totals.items()}
+        self._lap = dict(self.totals)
+        seconds = max(lap["train_seconds"], 1e-9)
+        return {
+            "examples_per_second": lap["examples"] / seconds,
+            "input_wait": lap["wait_seconds"] / seconds,
+            "step_seconds": seconds / max(lap["steps"], 1),
+        }
+
+
+class Progress:
+    """Console, files and TensorBoard of one run.
+
+    Args:
+        directory: the run's.
+        first_step: steps done before this start; later lines of an earlier start are dropped,
+            for these steps will be done again.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int):
+        self._primary = jax.process_index() == 0
+        self._lines = directory / "metrics.jsonl"
+        self._writer: Any = None
+        if self._primary:
+            if self._lines.exists():
+                _drop_lines_after(self._lines, first_step)
+            from clu import metric_writers  # brings TensorFlow along
+
+            self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
+
+    def say(self, text: str) -> None:
+        """Prints a line, now."""
+        if self._primary:
+            print(text, flush=True)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Adds a line to metrics.jsonl and points to TensorBoard; not a number becomes null."""
+        if self._primary:
+            finite = {name: v if math.isfinite(v) else None for name, v in scalars.items()}
+            with self._lines.open("a") as lines:
+                lines.write(json.dumps({"step": step, **finite}) + "\n")
+            self._writer.write_scalars(step, scalars)
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Shows a picture in TensorBoard."""
+        if self._primary:
+            self._writer.write_images(step, {name: picture[None]})
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        if self._writer is not None:
+            self._writer.flush()
+            self._writer.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps what was written before the checkpoint of `step`, which is made before evaluating."""
+
+    def is_past(line: str) -> bool:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut off when the process was killed
+            return True
+        done_before_saving = any(name.startswith("train/") for name in entry)
+        return entry["step"] > step or (entry["step"] == step and not done_before_saving)
+
+    kept = [line for line in path.read_text().splitlines(keepends=True) if not is_past(line)]
+    path.write_text("".join(kept))
+
+
+def window_line(
+    step: int, steps: int, stage: int, means: dict[str, float], lap: dict[str, float]
+) -> str:
+    """`step 300/2000 | stage 2 | loss 1.830 box ... | 170 examples/s | input 1% | 5m10s left`."""
+    terms = " ".join(f"{name} {means[name]:.3f}" for name in WINDOW_TERMS if name in means)
+    skipped = f" | {means['skipped_updates']:.0f} skipped" if means["skipped_updates"] else ""
+    return (
+        f"step {step:>{len(str(steps))}}/{steps} | stage {stage} | {terms}{skipped} | "
+        f"{lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
+        f"{duration((steps - step) * lap['step_seconds'])} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1m15s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+def parameter_lines(params: Any, path: Path) -> list[str]:
+    """The parameters by module, in two lines; writes the full table to `path` on host 0."""
+    from clu import parameter_overview
+
+    if jax.process_index() == 0:
+        path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False))
+    modules: dict[str, int] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = ".".join(str(key.key) for key in keys[:2])
+        modules[name] = modules.get(name, 0) + math.prod(leaf.shape)
+    parts = ", ".join(f"{name} {count:,}" for name, count in modules.items())
+    return [f"{sum(modules.values()):,} parameters (all of them: {path.name})", f"  {parts}"]
+
+
+def numbers(metrics: dict[str, float]) -> str:
+    """`{"selected": 120.0, "theta": 0.5}` as `selected 120, theta 0.500`."""
+    return ", ".join(
+        f"{name} {value:.0f}" if float(value).is_integer() else f"{name} {value:.3f}"
+        for name, value in metrics.items()
+    )
+
+
+_COLUMNS = ("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10")
+
+
+def evaluation_line(metrics: dict[str, float]) -> str:
+    """The metrics of one split that people look at first."""
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in _COLUMNS if name in metrics)
+
+
+def evaluation_table(evaluations: dict[str, dict[str, float]]) -> str:
+    """The same of several splits, a row for each."""
+    width = max((len(name) for name in evaluations), default=0)
+    rows = [f"{'':{width}}  " + "  ".join(f"{name:>12}" for name in _COLUMNS)]
+    for split, metrics in evaluations.items():
+        cells = (f"{metrics[c]:>12.3f}" if c in metrics else f"{'-':>12}" for c in _COLUMNS)
+        rows.append(f"{split:{width}}  " + "  ".join(cells))
+    return "\n".join(rows)
