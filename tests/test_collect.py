@@ -125,6 +125,34 @@ def test_an_evaluation_of_a_perfect_seeker_is_perfect() -> None:
     np.testing.assert_array_equal(box, rows["box_cxcywh"])
 
 
+def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:
+    rows = split(30)
+    rows["image"] = rows["image"][np.arange(30) // 3]
+    rows["product_id"] = np.arange(30, dtype=np.int32)
+
+    def of_picture(params: Any, batch: dict[str, Any]) -> jax.Array:
+        return jax.nn.one_hot(batch["product_id"] // 3, 10)
+
+    predict = {
+        "image_embedding": of_picture,
+        "query_embedding": of_picture,
+        "box_cxcywh": lambda params, batch: batch["box_cxcywh"],
+    }
+    collect = collector(evals.evaluated(predict), sharding.device_mesh())
+    metrics = evals.evaluate(collect, jnp.float32(0), padded(rows)).metrics
+    # As three entries each the others would tie, and count against the query.
+    assert metrics["recall_at_1"] == metrics["image_to_text_recall_at_1"] == 1.0
+
+
+def test_pictures_that_differ_in_one_pixel_are_told_apart() -> None:
+    images = np.zeros((2000, 8, 8, 3), np.uint8)
+    images.reshape(2000, -1)[np.arange(2000), np.arange(2000) % 192] = 1 + np.arange(2000) // 192
+    found = np.asarray(evals.picture(None, {"image": jnp.array(images)}))
+    assert len(np.unique(found, axis=0)) == 2000
+    again = np.asarray(evals.picture(None, {"image": jnp.array(images[::-1])}))
+    np.testing.assert_array_equal(again[::-1], found)
+
+
 def test_an_evaluation_without_boxes_measures_retrieval_only() -> None:
     rows = split(20, boxes=False)
     predict = {

@@ -23,7 +23,7 @@ def test_three_queries_by_hand() -> None:
     image = np.eye(3, dtype=np.float32)
     query = np.array([[0.9, 0.5, 0.1], [0.8, 0.3, 0.5], [0.3, 0.2, 0.1]], np.float32)
     # Text to image: ranks 1, 3, 3. Image to text, by columns: ranks 1, 2, 2 (0.1 ties at 3).
-    found = retrieval.metrics(image, query, np.arange(3))
+    found = retrieval.metrics(image, query, np.arange(3), image_id=np.arange(3))
     assert found["recall_at_1"] == pytest.approx(1 / 3)
     assert found["recall_at_5"] == found["recall_at_10"] == found["recall_at_50"] == 1.0
     assert found["median_rank"] == 3.0
@@ -76,7 +76,7 @@ def test_equal_embeddings_rank_last() -> None:
     same = np.repeat(same / np.linalg.norm(same), 100, axis=0)
     # Rounding that differs from row to row must not break the tie.
     noisy = same + rng.normal(size=same.shape).astype(np.float32) * 1e-8
-    found = retrieval.metrics(noisy, same, np.arange(100), tile=17)
+    found = retrieval.metrics(noisy, same, np.arange(100), image_id=np.arange(100), tile=17)
     assert found["median_rank"] == 100.0
     assert found["recall_at_50"] == found["image_to_text_recall_at_50"] == 0.0
 
@@ -84,8 +84,9 @@ def test_equal_embeddings_rank_last() -> None:
 def test_another_picture_of_the_product_is_a_right_answer() -> None:
     image = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     query = np.array([[0.6, 0.8], [1, 0], [0, 1]], np.float32)
-    assert retrieval.metrics(image, query, np.array([4, 4, 9]))["recall_at_1"] == 1.0
-    assert retrieval.metrics(image, query, np.arange(3))["recall_at_1"] == pytest.approx(1 / 3)
+    for product, expected in [([4, 4, 9], 1.0), ([0, 1, 2], 1 / 3)]:
+        found = retrieval.metrics(image, query, np.array(product), image_id=np.arange(3))
+        assert found["recall_at_1"] == pytest.approx(expected)
 
 
 def test_a_query_without_a_match_comes_behind_the_gallery() -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Integer
 
 from date_jax.evals import grounding, retrieval
 from date_jax.evals.collect import Collect, Predict
@@ -22,8 +25,18 @@ class Evaluation(NamedTuple):
 
 
 def evaluated(predict: Predict) -> Predict:
-    """Those of a task's predictions which `evaluate` needs its collector to make."""
-    return {name: predict[name] for name in PREDICTIONS}
+    """What `evaluate` needs its collector to make: some of a task's predictions, and `picture`."""
+    return {name: predict[name] for name in PREDICTIONS} | {"picture": picture}
+
+
+def picture(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
+    """A number of 64 bits, in two halves, that only rows with the same picture share.
+
+    Random weights times the bytes, modulo 2³²: two pictures collide once in about 10¹⁵ pairs.
+    """
+    pixels = batch["image"].reshape(len(batch["image"]), 1, -1).astype(jnp.uint32)
+    weights = jax.random.bits(jax.random.key(0), (1, 2, pixels.shape[-1]), jnp.uint32)
+    return (pixels * weights).sum(axis=-1, dtype=jnp.uint32)
 
 
 def evaluate(
@@ -31,7 +44,6 @@ def evaluate(
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     *,
-    image_id: np.ndarray | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """The metrics of one split, exact for any number of rows and the same on every process.
@@ -40,7 +52,6 @@ def evaluate(
         collect: `collector(evaluated(task.predict), mesh)`, made once for all splits.
         params: the network's.
         batches: this process's evaluation batches of the split, with boxes.
-        image_id: `[N]`, equal for rows that share a picture; None: every row has its own.
         should_stop: see `collector`.
 
     Raises:
@@ -49,6 +60,8 @@ def evaluate(
     rows = collect(params, batches, should_stop=should_stop)
     box = rows["box_cxcywh"]
     metrics = {"examples": float(len(box))}
+    # A picture of several products has a row for each, and stands in the gallery once.
+    _, image_id = np.unique(rows["picture"], axis=0, return_inverse=True)
     metrics |= retrieval.metrics(
         rows["image_embedding"], rows["query_embedding"], rows["product_id"], image_id=image_id
     )

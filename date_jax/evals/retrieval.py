@@ -87,7 +87,7 @@ def metrics(
     query_embedding: Float[np.ndarray, "N D"],
     product_id: Int[np.ndarray, " N"],
     *,
-    image_id: Int[np.ndarray, " N"] | None = None,
+    image_id: Int[np.ndarray, " N"],
     tile: int = 2048,
 ) -> dict[str, float]:
     """Retrieval of pictures by texts, and (`image_to_text_…`) of texts by pictures.
@@ -97,14 +97,11 @@ def metrics(
         query_embedding: of each row's text, unit vectors.
         product_id: rows with the same product are right answers to each other.
         image_id: equal for rows that share a picture; such a picture stands in the gallery once.
-            None: every row has its own.
         tile: see `ranks`.
 
     Returns:
         `recall_at_1`, `_5`, `_10`, `_50` as shares, `mrr` (mean reciprocal rank), `median_rank`.
     """
-    if image_id is None:
-        image_id = np.arange(len(product_id))
     image = pictures(image_embedding, product_id, image_id)
     text = rows(query_embedding, product_id)
     text_to_image = _summary(ranks(text, image, tile=tile))
