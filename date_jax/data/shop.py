@@ -25,7 +25,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from date_jax.data.rendering import composition
-from date_jax.data.rendering.composition import Look, Scene, members
+from date_jax.data.rendering.arrangement import members
+from date_jax.data.rendering.composition import Scene
+from date_jax.data.rendering.look import Look
 from date_jax.errors import SetupError
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
@@ -203,8 +205,9 @@ def contact_sheet(
 ) -> Image.Image:
     """The first `columns` x `rows` products of a split, each as mall picture and, below it, as
     live frame, with the box and the query."""
-    tile, gap, text = max(image_size, 192), 10, 44
-    font = ImageFont.load_default(max(12, tile // 18))
+    tile, gap = max(image_size, 192), 12
+    height = max(12, tile // 20)
+    text, font = 3 * height + gap, ImageFont.load_default(height)
     size = (columns * (tile + gap) + gap, rows * 2 * (tile + text) + gap)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
@@ -218,8 +221,7 @@ def contact_sheet(
             scaled = Image.fromarray(made.image).resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(scaled, (x, y))
             box = (made.box_xyxy * tile + np.array([x, y, x, y])).tolist()
-            draw.rectangle(box, outline=(255, 255, 255), width=4)
-            draw.rectangle(box, outline=(228, 30, 90), width=2)
+            draw.rectangle(box, outline=(228, 30, 90), width=max(2, tile // 96))
             words = _wrapped(made.query, tile, font)
             draw.multiline_text((x, y + tile + 3), words, fill=(40, 40, 50), font=font, spacing=2)
     return sheet

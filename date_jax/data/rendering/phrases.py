@@ -28,8 +28,8 @@ _CLOSINGS = (
     "you will love it",
 )  # fmt: skip
 _SPOKEN_MARKS = (
-    "with the {} on it", "the one with a {}", "there is a {} on it",
-    "with a little {} on it",
+    " with the {} on it", ", the one with a {}", ", there is a {} on it",
+    " with a little {} on it",
 )  # fmt: skip
 
 
@@ -67,7 +67,6 @@ def speech(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool
     else:
         said = f"{opening} {item.category} in {looks}"
     if mark:
-        said += " " + _one_of(rng, _SPOKEN_MARKS).format(item.mark)
-        return said
+        return said + _one_of(rng, _SPOKEN_MARKS).format(item.mark)
     closing = _one_of(rng, _CLOSINGS)
     return f"{said}, {closing}" if closing else said

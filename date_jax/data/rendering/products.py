@@ -165,7 +165,7 @@ def _draw_pattern(
 def sprite(
     item: Product,
     matrix: Float[np.ndarray, "2 2"],
-    centre: tuple[float, float],
+    centre: Float[np.ndarray, " 2"],
     supersample: int,
 ) -> Sprite:
     """Draws a product at pixel `centre`, enlarged `supersample` times and reduced again."""
@@ -174,7 +174,7 @@ def sprite(
     right, bottom = (int(np.ceil(box[k + 2] + centre[k])) + 1 for k in (0, 1))
     size = ((right - left) * supersample, (bottom - top) * supersample)
     transform = (matrix * [item.slimness, 1]).T * supersample
-    offset = np.array([centre[0] - left, centre[1] - top]) * supersample
+    offset = (centre - [left, top]) * supersample
     unit = float(np.sqrt(abs(np.linalg.det(transform))))
 
     def place(points: np.ndarray | list[list[float]]) -> list[float]:

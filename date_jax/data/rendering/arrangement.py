@@ -1,0 +1,107 @@
+"""Which products stand together in a picture, in which view, and where."""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float
+
+from date_jax.data.rendering.look import Look
+from date_jax.data.rendering.products import Product, extent, product
+
+
+@functools.lru_cache(maxsize=8)
+def members(seed: int, products: int, split: str) -> tuple[Product, ...]:
+    """The products of a split, 8:1:1 by number."""
+    shares = {"train": range(8), "val": (8,), "test": (9,)}[split]
+    return tuple(product(seed, number) for number in range(products) if number % 10 in shares)
+
+
+@functools.lru_cache(maxsize=8)
+def attributes(seed: int, products: int, split: str) -> np.ndarray:
+    """Category, colour and pattern of the split's products, [3 N], to search in."""
+    items = members(seed, products, split)
+    return np.array([[item.category, item.colour, item.pattern] for item in items]).T
+
+
+def neighbour(
+    rng: np.random.Generator, target: Product, table: np.ndarray, hard: float, pattern: bool
+) -> int | None:
+    """The position of a product that the query does not fit: with probability `hard` one that
+    shares the category, the colour or, where the query tells patterns apart, both."""
+    wanted = np.array([target.category, target.colour, target.pattern])[:, None]
+    category, colour, same_pattern = table == wanted
+    fits = category & colour & (same_pattern if pattern else True)
+    allowed = ~fits
+    if rng.random() < hard:
+        kind = rng.random()
+        if kind < 0.45:
+            alike = allowed & category & ~colour
+        elif kind < 0.9:
+            alike = allowed & colour & ~category
+        else:
+            alike = allowed & colour & category
+        allowed = alike if alike.any() else allowed
+    choices = np.flatnonzero(allowed)
+    return int(choices[rng.integers(len(choices))]) if len(choices) else None
+
+
+def _matrix(rng: np.random.Generator, look: Look, item: Product, size: int) -> np.ndarray:
+    """Silhouette units to pixels: a view of the product, turned, slanted and scaled. Slim
+    products are enlarged, so that `look.size` lies between their longer side and their mean."""
+    angle = np.radians(rng.uniform(-look.rotation, look.rotation))
+    slant = rng.uniform(-look.shear, look.shear)
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s], [s, c]]) @ np.array([[1, slant], [0, 1]])
+    box = extent(item, np.eye(2))
+    width, height = box[2] - box[0], box[3] - box[1]
+    side = max(width, height) ** 0.6 * np.sqrt(width * height) ** 0.4
+    return turn * (rng.uniform(*look.size) * size / side)
+
+
+def _centre(
+    rng: np.random.Generator,
+    look: Look,
+    box: Float[np.ndarray, " 4"],
+    placed: list[np.ndarray],
+    free: Float[np.ndarray, " 4"],
+) -> np.ndarray | None:
+    """Where to put a product that fills `box` around its origin: the first of some random places
+    within `free` that overlaps the earlier ones by at most `look.overlap`; None if there is none.
+    """
+    extra = look.cut * (box[2:] - box[:2])
+    low, high = free[:2] - box[:2] - extra, free[2:] - box[2:] + extra
+    spots = low + (high - low) * rng.random((32, 2))
+    if (high < low).any():
+        return None
+    if not placed:
+        return spots[0]
+    others = np.stack(placed)[None]
+    x0y0, x1y1 = spots[:, None] + box[:2], spots[:, None] + box[2:]
+    sides = np.minimum(x1y1, others[..., 2:]) - np.maximum(x0y0, others[..., :2])
+    common = np.clip(sides, 0, None).prod(-1)
+    smaller = np.minimum((x1y1 - x0y0).prod(-1), (others[..., 2:] - others[..., :2]).prod(-1))
+    apart = np.flatnonzero((common <= look.overlap * smaller).all(1))
+    return spots[apart[0]] if len(apart) else None
+
+
+def arranged(
+    rng: np.random.Generator, look: Look, items: list[Product], size: int, free: np.ndarray
+) -> list[tuple[Product, np.ndarray, np.ndarray]]:
+    """(product, matrix, centre) for the products that found room, smaller ones if need be; the
+    first of `items`, the queried one, stays the first, but its turn to find room is drawn too."""
+    placed: list[np.ndarray] = []
+    found = []
+    order = rng.permutation(len(items))
+    for item in [items[position] for position in order]:
+        matrix = _matrix(rng, look, item, size)
+        for _ in range(5):
+            box = extent(item, matrix)
+            centre = _centre(rng, look, box, placed, free)
+            if centre is not None:
+                placed.append(box + np.tile(centre, 2))
+                found.append((item, matrix, centre))
+                break
+            matrix = matrix * 0.87
+    if all(item.number != items[0].number for item, _, _ in found):
+        return arranged(rng, look, items[:1], size, free)
+    return sorted(found, key=lambda entry: entry[0].number != items[0].number)
