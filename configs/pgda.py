@@ -1,0 +1,143 @@
+"""PG-DA: learn boxes in one domain, find products in another.
+
+    python -m date_jax.main --config=configs/pgda.py                 # rendered shop, mall to live
+    python -m date_jax.main --config=configs/pgda.py:live2mall
+    python -m date_jax.main --config=configs/pgda.py:files --config.data.path=shop.jsonl \
+        --config.data.source=mall --config.data.target=live
+"""
+
+from ml_collections import ConfigDict
+
+from date_jax.errors import UsageError, nearest
+
+DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
+WORDS = ("files", *DIRECTIONS)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is a comma-separated list of WORDS."""
+    words = [word for word in arg.split(",") if word]
+    for word in words:
+        if word not in WORDS:
+            raise UsageError(
+                f"configs/pgda.py:{arg}: unknown word {word!r}{nearest(word, WORDS)}\n"
+                f"It takes any of: {', '.join(WORDS)} (joined by commas)."
+            )
+    config = ConfigDict()
+    config.task = "pgda"
+    config.method = "date"  # date | source_only | oracle
+    config.seed = 0
+    config.steps = 2000
+    config.batch_size = 64  # rows of the global batch, in each domain
+
+    config.data = ConfigDict()
+    config.data.name = "shop"  # shop (rendered) | files (your own, at `path`)
+    config.data.path = ""
+    config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
+    config.data.source = "mall"  # several domains are joined by +
+    config.data.target = "live"
+    config.data.image_size = 64
+    config.data.fit = "letterbox"  # letterbox | stretch
+    config.data.text_length = 20
+    config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
+    config.data.vocab_size = 1000
+    config.data.max_pixels = 64_000_000  # larger pictures are refused unread
+    config.data.bad_image_budget = 0.01  # share of unreadable pictures that may be dropped
+    config.data.shop = ConfigDict(
+        {"pictures": 10_000, "products": 2_000, "seed": 0, "workers": 0}  # a domain; 0 = all cores
+    )
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # compute; parameters and losses are float32
+    config.model.width = 64  # D
+    config.model.image = ConfigDict(
+        {
+            "patch": 4,
+            "width": 32,
+            "depths": (1, 2),
+            "heads": (2, 4),
+            "window": 4,
+            "mlp_ratio": 2.0,
+            "pooling": "rep",
+        }
+    )
+    config.model.text = ConfigDict(
+        {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
+    )
+    config.model.fusion = ConfigDict(
+        {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
+    )
+
+    config.image_seeker = ConfigDict(
+        {
+            "weight": 0.1,
+            "target_weight": 0.1,
+            "loss": "softmax",
+            "prior": "none",
+            "prior_temperature": 10.0,
+        }
+    )
+    config.object_seeker = ConfigDict({"weight": 1.0, "l1_weight": 1.0, "giou_weight": 1.0})
+    config.aligner = ConfigDict(
+        {
+            "kind": "mmd",
+            "weight": 0.1,
+            "image_weight": 1.0,
+            "text_weight": 1.0,
+            "unbiased": False,
+            "hidden": 1024,
+        }
+    )
+    config.stages = ConfigDict({"align": 0.4, "pseudo": 0.6})  # shares of `steps`
+    config.pseudo_boxes = ConfigDict(
+        {
+            "weight": 1.0,
+            "every": 200,  # steps
+            "teacher": "ema",
+            "combine": "mean",
+            "theta_kind": "quantile",
+            "theta": 0.9,
+            "keep_start": 0.5,
+            "keep_end": 0.9,
+            "rank": {"count": 0.0, "agreement": 1.0, "score": 0.0},
+            "min_agreement": 0.0,
+            "min_row_agreement": 0.0,
+        }
+    )
+    config.augment = ConfigDict(
+        {
+            "zoom_in": 1.3,
+            "zoom_out": 1.3,
+            "aspect": 1.15,
+            "flip": 0.5,
+            "brightness": 0.3,
+            "contrast": 0.3,
+            "saturation": 0.3,
+            "cast": 0.15,
+            "noise": 0.05,
+            "blur": 0.7,
+            "erase": 0.3,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 2e-3,
+            "warmup": 0.05,
+            "schedule": "cosine",
+            "weight_decay": 1e-4,
+            "clip": 1.0,
+            "ema": 0.995,
+            "backbone_scale": 1.0,
+        }
+    )
+    config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
+    config.log = ConfigDict({"every": 50})
+    config.eval = ConfigDict({"every": 500, "batch_size": 256})
+    config.checkpoint = ConfigDict({"every": 500, "keep": 2})
+
+    for word in words:
+        if word in DIRECTIONS:
+            config.data.source, config.data.target = DIRECTIONS[word]
+        else:
+            config.data.name = "files"
+    return config.lock()

@@ -1,0 +1,182 @@
+"""Views of a picture, made on the device from the step's key; a box moves with its picture.
+
+One resampling does crop, zoom, flip and blur: two small matmuls a picture, no gather.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from ml_collections import ConfigDict
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published backbones expect
+STD = (0.229, 0.224, 0.225)
+KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over half of its area
+
+
+def normalised(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """Pixels in [0, 1] to the extractors' zero mean and unit variance."""
+    return (image - jnp.asarray(MEAN)) / jnp.asarray(STD)
+
+
+def plain(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """The picture as it is, normalised: what evaluation, teacher and search see."""
+    return normalised(image.astype(jnp.float32) / 255.0)
+
+
+def resampled(
+    image: Float[Array, "B H W 3"],
+    window_xyxy: Float[Array, "B 4"],
+    flip: Bool[Array, " B"],
+    radius: Float[Array, " B"],
+    fill: Float[Array, "B 3"],
+) -> Float[Array, "B H W 3"]:
+    """The part of each picture inside `window_xyxy` (normalised; may reach outside), same size.
+
+    Args:
+        flip: mirror left and right.
+        radius: of the triangle kernel in pixels; 1 is bilinear, more blurs.
+        fill: colour outside the picture.
+    """
+
+    def axis_weights(low: Array, high: Array, size: int, mirror: Array | None) -> tuple:
+        place = low[:, None] + (high - low)[:, None] * (jnp.arange(size) + 0.5) / size
+        if mirror is not None:
+            place = jnp.where(mirror[:, None], place[:, ::-1], place)
+        distance = jnp.abs(place[:, :, None] * size - 0.5 - jnp.arange(size))
+        weights = jnp.maximum(1.0 - distance / radius[:, None, None], 0.0)
+        weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
+        # 1 inside the picture, 0 outside, with a ramp one pixel wide at its border.
+        inside = jnp.clip(jnp.minimum(place, 1.0 - place) * size + 0.5, 0.0, 1.0)
+        return weights, inside
+
+    height, width = image.shape[1:3]
+    x_low, y_low, x_high, y_high = (window_xyxy[:, i] for i in range(4))
+    rows, row_inside = axis_weights(y_low, y_high, height, None)
+    columns, column_inside = axis_weights(x_low, x_high, width, flip)
+    inside = (row_inside[:, :, None] * column_inside[:, None, :])[..., None]
+    moved = jnp.einsum("bih,bhwc->biwc", rows, image)
+    moved = jnp.einsum("bjw,biwc->bijc", columns, moved)
+    return inside * moved + (1.0 - inside) * fill[:, None, None, :]
+
+
+def moved_box(
+    box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
+) -> Float[Array, "B 4"]:
+    """Boxes in the coordinates of the view `resampled` gives, cut at its border."""
+    size = jnp.tile(window_xyxy[:, 2:] - window_xyxy[:, :2], (1, 2))
+    half = box_cxcywh[:, 2:] / 2
+    corners = jnp.concatenate([box_cxcywh[:, :2] - half, box_cxcywh[:, :2] + half], axis=1)
+    corners = jnp.clip((corners - jnp.tile(window_xyxy[:, :2], (1, 2))) / size, 0.0, 1.0)
+    mirrored = jnp.stack(
+        [1 - corners[:, 2], corners[:, 1], 1 - corners[:, 0], corners[:, 3]], axis=1
+    )
+    corners = jnp.where(flip[:, None], mirrored, corners)
+    return jnp.concatenate(
+        [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1
+    )
+
+
+def original_box(
+    box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
+) -> Float[Array, "B 4"]:
+    """The way back: boxes found in a view, in the coordinates of the whole picture."""
+    x = jnp.where(flip, 1 - box_cxcywh[:, 0], box_cxcywh[:, 0])
+    box_cxcywh = box_cxcywh.at[:, 0].set(x)
+    size = window_xyxy[:, 2:] - window_xyxy[:, :2]
+    return jnp.concatenate(
+        [box_cxcywh[:, :2] * size + window_xyxy[:, :2], box_cxcywh[:, 2:] * size], axis=1
+    )
+
+
+def _window(
+    box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: ConfigDict
+) -> Float[Array, "B 4"]:
+    """A random window that keeps the box's centre and more than half of its area."""
+    size_key, aspect_key, place_key = jax.random.split(rng, 3)
+    batch = len(box_cxcywh)
+    side = jax.random.uniform(
+        size_key, (batch, 1), minval=1 / config.zoom_in, maxval=config.zoom_out
+    )
+    stretch = jnp.exp(
+        jax.random.uniform(aspect_key, (batch, 1), minval=-1, maxval=1) * jnp.log(config.aspect) / 2
+    )
+    size = side * jnp.concatenate([stretch, 1 / stretch], axis=1)
+    size = jnp.maximum(size, KEPT_SIDE * box_cxcywh[:, 2:])
+    # Inside the picture where the window is smaller than it, around it where it is larger.
+    share = jax.random.uniform(place_key, (batch, 2))
+    low = share * (1.0 - size)
+    cut = (0.5 - (1 - KEPT_SIDE)) * box_cxcywh[:, 2:]
+    low = jnp.clip(low, box_cxcywh[:, :2] + cut - size, box_cxcywh[:, :2] - cut)
+    return jnp.concatenate([low, low + size], axis=1)
+
+
+def _recoloured(
+    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: ConfigDict
+) -> Float[Array, "B H W 3"]:
+    keys = jax.random.split(rng, 5)
+    batch = len(image)
+
+    def factor(key: Array, strength: float, shape: tuple[int, ...]) -> Array:
+        return 1.0 + strength * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+    image = image * factor(keys[0], config.brightness, (batch, 1, 1, 1))
+    image = image * factor(keys[1], config.cast, (batch, 1, 1, 3))
+    mean = image.mean(axis=(1, 2, 3), keepdims=True)
+    image = mean + (image - mean) * factor(keys[2], config.contrast, (batch, 1, 1, 1))
+    grey = image.mean(axis=3, keepdims=True)
+    image = grey + (image - grey) * factor(keys[3], config.saturation, (batch, 1, 1, 1))
+    # Eight random bits a value are noise enough, and a quarter of the work of a float draw.
+    bits = jax.random.bits(keys[4], image.shape, jnp.uint8).astype(jnp.float32)
+    return jnp.clip(image + config.noise * (bits / 127.5 - 1.0), 0.0, 1.0)
+
+
+def _erased(
+    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: ConfigDict
+) -> Float[Array, "B H W 3"]:
+    """One rectangle of one random colour over a share of the pictures."""
+    which_key, place_key, size_key, colour_key = jax.random.split(rng, 4)
+    batch, height, width = image.shape[:3]
+    size = jax.random.uniform(size_key, (batch, 2), minval=0.1, maxval=0.3)
+    low = jax.random.uniform(place_key, (batch, 2)) * (1 - size)
+
+    def covered(axis: int, pixels: int) -> Array:
+        place = (jnp.arange(pixels) + 0.5) / pixels
+        inside = (place >= low[:, axis, None]) & (place < (low + size)[:, axis, None])
+        return inside
+
+    hidden = covered(0, height)[:, :, None, None] & covered(1, width)[:, None, :, None]
+    chosen = jax.random.bernoulli(which_key, config.erase, (batch, 1, 1, 1))
+    colour = jax.random.uniform(colour_key, (batch, 1, 1, 3))
+    return jnp.where(hidden & chosen, colour, image)
+
+
+def strong(
+    image: UInt8[Array, "B H W 3"],
+    box_cxcywh: Float[Array, "B 4"],
+    text: Int[Array, "B T"],
+    *,
+    rng: Key[Array, ""],
+    config: ConfigDict,
+    swap_table: Int[Array, " V"],
+) -> tuple[Float[Array, "B H W 3"], Float[Array, "B 4"], Int[Array, "B T"]]:
+    """The training view: cropped or zoomed out, flipped, recoloured, blurred, partly hidden.
+
+    Args:
+        box_cxcywh: what the crop must keep; rows without a box give the whole picture's box
+            `(½, ½, 0, 0)`, which binds nothing but the centre.
+        config: `augment` of the config: strengths, 0 = off (zooms and aspect: 1 = off).
+        swap_table: token id → token id under a mirror ("left" ↔ "right").
+
+    Returns:
+        `(image, box_cxcywh, text)`, the image normalised.
+    """
+    window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
+    batch = len(image)
+    window = _window(box_cxcywh, window_key, config)
+    flip = jax.random.bernoulli(flip_key, config.flip, (batch,))
+    radius = 1.0 + config.blur * jax.random.uniform(blur_key, (batch,))
+    fill = jax.random.uniform(fill_key, (batch, 3))
+    view = resampled(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
+    view = _erased(_recoloured(view, colour_key, config), erase_key, config)
+    text = jnp.where(flip[:, None], swap_table[text], text)
+    return normalised(view), moved_box(box_cxcywh, window, flip), text

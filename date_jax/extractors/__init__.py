@@ -1,0 +1,1 @@
+"""One modality in; a concentrated `[REP]` vector and comprehensive tokens out."""

@@ -1,0 +1,100 @@
+"""The two seekers of DATE (2304.03669): one finds the picture, one finds the box in it."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from date_jax.transformer import EncoderLayer, sincos_2d
+
+MAX_SCALE = 100.0
+
+
+def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """`x` at length 1 in float32; a zero vector stays zero and has a finite gradient."""
+    x = x.astype(jnp.float32)
+    return x / jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+
+
+class ImageSeeker(nn.Module):
+    """Cosine similarity of the concentrated vectors, with a learnt inverse temperature.
+
+    Nothing here mixes a query with a picture, so a gallery's vectors can be computed beforehand.
+    """
+
+    @nn.compact
+    def __call__(
+        self, image_rep: Float[Array, "B D"], text_rep: Float[Array, "B D"]
+    ) -> tuple[Float[Array, "B B"], Float[Array, ""], Float[Array, ""]]:
+        """`(similarity [queries images], scale, bias)`; the bias serves the sigmoid loss only."""
+        log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
+        bias = self.param("bias", nn.initializers.constant(-10.0), ())
+        similarity = unit(text_rep) @ unit(image_rep).T
+        return similarity, jnp.minimum(jnp.exp(log_scale), MAX_SCALE), bias
+
+
+class ObjectSeeker(nn.Module):
+    """`[LOC; image tokens; text tokens]` through a transformer; `[LOC]` becomes the box.
+
+    Type and position embeddings are added to the input of *every* layer: attention then never has
+    to carry the places through the layers, and grounding is learnt several times sooner.
+
+    Attributes:
+        layers, heads, mlp_width, dropout: size of the encoder.
+        norm_first: see `EncoderLayer`.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    dropout: float = 0.0
+    norm_first: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image_tokens: Float[Array, "B P D"],
+        text_tokens: Float[Array, "B T D"],
+        text_mask: Bool[Array, "B T"],
+        grid: tuple[int, int],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"]]:
+        """`(f_loc, box_cxcywh)`, the box in [0, 1]; `grid` is the shape of the image tokens."""
+        batch, places, width = image_tokens.shape
+        length = text_tokens.shape[1]
+        init = nn.initializers.normal(0.02)
+        loc = self.param("loc", init, (1, 1, width))
+        kind = self.param("type_embedding", init, (3, width))
+        text_position = self.param("text_position", init, (length, width))
+        where = jnp.concatenate(
+            [kind[:1], sincos_2d(*grid, width) + kind[1], text_position + kind[2]], axis=0
+        ).astype(self.dtype)
+        x = jnp.concatenate(
+            [
+                jnp.broadcast_to(loc, (batch, 1, width)).astype(self.dtype),
+                image_tokens.astype(self.dtype),
+                text_tokens.astype(self.dtype),
+            ],
+            axis=1,
+        )
+        mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
+        for i in range(self.layers):
+            # Only [LOC] is read at the end, so the last layer computes nothing else.
+            x = EncoderLayer(
+                self.heads,
+                self.mlp_width,
+                dropout=self.dropout,
+                norm_first=self.norm_first,
+                activation=nn.relu,
+                dtype=self.dtype,
+                name=f"layer{i}",
+            )(x + where, mask, first=1 if i == self.layers - 1 else None, train=train)
+        f_loc = x[:, 0]
+        if self.norm_first:
+            f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
+        # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.
+        f_loc = f_loc.astype(jnp.float32)
+        hidden = nn.relu(nn.Dense(width, name="box1")(f_loc))
+        hidden = nn.relu(nn.Dense(width, name="box2")(hidden))
+        return f_loc, nn.sigmoid(nn.Dense(4, name="box3")(hidden))

@@ -1,0 +1,205 @@
+"""DATE's network (2304.03669) and its supervised losses: retrieval and grounding that cooperate."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from date_jax import augment, boxes, losses
+from date_jax.extractors.bert import TextExtractor
+from date_jax.extractors.swin import ImageExtractor
+from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
+from date_jax.tasks.task import Batch, Params
+
+NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
+AGREEMENT_ZOOM = 1.25  # how far the second view of the agreement test zooms out
+
+
+class Date(nn.Module):
+    """Two extractors, a projection of each into one space, two seekers.
+
+    Attributes:
+        config: `config.model`.
+        vocab_size: rows of the text extractor's embedding table.
+        text_length: T.
+    """
+
+    config: ConfigDict
+    vocab_size: int
+    text_length: int
+
+    def setup(self) -> None:
+        model, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.image_extractor = ImageExtractor(
+            patch=model.image.patch,
+            width=model.image.width,
+            depths=tuple(model.image.depths),
+            heads=tuple(model.image.heads),
+            window=model.image.window,
+            mlp_ratio=model.image.mlp_ratio,
+            pooling=model.image.pooling,
+            dtype=dtype,
+        )
+        self.text_extractor = TextExtractor(
+            vocab_size=self.vocab_size,
+            layers=model.text.layers,
+            width=model.text.width,
+            heads=model.text.heads,
+            mlp_ratio=model.text.mlp_ratio,
+            max_length=self.text_length,
+            dropout=model.text.dropout,
+            dtype=dtype,
+        )
+        self.image_projection = nn.Dense(model.width, dtype=dtype)
+        self.text_projection = nn.Dense(model.width, dtype=dtype)
+        self.image_seeker = ImageSeeker()
+        self.object_seeker = ObjectSeeker(
+            layers=model.fusion.layers,
+            heads=model.fusion.heads,
+            mlp_width=model.fusion.mlp_width,
+            dropout=model.fusion.dropout,
+            norm_first=model.fusion.norm_first,
+            dtype=dtype,
+        )
+
+    def image(self, image: Array) -> tuple[Array, Array]:
+        """`(V_rep [B D], V [B P D])` of normalised pixels `[B H W 3]`."""
+        rep, tokens = self.image_extractor(image)
+        return self.image_projection(rep), self.image_projection(tokens)
+
+    def text(self, text: Array, text_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """`(Q_rep [B D], Q [B T D])` of token ids `[B T]`."""
+        rep, tokens = self.text_extractor(text, text_mask, train=train)
+        return self.text_projection(rep), self.text_projection(tokens)
+
+    def __call__(
+        self, image: Array, text: Array, text_mask: Array, *, train: bool = False
+    ) -> dict[str, Array]:
+        """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1]."""
+        image_rep, image_tokens = self.image(image)
+        text_rep, text_tokens = self.text(text, text_mask, train=train)
+        last = self.config.image.patch * 2 ** (len(self.config.image.depths) - 1)
+        grid = (-(-image.shape[1] // last), -(-image.shape[2] // last))
+        loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
+        share = text_mask / text_mask.sum(axis=1, keepdims=True)
+        similarity, scale, bias = self.image_seeker(image_rep, text_rep)
+        return {
+            "image_rep": image_rep,
+            "image_mean": image_tokens.mean(axis=1),
+            "text_rep": text_rep,
+            "text_mean": (text_tokens * share[:, :, None].astype(text_tokens.dtype)).sum(axis=1),
+            "loc": loc,
+            "box_cxcywh": box,
+            "similarity": similarity,
+            "scale": scale,
+            "bias": bias,
+        }
+
+
+def view(
+    batch: Batch, box_cxcywh: Array, rng: Array, config: ConfigDict, swap_table: Array
+) -> tuple[dict[str, Array], Float[Array, "B 4"]]:
+    """A strong view of a domain's batch, as the model's arguments, and the box inside it."""
+    image, box, text = augment.strong(
+        batch["image"],
+        box_cxcywh,
+        batch["text"],
+        rng=rng,
+        config=config.augment,
+        swap_table=swap_table,
+    )
+    return {"image": image, "text": text, "text_mask": batch["text_mask"]}, box
+
+
+def box_loss(
+    predicted: Float[Array, "B 4"], true: Float[Array, "B 4"], weight: Array, config: ConfigDict
+) -> Float[Array, ""]:
+    """`L_obj`: L1 and 1 - GIoU, weighted mean over the rows."""
+    each = config.l1_weight * losses.box_l1(predicted, true)
+    each = each + config.giou_weight * losses.box_giou(predicted, true)
+    return losses.masked_mean(each, weight)
+
+
+def image_loss(out: dict[str, Array], product_id: Array, config: ConfigDict) -> Float[Array, ""]:
+    """`L_img` over the global batch; rows of the same product are positives of each other."""
+    positive = product_id[:, None] == product_id[None, :]
+    if config.loss == "sigmoid":
+        each = losses.contrastive_sigmoid(
+            out["similarity"], positive, scale=out["scale"], bias=out["bias"]
+        )
+    else:
+        temperature = config.prior_temperature if config.prior == "dual_softmax" else 0.0
+        each = losses.contrastive_softmax(
+            out["similarity"], positive, scale=out["scale"], prior_temperature=temperature
+        )
+    return each.mean()
+
+
+def source_losses(
+    out: dict[str, Array], batch: Batch, box: Array, config: ConfigDict
+) -> dict[str, Array]:
+    """The two terms of `L_coop` on a batch with boxes, and the mean IoU of its training views."""
+    return {
+        "box": box_loss(out["box_cxcywh"], box, batch["box_mask"], config.object_seeker),
+        "image": image_loss(out, batch["product_id"], config.image_seeker),
+        "iou": losses.masked_mean(
+            boxes.iou(boxes.xyxy(out["box_cxcywh"]), boxes.xyxy(box)), batch["box_mask"]
+        ),
+    }
+
+
+def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str, Any]:
+    """What evaluation, search and the pseudo-box generator may ask, each `(params, batch)`."""
+
+    def whole(params: Params, batch: Batch) -> dict[str, Array]:
+        return model.apply(
+            {"params": params["model"]},
+            augment.plain(batch["image"]),
+            batch["text"],
+            batch["text_mask"],
+        )
+
+    def image_embedding(params: Params, batch: Batch) -> Array:
+        image = augment.plain(batch["image"])
+        rep, _ = model.apply({"params": params["model"]}, image, method=Date.image)
+        return unit(rep)
+
+    def query_embedding(params: Params, batch: Batch) -> Array:
+        rep, _ = model.apply(
+            {"params": params["model"]}, batch["text"], batch["text_mask"], method=Date.text
+        )
+        return unit(rep)
+
+    def box_cxcywh(params: Params, batch: Batch) -> Array:
+        return whole(params, batch)["box_cxcywh"]
+
+    def agreement(params: Params, batch: Batch) -> Array:
+        """IoU of the box with the one found in a smaller and, if allowed, mirrored view."""
+        rows = len(batch["image"])
+        edge = (AGREEMENT_ZOOM - 1) / 2
+        window = jnp.tile(jnp.array([-edge, -edge, 1 + edge, 1 + edge]), (rows, 1))
+        flip = jnp.full((rows,), config.augment.flip > 0)
+        pixels = batch["image"].astype(jnp.float32) / 255.0
+        image = augment.resampled(pixels, window, flip, jnp.ones((rows,)), pixels.mean(axis=(1, 2)))
+        text = jnp.where(flip[:, None], swap_table[batch["text"]], batch["text"])
+        out = model.apply(
+            {"params": params["model"]}, augment.normalised(image), text, batch["text_mask"]
+        )
+        back = augment.original_box(out["box_cxcywh"], window, flip)
+        return boxes.iou(boxes.xyxy(back), boxes.xyxy(box_cxcywh(params, batch)))
+
+    return {
+        "image_embedding": image_embedding,
+        "query_embedding": query_embedding,
+        "box_cxcywh": box_cxcywh,
+        "agreement": agreement,
+    }
+
+
+def dummy(batch: Batch) -> tuple[Array, Array, Array]:
+    """One row of zeros in the batch's shapes: all that initialisation needs."""
+    image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+    text = jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
+    return image, text, jnp.ones(text.shape, bool)

@@ -1,0 +1,101 @@
+"""PG-DA: grounding learnt where boxes are known (source), carried to where they are not (target).
+
+After DATE (2304.03669). Three stages, each told apart by what the loop puts in the batch:
+
+    1  {source}            L_obj(S) + λ_img L_img(S)
+    2  {source, target}    + λ_img L_img(T) + λ_DA L_DA(S, T)
+    3  the same            + λ_PO L_pobj(T), on rows whose `pseudo_weight` is above 0
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from date_jax.aligner import Aligner
+from date_jax.tasks import date
+from date_jax.tasks.task import Batch, Params, Task
+
+
+def align_start(config: ConfigDict) -> int:
+    """First step of stage 2; baselines without a target stay in stage 1."""
+    return (
+        config.steps if config.method == "source_only" else int(config.stages.align * config.steps)
+    )
+
+
+def pseudo_start(config: ConfigDict) -> int:
+    """First step at which pseudo boxes may be made."""
+    return (
+        config.steps if config.method == "source_only" else int(config.stages.pseudo * config.steps)
+    )
+
+
+def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
+    """PG-DA as three pure functions; see the module's text for the losses."""
+    model = date.Date(config.model, vocab_size, config.data.text_length)
+    kind = config.aligner.kind
+    aligner = (
+        None if kind == "none" else Aligner(kind, config.aligner.unbiased, config.aligner.hidden)
+    )
+    swap_table = jnp.asarray(swap_table, jnp.int32)
+    begin, end = align_start(config), config.steps
+
+    def init(rng: Array, batch: Batch) -> Params:
+        model_key, aligner_key = jax.random.split(rng)
+        image, text, text_mask = date.dummy(batch["source"])
+        params = {"model": model.init(model_key, image, text, text_mask)["params"]}
+        if aligner is not None:
+            out = model.apply({"params": params["model"]}, image, text, text_mask)
+            variables = aligner.init(aligner_key, out, out, jnp.zeros(()))
+            params["aligner"] = variables.get("params", {})
+        return params
+
+    def forward(
+        params: Params, batch: Batch, box: Array, rng: Array
+    ) -> tuple[dict[str, Array], Array]:
+        view_key, dropout_key = jax.random.split(rng)
+        inputs, box = date.view(batch, box, view_key, config, swap_table)
+        out = model.apply(
+            {"params": params["model"]}, **inputs, train=True, rngs={"dropout": dropout_key}
+        )
+        return out, box
+
+    def loss(
+        params: Params, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        source_key, target_key = jax.random.split(rng)
+        source = batch["source"]
+        known = jnp.where(source["box_mask"][:, None], source["box_cxcywh"], jnp.array(date.NO_BOX))
+        out, box = forward(params, source, known, source_key)
+        terms = date.source_losses(out, source, box, config)
+        total = (
+            config.object_seeker.weight * terms["box"] + config.image_seeker.weight * terms["image"]
+        )
+        if "target" not in batch:
+            return total, {**terms, "loss": total}
+
+        target = batch["target"]
+        weight = target["pseudo_weight"]
+        known = jnp.where(weight[:, None] > 0, target["pseudo_box_cxcywh"], jnp.array(date.NO_BOX))
+        target_out, target_box = forward(params, target, known, target_key)
+        terms["target_image"] = date.image_loss(
+            target_out, target["product_id"], config.image_seeker
+        )
+        total = total + config.image_seeker.target_weight * terms["target_image"]
+        if aligner is not None:
+            progress = (step - begin) / max(end - begin, 1)
+            variables = {"params": params["aligner"]}
+            for name, term in aligner.apply(variables, out, target_out, progress).items():
+                terms[f"align_{name}"] = term
+                share = 1.0 if name == "object" else config.aligner[f"{name}_weight"]
+                total = total + config.aligner.weight * share * term
+        terms["pseudo"] = date.box_loss(
+            target_out["box_cxcywh"], target_box, weight, config.object_seeker
+        )
+        # The mean over the selected rows counts by their share: few boxes, small say.
+        terms["pseudo_share"] = (weight > 0).mean()
+        total = total + config.pseudo_boxes.weight * terms["pseudo_share"] * terms["pseudo"]
+        return total, {**terms, "loss": total}
+
+    return Task(init, loss, date.predictions(model, config, swap_table))
