@@ -21,6 +21,7 @@ from ml_collections.config_flags import tuple_parser
 from date_jax.errors import CheckpointError, Preempted, UsageError, UserError, nearest
 
 EXAMPLE = "--config=configs/pgda.py"
+SHARED = (UsageError, CheckpointError, Preempted)  # alike on all hosts, so only host 0 tells
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
@@ -46,9 +47,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = error.exit_code
         if "--debug" in argv:
             traceback.print_exc()
-        if speaks(error):
+        index, _ = process(argv)
+        if index == 0 or not isinstance(error, SHARED):
             label = "stopped" if isinstance(error, Preempted) else "error"
-            index, _ = process()
             place = f" on host {index}" if index else ""
             print(f"{label}{place}: {error}", file=sys.stderr)
     except KeyboardInterrupt as error:
@@ -61,18 +62,13 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     leave(code)
 
 
-def process() -> tuple[int, int]:
-    """This process's number and their count; (0, 1) before the processes have met."""
+def process(argv: Sequence[str] = ()) -> tuple[int, int]:
+    """This process's number and their count; the count is 1 before the processes have met."""
     jax = sys.modules.get("jax")  # a wrong command need not wait for its import
-    if jax is None or not jax.distributed.is_initialized():
-        return 0, 1
-    return jax.process_index(), jax.process_count()
-
-
-def speaks(error: UserError) -> bool:
-    """Whether this process reports `error`: once for what all share, each for its own machine."""
-    index, _ = process()
-    return index == 0 or not isinstance(error, UsageError | CheckpointError | Preempted)
+    if jax is not None and jax.distributed.is_initialized():
+        return jax.process_index(), jax.process_count()
+    number = re.search(r"(?:^| )--process_index[= ](\d+)", " ".join(argv))
+    return int(number[1]) if number else 0, 1
 
 
 def leave(code: int) -> NoReturn:

@@ -30,7 +30,7 @@ CHOICES = {
 }
 
 
-def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+def _whole(low: int, high: int | float = math.inf) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
 
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "date_jax"
 FLOORS = [
     {"main", "benchmark", "search"},
     {"commandline", "train"},
+    {"job", "evaluation"},
     {"adaptation", "train_step"},
     {"tasks"},
     {"extractors", "seekers", "aligner", "pseudo_boxes", "augment", "evals", "data"},

@@ -271,18 +271,25 @@ def test_debug_shows_the_traceback_of_a_users_mistake(
 
 
 @pytest.mark.parametrize(
-    ("index", "error", "speaks"),
+    ("index", "error", "says"),
     [
-        (0, errors.UsageError("all made it"), True),
-        (1, errors.UsageError("all made it"), False),
-        (1, errors.DataError("this machine's disk"), True),
+        (0, errors.UsageError("all made it"), "error: all made it\n"),
+        (1, errors.UsageError("all made it"), ""),
+        (0, errors.DataError("one disk"), "error: one disk\n"),
+        (1, errors.DataError("one disk"), "error on host 1: one disk\n"),
     ],
 )
-def test_what_all_processes_share_is_said_once(
-    index: int, error: errors.UserError, speaks: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_all_hosts_share_is_said_once(
+    index: int,
+    error: errors.UserError,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(commandline, "process", lambda: (index, 2))
-    assert commandline.speaks(error) is speaks
+    monkeypatch.setattr(commandline, "parse", lambda argv, known: argv)
+    with pytest.raises(SystemExit):
+        commandline.run(raising(error), ["main.py", f"--process_index={index}"])
+    assert capsys.readouterr().err == says
 
 
 @pytest.mark.parametrize(("code", "way"), [(1, "_exit"), (2, "_exit"), (75, "exit"), (0, "exit")])
@@ -295,7 +302,7 @@ def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(
 
         return leave
 
-    monkeypatch.setattr(commandline, "process", lambda: (1, 2))
+    monkeypatch.setattr(commandline, "process", lambda argv=(): (1, 2))
     monkeypatch.setattr(commandline.os, "_exit", left_by("_exit"))
     monkeypatch.setattr(commandline.sys, "exit", left_by("exit"))
     with pytest.raises(SystemExit, match=f"^{way} {code}$"):
