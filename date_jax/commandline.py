@@ -101,6 +101,8 @@ def parse(argv: list[str], known: flags.FlagValues) -> list[str]:
         left = known(argv)
     except flags.Error as error:
         raise UsageError(str(error)) from error
+    except SystemExit:  # absl ends --help with 1, as if asking were a mistake
+        sys.exit(0)
     if len(left) > 1:
         raise UsageError(
             f"{left[1]}: unexpected, every argument is a flag"

@@ -211,8 +211,8 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
     """Sizes that do not divide what they must divide."""
     fsdp = _get(config, "mesh.fsdp")
     if fsdp and device_count % fsdp:
-        right = [str(n) for n in range(1, device_count + 1) if device_count % n == 0]
-        yield f"config.mesh.fsdp={fsdp}: must divide the {device_count} devices: {', '.join(right)}"
+        right = ", ".join(str(n) for n in range(1, device_count + 1) if device_count % n == 0)
+        yield f"config.mesh.fsdp={fsdp}: must divide the number of devices, {device_count}: {right}"
     unit = math.lcm(device_count, process_count)
     for key in ("batch_size", "eval.batch_size"):
         value = _get(config, key)

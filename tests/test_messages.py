@@ -148,7 +148,7 @@ VALUES = [
     ({"batch_size": 100}, "config.batch_size=100: must be a multiple of 8 (the devices), e.g. 96"),
     ({"batch_size": 4}, "must be a multiple of 8 (the devices), e.g. 8"),
     ({"eval.batch_size": 9}, "config.eval.batch_size=9: must be a multiple of 8"),
-    ({"mesh.fsdp": 3}, "config.mesh.fsdp=3: must divide the 8 devices: 1, 2, 4, 8"),
+    ({"mesh.fsdp": 3}, "config.mesh.fsdp=3: must divide the number of devices, 8: 1, 2, 4, 8"),
     ({"data.source": ""}, "config.data.source is empty"),
     ({"data.target": ""}, "config.method=date needs a target: set --config.data.target"),
     ({"data.target": "live+mall"}, "mall is also in config.data.source=mall"),
@@ -309,9 +309,25 @@ def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(
         commandline.leave(code)
 
 
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "date_jax.main", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def test_the_real_command_says_it_and_exits_with_2() -> None:
-    command = [sys.executable, "-m", "date_jax.main", PGDA, "--config.batch_sise=8"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = command(PGDA, "--config.batch_sise=8")
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: --config.batch_sise=8: unknown key (did you mean 'config")
-    assert_readable(done.stderr)
+    assert done.stderr == (
+        "error: --config.batch_sise=8: unknown key (did you mean 'config.batch_size'?)\n"
+    )
+
+
+def test_asking_for_help_is_no_mistake() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--workdir" in done.stdout
