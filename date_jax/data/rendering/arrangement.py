@@ -1,6 +1,7 @@
 """Which products stand together in a picture, in which view, and where."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,17 +18,17 @@ def members(seed: int, products: int, split: str) -> tuple[Product, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def attributes(seed: int, products: int, split: str) -> np.ndarray:
+def _attributes(seed: int, products: int, split: str) -> np.ndarray:
     """Category, colour and pattern of the split's products, [3 N], to search in."""
     items = members(seed, products, split)
     return np.array([[item.category, item.colour, item.pattern] for item in items]).T
 
 
-def neighbour(
+def _neighbour(
     rng: np.random.Generator, target: Product, table: np.ndarray, hard: float, pattern: bool
 ) -> int | None:
-    """The position of a product that the query does not fit: with probability `hard` one that
-    shares the category, the colour or, where the query tells patterns apart, both."""
+    """The position in `table` of a product that the query does not fit: with probability `hard`
+    one that shares the category, the colour or, where the query tells patterns apart, both."""
     wanted = np.array([target.category, target.colour, target.pattern])[:, None]
     category, colour, same_pattern = table == wanted
     fits = category & colour & (same_pattern if pattern else True)
@@ -43,6 +44,39 @@ def neighbour(
         allowed = alike if alike.any() else allowed
     choices = np.flatnonzero(allowed)
     return int(choices[rng.integers(len(choices))]) if len(choices) else None
+
+
+def company(
+    rng: np.random.Generator,
+    target: Product,
+    shop: tuple[int, int, str],
+    count: int,
+    *,
+    hard: float,
+    pattern: bool,
+) -> list[Product]:
+    """The queried product and up to `count` - 1 others that its query cannot mean.
+
+    Args:
+        shop: seed, number of products and split.
+        hard: probability of a neighbour that is like the queried product.
+        pattern: the query says the pattern.
+    """
+    items, table = members(*shop), _attributes(*shop)
+    shown = {target.number: target}
+    for _ in range(count - 1):
+        position = _neighbour(rng, target, table, hard, pattern)
+        if position is not None:
+            shown[items[position].number] = items[position]
+    return list(shown.values())
+
+
+class Placed(NamedTuple):
+    """A product and its view: `matrix` takes the silhouette's units to pixels around `centre`."""
+
+    item: Product
+    matrix: Float[np.ndarray, "2 2"]
+    centre: Float[np.ndarray, " 2"]
 
 
 def _matrix(rng: np.random.Generator, look: Look, item: Product, size: int) -> np.ndarray:
@@ -85,23 +119,34 @@ def _centre(
 
 
 def arranged(
-    rng: np.random.Generator, look: Look, items: list[Product], size: int, free: np.ndarray
-) -> list[tuple[Product, np.ndarray, np.ndarray]]:
-    """(product, matrix, centre) for the products that found room, smaller ones if need be; the
-    first of `items`, the queried one, stays the first, but its turn to find room is drawn too."""
-    placed: list[np.ndarray] = []
-    found = []
+    rng: np.random.Generator,
+    look: Look,
+    items: list[Product],
+    size: int,
+    free: Float[np.ndarray, " 4"],
+) -> list[Placed]:
+    """The products that found room, smaller if need be; the first of `items`, the queried one,
+    stays the first, but its turn to find room is drawn like the others', for its size must not
+    tell it from them."""
+    boxes: list[np.ndarray] = []
+    placed = []
     order = rng.permutation(len(items))
     for item in [items[position] for position in order]:
         matrix = _matrix(rng, look, item, size)
         for _ in range(5):
             box = extent(item, matrix)
-            centre = _centre(rng, look, box, placed, free)
+            centre = _centre(rng, look, box, boxes, free)
             if centre is not None:
-                placed.append(box + np.tile(centre, 2))
-                found.append((item, matrix, centre))
+                boxes.append(box + np.tile(centre, 2))
+                placed.append(Placed(item, matrix, centre))
                 break
             matrix = matrix * 0.87
-    if all(item.number != items[0].number for item, _, _ in found):
+    if all(entry.item.number != items[0].number for entry in placed):
         return arranged(rng, look, items[:1], size, free)
-    return sorted(found, key=lambda entry: entry[0].number != items[0].number)
+    return sorted(placed, key=lambda entry: entry.item.number != items[0].number)
+
+
+def inside(placed: Placed, size: int) -> Placed:
+    """The same view, moved until nothing of it is outside the picture."""
+    box = extent(placed.item, placed.matrix)
+    return placed._replace(centre=np.clip(placed.centre, -box[:2], size - box[2:]))

@@ -1,16 +1,17 @@
 """One picture of the shop: which products, where, in front of what, and how it was filmed."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
-from date_jax.data.rendering import phrases, scenes
-from date_jax.data.rendering.arrangement import arranged, attributes, members, neighbour
+from date_jax.data.rendering import backdrops, overlays, phrases
+from date_jax.data.rendering.arrangement import arranged, company, inside
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, Sprite, extent, sprite
+from date_jax.data.rendering.products import Product, Sprite, sprite
 
 Canvas = Float[np.ndarray, "S S 3"]
 HIDDEN_LIMIT = 0.35  # of the queried product's area, by whatever lies in front of it
@@ -76,19 +77,6 @@ def _add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
     canvas += rgba[..., 3:] * np.float32(1 / 255) * (rgba[..., :3] - canvas)
 
 
-def _overlays(
-    rng: np.random.Generator, domain: str, look: Look, size: int, places: list[np.ndarray]
-) -> list[np.ndarray]:
-    """The sheets that lie over all products; `places` are the products' centres in pixels."""
-    kinds = (scenes.sticker, scenes.frame) if domain == "mall" else (scenes.chat, scenes.on_air)
-    paints = [functools.partial(kind, rng) for kind in kinds if rng.random() < look.banner]
-    if rng.random() < look.occlusion:
-        # Any product: a hand that always found the queried one would answer the query.
-        x, y = places[int(rng.integers(len(places)))] / size + rng.uniform(-0.08, 0.08, 2)
-        paints.append(functools.partial(scenes.hand, rng, x=x, y=y))
-    return [scenes.sheet(size, paint) for paint in paints]
-
-
 def _filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
     """What a camera makes of it: contrast, exposure, tint, blur, noise."""
     gain = rng.uniform(*look.brightness) * (1 + rng.uniform(-look.cast, look.cast, 3))
@@ -103,6 +91,64 @@ def _filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.nd
         grain = rng.standard_normal(image.shape, np.float32) * np.float32(noise)
         image = np.clip(image + grain, 0, 255).astype(np.uint8)
     return image
+
+
+class _Stage:
+    """A picture in the making: what is painted so far, and what of the queried product's mask
+    can still be seen. What would hide too much of it is not painted."""
+
+    def __init__(self, canvas: Canvas, mask: Float[np.ndarray, "S S"]) -> None:
+        self.canvas, self.mask, self.seen = canvas, mask, mask
+
+    def hidden(self, seen: Float[np.ndarray, "S S"]) -> float:
+        return float(1 - seen.sum() / self.mask.sum())
+
+    def admits(self, alpha: Float[np.ndarray, "S S"]) -> bool:
+        """Whether something of this coverage may come to the front; if so it counts as there."""
+        seen = self.seen * (1 - alpha)
+        if self.hidden(seen) > HIDDEN_LIMIT:
+            return False
+        self.seen = seen
+        return True
+
+
+def _ground(
+    rng: np.random.Generator, domain: str, look: Look, size: int, bar: Callable | None
+) -> Canvas:
+    """All that lies behind the products."""
+    if domain == "mall":
+        canvas = backdrops.studio(rng, size).astype(np.float32)
+    else:
+        canvas = backdrops.room(rng, size, look.texture).astype(np.float32)
+    if look.clutter:
+        amount = int(rng.integers(look.clutter + 1))
+        paint = functools.partial(overlays.clutter, rng, amount=amount)
+        _add_sheet(canvas, overlays.sheet(size, paint))
+    if bar:
+        _add_sheet(canvas, overlays.sheet(size, bar))
+    return canvas
+
+
+def _overlays(
+    rng: np.random.Generator, domain: str, look: Look, size: int, places: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The sheets that lie over all products; `places` are the products' centres in pixels."""
+    kinds = (
+        (overlays.sticker, overlays.frame) if domain == "mall" else (overlays.chat, overlays.on_air)
+    )
+    paints = [functools.partial(kind, rng) for kind in kinds if rng.random() < look.banner]
+    if rng.random() < look.occlusion:
+        # Any product: a hand that always found the queried one would answer the query.
+        x, y = places[int(rng.integers(len(places)))] / size + rng.uniform(-0.08, 0.08, 2)
+        paints.append(functools.partial(overlays.hand, rng, x=x, y=y))
+    return [overlays.sheet(size, paint) for paint in paints]
+
+
+def _tight_box(mask: Float[np.ndarray, "S S"]) -> Float[np.ndarray, " 4"]:
+    """Normalised xyxy around the pixels that are covered by more than a half."""
+    rows, columns = np.flatnonzero((mask > 0.5).any(1)), np.flatnonzero((mask > 0.5).any(0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return (box / len(mask)).astype(np.float32)
 
 
 def scene(
@@ -122,75 +168,49 @@ def scene(
     phrase = phrases.title if domain == "mall" else phrases.speech
     query = phrase(rng, target, pattern=pattern_said, mark=mark_said)
 
-    items, pool = members(seed, products, split), attributes(seed, products, split)
-    shown = {target.number: target}
-    for _ in range(int(rng.integers(look.count[0] - 1, look.count[1]))):
-        position = neighbour(rng, target, pool, look.hard_negative, pattern_said)
-        if position is not None:
-            shown[items[position].number] = items[position]
+    fewest, most = look.count
+    count = fewest + int(rng.binomial(most - fewest, look.crowd))
+    shop = (seed, products, split)
+    items = company(rng, target, shop, count, hard=look.hard_negative, pattern=pattern_said)
     free = np.array([look.margin, look.margin, 1 - look.margin, 1 - look.margin])
     bar = None
     if domain == "mall" and rng.random() < look.banner:
         height, top = rng.uniform(0.09, 0.14), bool(rng.random() < 0.5)
-        bar = functools.partial(scenes.banner, rng, height=height, top=top)
+        bar = functools.partial(overlays.banner, rng, height=height, top=top)
         free[1 if top else 3] += height if top else -height
-    placed = arranged(rng, look, list(shown.values()), image_size, free * image_size)
+    placed = arranged(rng, look, items, image_size, free * image_size)
 
     supersample = max(2, min(4, 256 // image_size))
     sprites = [sprite(*entry, supersample) for entry in placed]
     mask = coverage(sprites[0], image_size)
     cut = float(1 - mask.sum() / sprites[0].alpha.sum())
     if cut > CUT_LIMIT:
-        item, matrix, centre = placed[0]
-        box = extent(item, matrix)
-        placed[0] = item, matrix, np.clip(centre, -box[:2], image_size - box[2:])
+        placed[0] = inside(placed[0], image_size)
         sprites[0] = sprite(*placed[0], supersample)
         mask, cut = coverage(sprites[0], image_size), 0.0
-    seen = mask.copy()
 
-    canvas = (
-        scenes.studio(rng, image_size)
-        if domain == "mall"
-        else scenes.room(rng, image_size, look.texture)
-    ).astype(np.float32)
-    if look.clutter:
-        amount = int(rng.integers(look.clutter + 1))
-        paint = functools.partial(scenes.clutter, rng, amount=amount)
-        _add_sheet(canvas, scenes.sheet(image_size, paint))
-
-    if bar:
-        _add_sheet(canvas, scenes.sheet(image_size, bar))
-
-    shown_items = []
-    front = rng.permutation(len(sprites))
-    behind = True
-    for position in front:
+    stage = _Stage(_ground(rng, domain, look, image_size, bar), mask)
+    shown = [target]
+    before = True  # the queried product is painted
+    for position in rng.permutation(len(sprites)):
         if position == 0:
-            behind = False
-        elif not behind:
-            left = seen * (1 - coverage(sprites[position], image_size))
-            if 1 - left.sum() / mask.sum() > HIDDEN_LIMIT - 0.05:
-                continue
-            seen = left
-        shown_items.append(placed[position][0])
-        _add_sprite(canvas, sprites[position], look.shadow)
-    places = [centre for _, _, centre in placed]
+            before = False
+        elif before or stage.admits(coverage(sprites[position], image_size)):
+            shown.append(placed[position].item)
+        else:
+            continue
+        _add_sprite(stage.canvas, sprites[position], look.shadow)
+    places = [entry.centre for entry in placed]
     for rgba in _overlays(rng, domain, look, image_size, places):
-        left = seen * (1 - rgba[..., 3] / 255)
-        if 1 - left.sum() / mask.sum() <= HIDDEN_LIMIT - 0.05:
-            seen = left
-            _add_sheet(canvas, rgba)
-
-    rows, columns = np.flatnonzero((mask > 0.5).any(1)), np.flatnonzero((mask > 0.5).any(0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32) / image_size
-    others = tuple(item for item in shown_items if item.number != target.number)
+        if stage.admits(rgba[..., 3] / 255):
+            _add_sheet(stage.canvas, rgba)
     return Scene(
-        image=_filmed(rng, look, canvas),
+        image=_filmed(rng, look, stage.canvas),
         query=query,
-        box_xyxy=box.astype(np.float32),
-        products=(target, *others),
-        matrix=placed[0][1],
-        centre=placed[0][2],
-        hidden=float(1 - seen.sum() / mask.sum()),
+        box_xyxy=_tight_box(mask),
+        products=tuple(shown),
+        matrix=placed[0].matrix,
+        centre=placed[0].centre,
+        hidden=stage.hidden(stage.seen),
         cut=cut,
     )

@@ -12,6 +12,7 @@ class Look:
     """
 
     count: tuple[int, int]  # products in a picture
+    crowd: float  # the mean count lies this share of the way from the fewest to the most
     size: tuple[float, float]  # of a product
     rotation: float  # degrees, either way
     shear: float

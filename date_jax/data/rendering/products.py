@@ -194,7 +194,7 @@ def sprite(
         draw_alpha.polygon(points, fill=255)
         if part.paint == "body" and item.pattern != "plain":
             paint, mask = Image.new("RGB", size, base), Image.new("L", size, 0)
-            low, high = part.points[:, 1].min(), part.points[:, 1].max()
+            low, high = part.points[:, 1].min().item(), part.points[:, 1].max().item()
             _draw_pattern(ImageDraw.Draw(paint), item, place, unit, high, high - low)
             ImageDraw.Draw(mask).polygon(points, fill=255)
             canvas.paste(paint, mask=mask)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 Points = Float[np.ndarray, "N 2"]
+Number = float | int
 
 
 class Part(NamedTuple):
@@ -24,21 +25,29 @@ class Silhouette(NamedTuple):
     """Parts from back to front, and the disk (x, y, radius) where the mark is printed."""
 
     parts: tuple[Part, ...]
-    mark: tuple[float, float, float]
+    mark: tuple[Number, Number, Number]
 
 
-def polygon(*corners: tuple[float, float]) -> Points:
+def polygon(*corners: tuple[Number, Number]) -> Points:
     return np.array(corners, np.float32)
 
 
-def oval(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Points:
+def oval(
+    x: Number, y: Number, rx: Number, ry: Number, start: Number = 0, end: Number = 360
+) -> Points:
     """An ellipse, or the piece of it from angle `start` to `end` (degrees, clockwise from +x)."""
     angles = np.radians(np.linspace(start, end, max(6, int(28 * (end - start) / 360)) + 1))
     return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], -1).astype(np.float32)
 
 
 def band(
-    x: float, y: float, rx: float, ry: float, width: float, start: float = 0, end: float = 360
+    x: Number,
+    y: Number,
+    rx: Number,
+    ry: Number,
+    width: Number,
+    start: Number = 0,
+    end: Number = 360,
 ) -> Points:
     """An arc of the given width, its middle line on the ellipse: handles, hooks, collars."""
     half = width / 2
@@ -47,7 +56,7 @@ def band(
     return np.concatenate([outer, inner[::-1]])
 
 
-def block(x0: float, y0: float, x1: float, y1: float, radius: float = 0.0) -> Points:
+def block(x0: Number, y0: Number, x1: Number, y1: Number, radius: Number = 0.0) -> Points:
     """A rectangle with rounded corners."""
     if not radius:
         return polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
@@ -67,7 +76,7 @@ def block(x0: float, y0: float, x1: float, y1: float, radius: float = 0.0) -> Po
     )
 
 
-def smooth(*corners: tuple[float, float], steps: int = 5) -> Points:
+def smooth(*corners: tuple[Number, Number], steps: int = 5) -> Points:
     """A closed Catmull-Rom curve through the corners."""
     p1 = np.array(corners, np.float32)
     p0, p2, p3 = np.roll(p1, 1, 0), np.roll(p1, -1, 0), np.roll(p1, -2, 0)
@@ -81,11 +90,7 @@ def smooth(*corners: tuple[float, float], steps: int = 5) -> Points:
     return curve.transpose(1, 0, 2).reshape(-1, 2)
 
 
-def mirrored(points: Points) -> Points:
-    return points * np.array([-1, 1], np.float32)
-
-
-def leaf(x: float, y: float, angle: float, length: float, width: float) -> Points:
+def leaf(x: Number, y: Number, angle: Number, length: Number, width: Number) -> Points:
     """A leaf that starts at (x, y) and points to `angle` (degrees, clockwise from +x)."""
     t = np.linspace(0, 1, 9)
     side = width * np.sin(np.pi * t**0.8)
@@ -95,7 +100,7 @@ def leaf(x: float, y: float, angle: float, length: float, width: float) -> Point
     return np.stack([x + along * c - across * s, y + along * s + across * c], -1).astype(np.float32)
 
 
-def star(points: int = 5, inner: float = 0.45) -> Points:
+def star(points: int = 5, inner: Number = 0.45) -> Points:
     angles = np.pi * np.arange(2 * points) / points - np.pi / 2
     radius = np.where(np.arange(2 * points) % 2, inner, 1.0)
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], -1).astype(np.float32)
