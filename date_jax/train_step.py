@@ -77,7 +77,7 @@ def updated(
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optim.moving_average(state.ema, params, step=state.step, decay=decay)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     old = (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(

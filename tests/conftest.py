@@ -1,0 +1,68 @@
+"""Eight virtual devices, shapes checked at every call, one cache for all workers of a test run."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+from ml_collections import ConfigDict
+
+# The process that starts the workers makes it and they inherit it: rendered shops and compiled
+# steps are shared.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    os.environ["DATE_JAX_CACHE"] = tempfile.mkdtemp(prefix="date_jax_tests_")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ["DATE_JAX_CACHE"] + "/compiled")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Before the first import of the package: the shapes in its signatures are then enforced.
+jaxtyping.install_import_hook("date_jax", "beartype.beartype")
+
+
+def pytest_unconfigure() -> None:
+    if not IS_WORKER:
+        shutil.rmtree(os.environ["DATE_JAX_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """The main job at its smallest: 60 pictures a domain, 12 steps through all three stages."""
+    from configs.pgda import get_config
+
+    config = get_config()
+    config.steps, config.batch_size = 12, 16
+    config.data.image_size, config.data.text_length = 32, 12
+    config.data.shop.update(pictures=60, products=20, workers=1)
+    config.model.width = 32
+    config.model.image.update(width=16, depths=(1, 1), heads=(2, 2))
+    config.model.text.update(layers=1, width=32, heads=2)
+    config.model.fusion.update(layers=1, heads=2, mlp_width=32)
+    config.aligner.hidden = 32
+    config.stages.update(align=0.34, pseudo=0.5)
+    config.pseudo_boxes.every = 3
+    config.log.every, config.eval.every, config.eval.batch_size = 2, 6, 8
+    config.checkpoint.update(every=4, keep=2)
+    return config
+
+
+@pytest.fixture
+def overrides(tiny_config: ConfigDict) -> list[str]:
+    """`tiny_config` as arguments of the command, for tests that start processes."""
+    from date_jax import workdir
+
+    values = workdir.flat(tiny_config.to_dict())
+    return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Of the repository."""
+    return Path(__file__).parent.parent

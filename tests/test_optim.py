@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from date_jax import optim
+
+PARAMS = {
+    "model": {
+        "image_extractor": {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+        "head": {
+            "dense": {"kernel": jnp.ones((3, 2))},
+            "norm": {"scale": jnp.ones(3)},
+            "words": {"embedding": jnp.ones((5, 3))},
+            "position_embedding": jnp.ones((4, 3)),
+        },
+    }
+}
+
+
+def schedule(kind: str, step: int) -> float:
+    made = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.1, schedule=kind)
+    return float(made(step))
+
+
+def test_the_rate_rises_evenly_to_its_peak() -> None:
+    assert [schedule("cosine", step) for step in (0, 3, 9)] == pytest.approx([0, 0.5 / 3, 0.5])
+
+
+def test_the_cosine_falls_to_half_in_the_middle_and_to_zero_at_the_end() -> None:
+    middle = 9 + (90 - 9) / 2
+    around = (schedule("cosine", int(middle)) + schedule("cosine", int(middle) + 1)) / 2
+    assert around == pytest.approx(0.25, abs=1e-4)
+    assert schedule("cosine", 90) == pytest.approx(0)
+
+
+def test_the_step_schedule_drops_to_a_tenth_after_two_thirds() -> None:
+    assert [schedule("step", step) for step in (59, 61, 89)] == pytest.approx([0.5, 0.05, 0.05])
+
+
+def test_only_matrices_and_word_embeddings_decay() -> None:
+    head = optim.decayed(PARAMS)["model"]["head"]
+    assert head == {
+        "dense": {"kernel": True},
+        "norm": {"scale": False},
+        "words": {"embedding": True},
+        "position_embedding": False,
+    }
+    assert not optim.decayed(PARAMS)["model"]["image_extractor"]["dense"]["bias"]
+
+
+def updates(gradient: float, **changes: float) -> dict:
+    options = {"weight_decay": 0.0, "clip": 1e9, "backbone_scale": 1.0} | changes
+    tx = optim.optimizer(optax.constant_schedule(0.1), **options)
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), PARAMS)
+    return tx.update(gradients, tx.init(PARAMS), PARAMS)[0]["model"]
+
+
+def test_the_extractors_move_by_their_share() -> None:
+    made = updates(1.0, backbone_scale=0.1)
+    assert np.asarray(made["head"]["dense"]["kernel"]) == pytest.approx(-0.1, rel=1e-4)
+    assert np.asarray(made["image_extractor"]["dense"]["kernel"]) == pytest.approx(-0.01, rel=1e-4)
+
+
+def test_weight_decay_is_the_rate_times_its_strength_times_the_weight() -> None:
+    made = updates(0.0, weight_decay=0.2)["head"]
+    assert np.asarray(made["dense"]["kernel"]) == pytest.approx(-0.1 * 0.2 * 1.0)
+    assert np.asarray(made["norm"]["scale"]) == pytest.approx(0)
+
+
+def test_one_backward_step_is_clipped_to_the_global_norm() -> None:
+    tx = optim.optimizer(
+        optax.constant_schedule(1.0), weight_decay=0.0, clip=0.5, backbone_scale=1.0
+    )
+    state = tx.init(PARAMS)
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), PARAMS)
+    _, state = tx.update(gradients, state, PARAMS)
+    first_moment = optax.tree.get(state, "mu")
+    # Adam keeps a tenth of the clipped gradient after one step.
+    assert float(optax.tree.norm(first_moment)) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_the_moving_average_ramps_up_and_then_keeps_its_decay() -> None:
+    average, params = np.float64(1.0), 3.0
+    leaf = jnp.ones(())
+    for step in range(200):
+        keep = min(0.9, (1 + step) / (10 + step))
+        average = keep * average + (1 - keep) * params
+        leaf = optim.moving_average(leaf, jnp.full((), params), step=jnp.array(step), decay=0.9)
+        params += 0.1
+        assert float(leaf) == pytest.approx(average, rel=1e-5)

@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from date_jax import sharding
+
+
+def test_the_mesh_holds_all_devices_once() -> None:
+    mesh = sharding.device_mesh(2)
+    assert tuple(mesh.shape.values()) == (4, 2)
+    assert {device.id for device in mesh.devices.flat} == {device.id for device in jax.devices()}
+
+
+def test_a_mesh_that_does_not_divide_the_devices_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not divide the 8 devices"):
+        sharding.device_mesh(3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ((512, 1024), (512, 512)),  # the longest dimension is split
+        ((1023, 512), (1023, 256)),  # the longest that can be
+        ((1023, 1025), (1023, 1025)),  # none can be
+        ((64, 64), (64, 64)),  # too small to be worth it
+        ((), ()),
+    ],
+)
+def test_large_arrays_are_split_along_their_longest_dimension(
+    shape: tuple[int, ...], part: tuple[int, ...]
+) -> None:
+    assert sharding.array_sharding(sharding.device_mesh(2), shape).shard_shape(shape) == part
+
+
+def test_without_fsdp_every_parameter_is_whole_everywhere() -> None:
+    sharded = sharding.array_sharding(sharding.device_mesh(1), (1024, 1024))
+    assert sharded.is_fully_replicated
+
+
+def test_arrays_are_born_in_their_shards() -> None:
+    mesh = sharding.device_mesh(2)
+
+    def init() -> dict[str, jax.Array]:
+        return {"large": jnp.ones((512, 256)), "small": jnp.ones(3)}
+
+    shapes = jax.eval_shape(init)
+    made = jax.jit(init, out_shardings=sharding.tree_shardings(mesh, shapes))()
+    assert made["large"].addressable_shards[0].data.shape == (256, 256)
+    targets = sharding.with_shardings(shapes, sharding.tree_shardings(mesh, shapes))
+    assert targets["large"].sharding == made["large"].sharding
+
+
+def test_row_i_of_the_global_batch_is_row_i_of_the_local_one() -> None:
+    mesh = sharding.device_mesh(2)
+    local = {"source": {"index": np.arange(16, dtype=np.int32)}}
+    placed = sharding.global_batch(mesh, local)["source"]["index"]
+    assert np.array_equal(placed, local["source"]["index"])
+    assert placed.addressable_shards[0].data.shape == (2,)
+    devices = [shard.device for shard in placed.addressable_shards]
+    assert devices == list(mesh.devices.flat)
+
+
+def test_host_arrays_are_whole_again() -> None:
+    mesh = sharding.device_mesh(2)
+    rows = np.arange(32.0, dtype=np.float32).reshape(16, 2)
+    assert np.array_equal(
+        sharding.host_arrays(mesh, sharding.global_batch(mesh, {"a": rows}))["a"], rows
+    )
+
+
+def test_the_same_everywhere_is_on_every_device() -> None:
+    table = sharding.everywhere(sharding.device_mesh(2), {"weight": np.ones(5, np.float32)})
+    assert table["weight"].is_fully_replicated
+    assert len(table["weight"].addressable_shards) == 8
