@@ -14,6 +14,7 @@ from PIL import Image
 
 from date_jax.data import corpus as corpora
 from date_jax.data import pipeline, prepared
+from date_jax.data.cache import tensorflow
 from date_jax.errors import DataError, SetupError, UsageError
 
 SIZES = {"mall_train": 53, "mall_test": 10, "live_train": 30, "live_test": 7}
@@ -39,7 +40,7 @@ def data_config(cache: Path, **changes: Any) -> ml_collections.ConfigDict:
 
 def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
     """A builder whose row i of every split is a picture of the one grey value i."""
-    prepared.tensorflow()
+    tensorflow()
     import tensorflow_datasets as tfds
 
     from date_jax.data.datasets.records import features
@@ -227,7 +228,7 @@ def test_evaluation_gives_every_row_exactly_once_and_equally_many_batches(
 
 def test_a_split_of_one_row_repeats_it(cache: Path, corpus: pipeline.Corpus) -> None:
     one = corpus.splits["live_test"]
-    index = prepared.tensorflow().raw_ops.RandomIndexShuffle(
+    index = tensorflow().raw_ops.RandomIndexShuffle(
         index=[0, 0], seed=[[1, 2, 3], [1, 2, 4]], max_index=[0, 0]
     )
     assert one.size == 7

@@ -10,15 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from date_jax.data import tokenizer as tokenizers
+from date_jax.data.cache import cache_folder, locked, quiet_tfds, tensorflow
 from date_jax.data.domains import check_domains, joined_domains
-from date_jax.data.prepared import (
-    PreparedSplit,
-    cache_folder,
-    locked,
-    prepared,
-    quiet_tfds,
-    tensorflow,
-)
+from date_jax.data.prepared import PreparedSplit, prepared
 from date_jax.data.tokenizer import Tokenizer
 from date_jax.errors import UsageError, nearest
 
@@ -101,9 +95,8 @@ def load(config: Any) -> Corpus:
     with locked(cache), quiet_tfds():
         builder = BUILDERS[config.name](config, cache)
         on_disk = prepared(builder)
-    return _corpus(
-        config, on_disk, vocabulary, list((builder.info.metadata or {}).get("notes", ()))
-    )
+    notes = (builder.info.metadata or {}).get("notes", [])
+    return _corpus(config, on_disk, vocabulary, notes)
 
 
 def _corpus(
@@ -111,31 +104,31 @@ def _corpus(
 ) -> Corpus:
     boxes_of = {name: int(split.has_box().sum()) for name, split in on_disk.items()}
     check_domains(boxes_of, source=config.source, target=config.target, where=f"{config.name!r}")
-    domains = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
-    train = [f"{domain}_train" for domain in domains]
+    asked = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
     queries = {name: split.queries() for name, split in on_disk.items()}
     if vocabulary is None:
         # Sorted, so that both directions between two domains share one vocabulary.
-        texts = (text for name in sorted(train) for text in queries[name])
+        texts = (text for domain in sorted(asked) for text in queries[f"{domain}_train"])
         vocabulary = tokenizers.learned(texts, size=config.vocab_size, length=config.text_length)
     products = {name: split.products() for name, split in on_disk.items()}
-    number_of = {
-        name: number for number, name in enumerate(sorted(set().union(*products.values())))
-    }
-    digest = hashlib.sha256("\n".join(vocabulary.vocab).encode())
-    digest.update(f"{config.image_size} {config.text_length}".encode())
+    every_product = sorted(set().union(*products.values()))
+    number_of = {product: number for number, product in enumerate(every_product)}
+    counts, lengths = [], []
     splits = {}
     for name, split in on_disk.items():
+        domain = name.rpartition("_")[0]
         encoded = vocabulary.encoded(queries[name])
-        tokenizers.check_known(encoded, name=name, vocab=config.vocab)
-        if name in train and (encoded.cut or encoded.empty):
-            notes.append(
-                f"{name}: {encoded.cut} of {split.size} queries are longer than "
-                f"{config.text_length} pieces and were cut, {encoded.empty} are empty"
-            )
+        counts.append(f"{name} {split.size:,} ({boxes_of[name]:,})")
+        if domain in asked:
+            tokenizers.check_known(encoded, name=name, vocab=config.vocab)
+            if encoded.cut or encoded.empty:
+                lengths.append(
+                    f"{name}: {encoded.cut} of {split.size} queries are longer than "
+                    f"{config.text_length} pieces and were cut, {encoded.empty} are empty"
+                )
         splits[name] = Split(
             name=name,
-            domain=name.rpartition("_")[0],
+            domain=domain,
             size=split.size,
             fingerprint=split.fingerprint,
             queries=queries[name],
@@ -144,8 +137,15 @@ def _corpus(
             product_id=np.array([number_of[product] for product in products[name]], np.int32),
             records=split,
         )
-        digest.update(f"{name} {split.fingerprint}".encode())
-    return Corpus(splits, vocabulary, config.image_size, notes, digest.hexdigest())
+    what = [config.image_size, config.text_length, *vocabulary.vocab]
+    what += [f"{name} {split.fingerprint}" for name, split in splits.items()]
+    return Corpus(
+        splits=splits,
+        tokenizer=vocabulary,
+        image_size=config.image_size,
+        notes=[f"rows (with a box): {', '.join(counts)}", *notes, *lengths],
+        fingerprint=hashlib.sha256(repr(what).encode()).hexdigest(),
+    )
 
 
 def _shop(config: Any, cache: Path) -> Any:

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Int
 
 from date_jax.boxes import cxcywh
+from date_jax.data.cache import tensorflow
 from date_jax.data.corpus import Corpus, Split, load
-from date_jax.data.prepared import Records, tensorflow
+from date_jax.data.prepared import Records
 from date_jax.errors import DataError, UsageError, nearest
 
 __all__ = ["Corpus", "Split", "eval_batches", "load", "train_batches"]

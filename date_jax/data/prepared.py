@@ -5,38 +5,21 @@ The records are ArrayRecord files of group size 1, so any record is one seek awa
 decode a picture to know a label.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
 import hashlib
-import io
 import json
 import os
-import sys
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import numpy as np
 from jaxtyping import Bool, Float
 
+from date_jax.data.cache import tensorflow
 from date_jax.errors import DataError, SetupError
 
 READ_AT_ONCE = 1024
-
-
-@functools.cache
-def tensorflow() -> Any:
-    """TensorFlow, imported late (it takes 7 s), kept quiet and off the accelerators."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only decodes, and would say so 4 times
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
-    return tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,53 +102,6 @@ class Records:
         return records
 
 
-def cache_folder(config: Any) -> Path:
-    """The folder for prepared data: `cache_dir`, $DATE_JAX_CACHE or ~/.cache/date_jax.
-
-    Raises:
-        SetupError: it cannot be made or written.
-    """
-    asked = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
-    folder = Path(asked).expanduser().resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a"):
-            pass
-    except OSError as error:
-        raise SetupError(
-            f"cannot write the data cache {folder}: {error.strerror}\n"
-            "  choose another folder with --config.data.cache_dir=… or DATE_JAX_CACHE=…"
-        ) from None
-    return folder
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder` against the other processes of this machine; they wait, and say so."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Keeps what TFDS says to itself: that it downloads, and that a config of ours is not its own.
-
-    Progress of our own goes to stderr.
-    """
-    before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl.logging.set_verbosity(before)
-
-
 def prepared(builder: Any) -> dict[str, PreparedSplit]:
     """The splits of a TFDS `builder`, prepared first where they are not there yet.
 
@@ -180,6 +116,8 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
     tfds.disable_progress_bar()
     folder = Path(builder.data_path)
     if not (folder / "dataset_info.json").exists():
+        for stale in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*_{folder.name}"):
+            shutil.rmtree(stale)  # of a process that was killed: the lock is ours now
         # Never the network: the default would ask a bucket whether it has this data set.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
@@ -260,7 +198,7 @@ def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]]) -> None:
         members[f"{name}.has_box"] = columns["has_box"].astype(bool)
         members[f"{name}.sha256"] = np.frombuffer(digest.digest(), np.uint8)
     part = path.with_suffix(".part.npz")
-    np.savez(part, **members)
+    np.savez(part, allow_pickle=False, **members)
     os.replace(part, path)
 
 

@@ -1,0 +1,74 @@
+"""Where prepared data lies, who may write there, and TensorFlow's manners while it does."""
+
+import contextlib
+import fcntl
+import functools
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+
+from date_jax.errors import SetupError
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, imported late (it takes 7 s), kept quiet and off the accelerators."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only decodes, and would say so 4 times
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf
+
+
+def cache_folder(config: Any) -> Path:
+    """The folder for prepared data: `cache_dir`, $DATE_JAX_CACHE or ~/.cache/date_jax.
+
+    Raises:
+        SetupError: it cannot be made or written.
+    """
+    asked = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
+    folder = Path(asked).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a"):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"cannot write the data cache {folder}: {error.strerror}\n"
+            "  choose another folder with --config.data.cache_dir=… or DATE_JAX_CACHE=…"
+        ) from None
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` against the other processes of this machine; they wait, and say so."""
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keeps what TFDS says to itself: that it downloads, and that a config of ours is not its own.
+
+    Progress of our own goes to stderr.
+    """
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl.logging.set_verbosity(before)

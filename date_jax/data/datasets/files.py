@@ -1,0 +1,149 @@
+"""TFDS builder of the user's own photos: a JSON Lines or CSV file and the pictures it names."""
+
+import dataclasses
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from date_jax.data.annotations import Row, annotations
+from date_jax.data.box_format import check_boxes
+from date_jax.data.datasets import records
+from date_jax.data.domains import check_domains
+from date_jax.data.photos import Photos, Progress
+from date_jax.data.preprocess import prepared_box
+from date_jax.errors import DataError
+
+PREPARE_VERSION = 1  # raise it when prepared pictures change: what was made before is made anew
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class FilesConfig(tfds.core.BuilderConfig):
+    """The rows of one file, and the config's `data` keys that say how pictures are prepared."""
+
+    path: Path
+    rows: list[Row] = dataclasses.field(repr=False)
+    image_size: int
+    fit: str
+    max_pixels: int
+    bad_image_budget: float
+
+
+def builder(config: Any, cache: Path) -> "Files":
+    """The builder for `config.data`, its file read and its rows checked; pictures come later.
+
+    Raises:
+        DataError: the file is malformed, or lacks the domains that the config asks for.
+    """
+    if not config.path:
+        raise DataError(
+            "config.data.path is empty: name your .jsonl or .csv file, "
+            "as in --config.data.path=shop.jsonl"
+        )
+    path = Path(config.path).expanduser()
+    rows = annotations(path)
+    boxes_of = Counter({_split(row): 0 for row in rows})
+    boxes_of.update(_split(row) for row in rows if row.box)
+    check_domains(boxes_of, source=config.source, target=config.target, where=str(path))
+    options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
+    made = FilesConfig(name=_cache_key(path, rows, options), path=path, rows=rows, **options)
+    return Files(config=made, data_dir=str(cache), file_format="array_record")
+
+
+class Files(tfds.core.GeneratorBasedBuilder):
+    """Photos with queries, and boxes for some, in splits `<domain>_<split>`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, config: FilesConfig, **options: Any) -> None:
+        super().__init__(config=config, **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=records.features(self.builder_config.image_size),
+            disable_shuffling=True,  # in the file's order; the pipeline shuffles
+            metadata=tfds.core.MetadataDict(notes=[]),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        """Looks at every header and every box before the first picture is made."""
+        del dl_manager
+        config = self.builder_config
+        photos = Photos(
+            config.path.parent,
+            [row.image for row in config.rows],
+            image_size=config.image_size,
+            fit=config.fit,
+            max_pixels=config.max_pixels,
+            budget=config.bad_image_budget,
+        )
+        check_boxes(config.path, config.rows, photos.headers)
+        splits: dict[str, dict[str, list[Row]]] = {}
+        for row in config.rows:
+            splits.setdefault(_split(row), {}).setdefault(row.image, []).append(row)
+        progress = Progress(
+            sum(image in photos.headers for images in splits.values() for image in images)
+        )
+        return {
+            name: self._generate_examples(name, images, photos, progress)
+            for name, images in splits.items()
+        }
+
+    def _generate_examples(
+        self, name: str, rows_of: dict[str, list[Row]], photos: Photos, progress: Progress
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows of one split, a picture's rows together.
+
+        A picture is decoded once, and stored with each of its rows: that a row is one record costs
+        disk, and makes a shuffled read one seek.
+        """
+        config = self.builder_config
+        number = 0
+        for image, png in photos.pngs(list(rows_of), progress):
+            size = photos.headers[image][:2]
+            for row in rows_of[image]:
+                box = np.zeros(4, np.float32)
+                if row.box:
+                    box = prepared_box(row.box, size, image_size=config.image_size, fit=config.fit)
+                yield (
+                    number,
+                    {
+                        "image": io.BytesIO(png),
+                        "query": row.query,
+                        "box_xyxy": box,
+                        "has_box": row.box is not None,
+                        "product_id": row.product_id,
+                        "category": row.category,
+                        "row": row.line,
+                    },
+                )
+                number += 1
+        self.info.metadata["notes"] = photos.notes()
+        if not number:
+            raise DataError(
+                f"{config.path}: {name} is empty: all its rows were left out, since their "
+                f"pictures cannot be read\n  {photos.notes()[-1]}"
+            )
+
+
+def _split(row: Row) -> str:
+    return f"{row.domain}_{row.split}"
+
+
+def _cache_key(path: Path, rows: list[Row], options: dict[str, Any]) -> str:
+    """Changes with every row, every picture's size or time on disk, and how they are prepared."""
+    digest = hashlib.sha256(repr((PREPARE_VERSION, sorted(options.items()), rows)).encode())
+    for image in dict.fromkeys(row.image for row in rows):
+        file = path.parent.resolve() / image
+        try:
+            status = file.stat()
+            digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{file} missing\n".encode())
+    return digest.hexdigest()[:16]

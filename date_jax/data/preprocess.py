@@ -1,0 +1,184 @@
+"""One picture file to S x S pixels of RGB, and its boxes with it.
+
+Files come from anywhere: nothing is decoded before its header was looked at, and whatever Pillow
+raises is an answer about that one file.
+"""
+
+import io
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+# MPO is what phones call a JPEG with a second picture behind the first.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+MAX_BYTES = 256 << 20
+MARGIN = (127, 127, 127)  # the colour beside a letterboxed picture: 0 once pixels are normalised
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+# Pillow warns at 89 million pixels and raises at twice that; our cap is checked right after the
+# header, before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class UnreadablePictureError(Exception):
+    """Why one file cannot be used, with its first bytes where they tell something."""
+
+
+class Header(NamedTuple):
+    """What is known of a picture without decoding it; the size is that of the upright picture."""
+
+    width: int
+    height: int
+    is_rotated: bool
+
+
+def header(path: Path, *, max_pixels: int) -> Header:
+    """Reads a picture's header.
+
+    Raises:
+        UnreadablePictureError: no file, not one of FORMATS, too large, or malformed.
+    """
+    with _opened(path, max_pixels) as image:
+        turn = _turn(image)
+        width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+        return Header(width, height, turn in _UPRIGHT)
+
+
+def prepared_png(path: Path, *, image_size: int, fit: str, max_pixels: int) -> bytes:
+    """The picture upright, in RGB over white, at `image_size` x `image_size`, as PNG.
+
+    Args:
+        path: of a JPEG, PNG or WEBP of any size and mode.
+        image_size: S.
+        fit: "letterbox" keeps the aspect and fills up with MARGIN, "stretch" does not.
+        max_pixels: refuses pictures with more, from the header.
+
+    Raises:
+        UnreadablePictureError: it cannot be decoded to the end.
+    """
+    with _opened(path, max_pixels) as image:
+        try:
+            turn = _turn(image)
+            # A JPEG decodes at half, quarter … size for nothing; twice the wanted stays sharp.
+            image.draft(image.mode, (2 * image_size, 2 * image_size))
+            upright = _rgb(image)
+        except Exception as error:  # Pillow's decoders raise anything on malformed input
+            raise UnreadablePictureError(f"cannot be decoded: {_said(error)}") from error
+    if turn in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[turn])
+    place = _place(*upright.size, image_size, fit)
+    canvas = Image.new("RGB", (image_size, image_size), MARGIN)
+    resized = upright.resize((place.width, place.height), Image.Resampling.BICUBIC)
+    canvas.paste(resized, (place.left, place.top))
+    png = io.BytesIO()
+    canvas.save(png, "PNG", compress_level=3)
+    return png.getvalue()
+
+
+def prepared_box(
+    box_xyxy_pixels: Sequence[float], size: tuple[int, int], *, image_size: int, fit: str
+) -> Float[np.ndarray, " 4"]:
+    """Where a box lies, normalised, in what `prepared_png` makes.
+
+    Args:
+        box_xyxy_pixels: in the upright picture.
+        size: width and height of the upright picture.
+        image_size: S.
+        fit: as in `prepared_png`.
+    """
+    width, height = size
+    place = _place(width, height, image_size, fit)
+    scale = np.array([place.width / width, place.height / height] * 2)
+    corner = np.array([place.left, place.top] * 2)
+    limits = np.array([width, height] * 2)
+    inside = np.clip(np.asarray(box_xyxy_pixels, np.float64), 0, limits)
+    return ((inside * scale + corner) / image_size).astype(np.float32)
+
+
+class _Place(NamedTuple):
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def _place(width: int, height: int, image_size: int, fit: str) -> _Place:
+    """The part of the prepared picture that the original takes, in whole pixels."""
+    if fit == "stretch":
+        return _Place(0, 0, image_size, image_size)
+    scale = image_size / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    return _Place((image_size - wide) // 2, (image_size - high) // 2, wide, high)
+
+
+def _opened(path: Path, max_pixels: int) -> Image.Image:
+    """The picture with its header read and checked, nothing decoded."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnreadablePictureError(f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadablePictureError("is not a file")
+    if not status.st_size:
+        raise UnreadablePictureError("is empty (0 bytes)")
+    if status.st_size > MAX_BYTES:
+        raise UnreadablePictureError(f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except PermissionError as error:
+        raise UnreadablePictureError(f"cannot be opened: {error.strerror}") from error
+    except Exception as error:  # Pillow's parsers raise anything on malformed input
+        with path.open("rb") as file:
+            start = file.read(16)
+        raise UnreadablePictureError(
+            f"is no JPEG, PNG or WEBP: it begins with {start!r}"
+        ) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise UnreadablePictureError(
+            f"has {width} x {height} pixels, more than config.data.max_pixels={max_pixels:,}"
+        )
+    return image
+
+
+def _turn(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # asking would decode all of it, in search of a late chunk
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block is no reason to lose the picture
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The pixels as 8 bit RGB, over white where they are transparent."""
+    if image.mode.startswith("I"):  # 16 bit grey, which Pillow would clip at 255
+        sixteen = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray((sixteen >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(white, over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _said(error: Any) -> str:
+    return str(error).splitlines()[0][:100] if str(error) else type(error).__name__
