@@ -4,7 +4,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from date_jax.data.rendering.look import Look
 from date_jax.data.rendering.products import Product, extent, product
@@ -25,14 +25,20 @@ def _attributes(seed: int, products: int, split: str) -> np.ndarray:
 
 
 def _neighbour(
-    rng: np.random.Generator, target: Product, table: np.ndarray, hard: float, pattern: bool
+    rng: np.random.Generator,
+    target: Product,
+    table: np.ndarray,
+    free: Bool[np.ndarray, " N"],
+    hard: float,
+    pattern: bool,
 ) -> int | None:
-    """The position in `table` of a product that the query does not fit: with probability `hard`
-    one that shares the category, the colour or, where the query tells patterns apart, both."""
+    """The position in `table` of a `free` product that the query does not fit: with probability
+    `hard` one that shares the category, the colour or, where the query tells patterns apart, both.
+    """
     wanted = np.array([target.category, target.colour, target.pattern])[:, None]
     category, colour, same_pattern = table == wanted
     fits = category & colour & (same_pattern if pattern else True)
-    allowed = ~fits
+    allowed = free & ~fits
     if rng.random() < hard:
         kind = rng.random()
         if kind < 0.45:
@@ -63,12 +69,14 @@ def company(
         pattern: the query says the pattern.
     """
     items, table = members(*shop), _attributes(*shop)
-    shown = {target.number: target}
+    shown, free = [target], np.ones(len(items), bool)
     for _ in range(count - 1):
-        position = _neighbour(rng, target, table, hard, pattern)
-        if position is not None:
-            shown[items[position].number] = items[position]
-    return list(shown.values())
+        position = _neighbour(rng, target, table, free, hard, pattern)
+        if position is None:
+            break
+        shown.append(items[position])
+        free[position] = False
+    return shown
 
 
 class Placed(NamedTuple):
@@ -128,22 +136,22 @@ def arranged(
     """The products that found room, smaller if need be; the first of `items`, the queried one,
     stays the first, but its turn to find room is drawn like the others', for its size must not
     tell it from them."""
-    boxes: list[np.ndarray] = []
-    placed = []
-    order = rng.permutation(len(items))
-    for item in [items[position] for position in order]:
-        matrix = _matrix(rng, look, item, size)
-        for _ in range(5):
-            box = extent(item, matrix)
-            centre = _centre(rng, look, box, boxes, free)
-            if centre is not None:
-                boxes.append(box + np.tile(centre, 2))
-                placed.append(Placed(item, matrix, centre))
-                break
-            matrix = matrix * 0.87
-    if all(entry.item.number != items[0].number for entry in placed):
-        return arranged(rng, look, items[:1], size, free)
-    return sorted(placed, key=lambda entry: entry.item.number != items[0].number)
+    for order in (rng.permutation(len(items)), range(len(items))):
+        boxes: list[np.ndarray] = []
+        placed = []
+        for item in [items[position] for position in order]:
+            matrix = _matrix(rng, look, item, size)
+            for _ in range(5):
+                box = extent(item, matrix)
+                centre = _centre(rng, look, box, boxes, free)
+                if centre is not None:
+                    boxes.append(box + np.tile(centre, 2))
+                    placed.append(Placed(item, matrix, centre))
+                    break
+                matrix = matrix * 0.87
+        if any(entry.item is items[0] for entry in placed):
+            return sorted(placed, key=lambda entry: entry.item is not items[0])
+    raise ValueError(f"products of {look.size} of the side do not fit into {free / size}")
 
 
 def inside(placed: Placed, size: int) -> Placed:

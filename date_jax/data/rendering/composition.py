@@ -190,16 +190,13 @@ def scene(
         mask, cut = coverage(sprites[0], image_size), 0.0
 
     stage = _Stage(_ground(rng, domain, look, image_size, bar), mask)
-    shown = [target]
-    before = True  # the queried product is painted
-    for position in rng.permutation(len(sprites)):
-        if position == 0:
-            before = False
-        elif before or stage.admits(coverage(sprites[position], image_size)):
-            shown.append(placed[position].item)
-        else:
-            continue
-        _add_sprite(stage.canvas, sprites[position], look.shadow)
+    behind: list[Sprite] = []
+    front = [sprites[0]]
+    for drawn in sprites[1:]:
+        before = rng.random() < 0.5 and stage.admits(coverage(drawn, image_size))
+        (front if before else behind).append(drawn)
+    for drawn in behind + front:
+        _add_sprite(stage.canvas, drawn, look.shadow)
     places = [entry.centre for entry in placed]
     for rgba in _overlays(rng, domain, look, image_size, places):
         if stage.admits(rgba[..., 3] / 255):
@@ -208,7 +205,7 @@ def scene(
         image=_filmed(rng, look, stage.canvas),
         query=query,
         box_xyxy=_tight_box(mask),
-        products=tuple(shown),
+        products=tuple(entry.item for entry in placed),
         matrix=placed[0].matrix,
         centre=placed[0].centre,
         hidden=stage.hidden(stage.seen),
