@@ -116,24 +116,25 @@ class Job(NamedTuple):
 
 
 class Progress:
-    """One line on standard error, rewritten twice a second: done, rate, time left."""
+    """Done, rate and time left on standard error: one line that is rewritten twice a second, or
+    in a log a line every ten seconds."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
+        self.live = sys.stderr.isatty()
         self.start = self.last = time.monotonic()
 
     def advance(self) -> None:
         self.done += 1
         now = time.monotonic()
-        if now - self.last < 0.5 and self.done < self.total:
+        if now - self.last < (0.5 if self.live else 10) and self.done < self.total:
             return
         self.last = now
         rate = self.done / max(1e-9, now - self.start)
-        end = "\n" if self.done == self.total else ""
         print(
-            f"\rrendering the shop: {self.done:,} of {self.total:,} pictures, {rate:,.0f}/s, "
+            f"rendering the shop: {self.done:,} of {self.total:,} pictures, {rate:,.0f}/s, "
             f"{(self.total - self.done) / rate:,.0f} s left   ",
-            end=end,
+            end="\r" if self.live and self.done < self.total else "\n",
             file=sys.stderr,
             flush=True,
         )
