@@ -72,7 +72,8 @@ def _text(path: Path) -> str:
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            where = f" (line {content[: error.start].count(b'\n') + 1})"
+            line = content[: error.start].count(b"\n") + 1
+            where = f" (line {line})"
             encoding = "GBK" if _is_gbk(content) else "LATIN1"
     raise DataError(
         f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"

@@ -113,7 +113,7 @@ def _corpus(
     products = {name: split.products() for name, split in on_disk.items()}
     every_product = sorted(set().union(*products.values()))
     number_of = {product: number for number, product in enumerate(every_product)}
-    counts, lengths = [], []
+    counts, cut, empty = [], 0, 0
     splits = {}
     for name, split in on_disk.items():
         domain = name.rpartition("_")[0]
@@ -121,11 +121,7 @@ def _corpus(
         counts.append(f"{name} {split.size:,} ({boxes_of[name]:,})")
         if domain in asked:
             tokenizers.check_known(encoded, name=name, vocab=config.vocab)
-            if encoded.cut or encoded.empty:
-                lengths.append(
-                    f"{name}: {encoded.cut} of {split.size} queries are longer than "
-                    f"{config.text_length} pieces and were cut, {encoded.empty} are empty"
-                )
+            cut, empty = cut + encoded.cut, empty + encoded.empty
         splits[name] = Split(
             name=name,
             domain=domain,
@@ -137,13 +133,21 @@ def _corpus(
             product_id=np.array([number_of[product] for product in products[name]], np.int32),
             records=split,
         )
+    if cut:
+        # Two of the places are [CLS] and [SEP].
+        notes = [
+            *notes,
+            f"{cut:,} queries are longer than {config.text_length - 2} word pieces: their ends are cut (config.data.text_length)",
+        ]
+    if empty:
+        notes = [*notes, f"{empty:,} queries are empty"]
     what = [config.image_size, config.text_length, *vocabulary.vocab]
     what += [f"{name} {split.fingerprint}" for name, split in splits.items()]
     return Corpus(
         splits=splits,
         tokenizer=vocabulary,
         image_size=config.image_size,
-        notes=[f"rows (with a box): {', '.join(counts)}", *notes, *lengths],
+        notes=[f"rows (with a box): {', '.join(counts)}", *notes],
         fingerprint=hashlib.sha256(repr(what).encode()).hexdigest(),
     )
 

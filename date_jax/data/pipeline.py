@@ -7,7 +7,7 @@ step at once, to the bit, and any number of processes reads the same global batc
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def train_batches(
     boxes: bool,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """This process's rows of the global batches from `start_step` on, without end.
 
     Args:
@@ -80,7 +80,7 @@ def eval_batches(
     boxes: bool,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """This process's rows of every example once, in order.
 
     Row i of global batch b is example `b * batch_size + i`; behind the last one rows are filled up
