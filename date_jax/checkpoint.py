@@ -6,11 +6,15 @@ restore. A step that is damaged, half copied or half deleted is set aside, never
 step before it is used. The only file that imports orbax.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -289,17 +293,37 @@ class Checkpoints:
         return f"checkpoint of step {step} is damaged ({problem}); moved to {aside.parent}"
 
 
+@contextlib.contextmanager
+def _quiet_cleaning() -> Iterator[None]:
+    """What was begun inside and never ended is collected without a word.
+
+    Orbax reads all arrays at once; when one fails it drops the others half read, and Python would
+    print a traceback for each.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
+
+
 def _guarded(read: Callable[[], Any]) -> tuple[Any, str]:
     """What `read` gives, or the first line of its error; an error on one host is one on all.
 
     Orbax raises whatever its layers raise on a damaged file, so anything counts.
     """
     value, problem = None, ""
-    try:
-        value = read()
-    except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        problem = f"{type(error).__name__}: {first}"[:160]
+    with _quiet_cleaning():
+        try:
+            value = read()
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            problem = f"{type(error).__name__}: {first}"[:160]
+        if problem:
+            gc.collect()
     if sharding.rows_of_hosts(np.array(bool(problem))).any() and not problem:
         problem = "another host could not read it"
     return value, problem
