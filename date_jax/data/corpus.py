@@ -134,11 +134,9 @@ def _corpus(
             records=split,
         )
     if cut:
-        # Two of the places are [CLS] and [SEP].
-        notes = [
-            *notes,
-            f"{cut:,} queries are longer than {config.text_length - 2} word pieces: their ends are cut (config.data.text_length)",
-        ]
+        room = config.text_length - 2  # beside [CLS] and [SEP]
+        said = f"{cut:,} queries are longer than {room} word pieces and lose their ends"
+        notes = [*notes, f"{said} (config.data.text_length)"]
     if empty:
         notes = [*notes, f"{empty:,} queries are empty"]
     what = [config.image_size, config.text_length, *vocabulary.vocab]
