@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-# MPO is what phones call a JPEG with a second picture behind the first.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 256 << 20
 MARGIN = (127, 127, 127)  # the colour beside a letterboxed picture: 0 once pixels are normalised
 
@@ -143,12 +142,14 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
         image = Image.open(path, formats=FORMATS)
     except PermissionError as error:
         raise UnreadablePictureError(f"cannot be opened: {error.strerror}") from error
-    except Exception as error:  # Pillow's parsers raise anything on malformed input
+    except UnidentifiedImageError as error:
         with path.open("rb") as file:
             start = file.read(16)
         raise UnreadablePictureError(
             f"is no JPEG, PNG or WEBP: it begins with {start!r}"
         ) from error
+    except Exception as error:  # Pillow's parsers raise anything on malformed input
+        raise UnreadablePictureError(f"has a broken header: {_said(error)}") from error
     width, height = image.size
     if width * height > max_pixels:
         image.close()
