@@ -82,7 +82,7 @@ class Tokenizer:
             empty += not pieces
             words += len(pieces)
             unknown += missing
-            if missing and len(unknown_texts) < 3:
+            if missing and text not in unknown_texts and len(unknown_texts) < 3:
                 unknown_texts.append(text)
             kept = [self._id["[CLS]"], *pieces[:room], self._id["[SEP]"]]
             ids[row, : len(kept)] = kept
