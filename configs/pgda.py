@@ -106,6 +106,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.augment = ConfigDict(
         {
+            "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
             "zoom_in": 1.3,
             "zoom_out": 1.3,
             "aspect": 1.15,

@@ -44,7 +44,8 @@ def mmd(
     variance = jnp.maximum(variance, 1e-12)
 
     def kernel_mean(squares: Array, same: bool) -> Array:
-        kernel = sum(jnp.exp(-squares / (2 * a * variance)) for a in BANDWIDTHS)
+        kernels = [jnp.exp(-squares / (2 * a * variance)) for a in BANDWIDTHS]
+        kernel = sum(kernels, start=jnp.zeros_like(squares))
         if same and unbiased:
             rows = len(squares)
             off_diagonal = 1.0 - jnp.eye(rows, dtype=squares.dtype)

@@ -3,6 +3,8 @@
 One resampling does crop, zoom, flip and blur: two small matmuls a picture, no gather.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
@@ -13,9 +15,26 @@ STD = (0.229, 0.224, 0.225)
 KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over half of its area
 
 
+class Strengths(NamedTuple):
+    """How strong each change may be; the defaults change nothing."""
+
+    zoom_in: Any = 1.0
+    zoom_out: Any = 1.0
+    aspect: Any = 1.0
+    flip: Any = 0.0
+    brightness: Any = 0.0
+    contrast: Any = 0.0
+    saturation: Any = 0.0
+    cast: Any = 0.0
+    noise: Any = 0.0
+    blur: Any = 0.0
+    erase: Any = 0.0
+
+
 def normalised(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Pixels in [0, 1] to the extractors' zero mean and unit variance."""
-    return (image - jnp.asarray(MEAN)) / jnp.asarray(STD)
+    mean, std = jnp.asarray([[[MEAN]]]), jnp.asarray([[[STD]]])
+    return (image - mean) / std
 
 
 def plain(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
@@ -39,10 +58,11 @@ def resampled(
     """
 
     def axis_weights(low: Array, high: Array, size: int, mirror: Array | None) -> tuple:
-        place = low[:, None] + (high - low)[:, None] * (jnp.arange(size) + 0.5) / size
+        pixel = jnp.arange(size, dtype=jnp.float32)
+        place = low[:, None] + (high - low)[:, None] * (pixel[None] + 0.5) / size
         if mirror is not None:
             place = jnp.where(mirror[:, None], place[:, ::-1], place)
-        distance = jnp.abs(place[:, :, None] * size - 0.5 - jnp.arange(size))
+        distance = jnp.abs(place[:, :, None] * size - 0.5 - pixel[None, None])
         weights = jnp.maximum(1.0 - distance / radius[:, None, None], 0.0)
         weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
         # 1 inside the picture, 0 outside, with a ramp one pixel wide at its border.
@@ -89,7 +109,7 @@ def original_box(
 
 
 def _window(
-    box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: ConfigDict
+    box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B 4"]:
     """A random window that keeps the box's centre and more than half of its area."""
     size_key, aspect_key, place_key = jax.random.split(rng, 3)
@@ -111,12 +131,12 @@ def _window(
 
 
 def _recoloured(
-    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: ConfigDict
+    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
     keys = jax.random.split(rng, 5)
     batch = len(image)
 
-    def factor(key: Array, strength: float, shape: tuple[int, ...]) -> Array:
+    def factor(key: Array, strength: Array | float, shape: tuple[int, ...]) -> Array:
         return 1.0 + strength * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
     image = image * factor(keys[0], config.brightness, (batch, 1, 1, 1))
@@ -131,7 +151,7 @@ def _recoloured(
 
 
 def _erased(
-    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: ConfigDict
+    image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
     """One rectangle of one random colour over a share of the pictures."""
     which_key, place_key, size_key, colour_key = jax.random.split(rng, 4)
@@ -141,8 +161,8 @@ def _erased(
 
     def covered(axis: int, pixels: int) -> Array:
         place = (jnp.arange(pixels) + 0.5) / pixels
-        inside = (place >= low[:, axis, None]) & (place < (low + size)[:, axis, None])
-        return inside
+        edges = low[:, axis, None], (low + size)[:, axis, None]
+        return (place[None] >= edges[0]) & (place[None] < edges[1])
 
     hidden = covered(0, height)[:, :, None, None] & covered(1, width)[:, None, :, None]
     chosen = jax.random.bernoulli(which_key, config.erase, (batch, 1, 1, 1))
@@ -157,6 +177,7 @@ def strong(
     *,
     rng: Key[Array, ""],
     config: ConfigDict,
+    strength: Float[Array, ""],
     swap_table: Int[Array, " V"],
 ) -> tuple[Float[Array, "B H W 3"], Float[Array, "B 4"], Int[Array, "B T"]]:
     """The training view: cropped or zoomed out, flipped, recoloured, blurred, partly hidden.
@@ -165,18 +186,25 @@ def strong(
         box_cxcywh: what the crop must keep; rows without a box give the whole picture's box
             `(½, ½, 0, 0)`, which binds nothing but the centre.
         config: `augment` of the config: strengths, 0 = off (zooms and aspect: 1 = off).
+        strength: 0 to 1, multiplies all of them: grounding is learnt sooner if it begins easily.
         swap_table: token id → token id under a mirror ("left" ↔ "right").
 
     Returns:
         `(image, box_cxcywh, text)`, the image normalised.
     """
+    now = Strengths(
+        **{
+            name: neutral + (config[name] - neutral) * strength
+            for name, neutral in Strengths._field_defaults.items()
+        }
+    )
     window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
     batch = len(image)
-    window = _window(box_cxcywh, window_key, config)
-    flip = jax.random.bernoulli(flip_key, config.flip, (batch,))
-    radius = 1.0 + config.blur * jax.random.uniform(blur_key, (batch,))
+    window = _window(box_cxcywh, window_key, now)
+    flip = jax.random.bernoulli(flip_key, now.flip, (batch,))
+    radius = 1.0 + now.blur * jax.random.uniform(blur_key, (batch,))
     fill = jax.random.uniform(fill_key, (batch, 3))
     view = resampled(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
-    view = _erased(_recoloured(view, colour_key, config), erase_key, config)
+    view = _erased(_recoloured(view, colour_key, now), erase_key, now)
     text = jnp.where(flip[:, None], swap_table[text], text)
     return normalised(view), moved_box(box_cxcywh, window, flip), text

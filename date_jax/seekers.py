@@ -68,7 +68,7 @@ class ObjectSeeker(nn.Module):
         kind = self.param("type_embedding", init, (3, width))
         text_position = self.param("text_position", init, (length, width))
         where = jnp.concatenate(
-            [kind[:1], sincos_2d(*grid, width) + kind[1], text_position + kind[2]], axis=0
+            [kind[:1], sincos_2d(*grid, width) + kind[1:2], text_position + kind[2:]], axis=0
         ).astype(self.dtype)
         x = jnp.concatenate(
             [
@@ -89,7 +89,7 @@ class ObjectSeeker(nn.Module):
                 activation=nn.relu,
                 dtype=self.dtype,
                 name=f"layer{i}",
-            )(x + where, mask, first=1 if i == self.layers - 1 else None, train=train)
+            )(x + where[None], mask, first=1 if i == self.layers - 1 else None, train=train)
         f_loc = x[:, 0]
         if self.norm_first:
             f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)

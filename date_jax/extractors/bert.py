@@ -42,7 +42,7 @@ class TextExtractor(nn.Module):
         position = self.param("position_embedding", init, (self.max_length, self.width))
         # BERT adds the embedding of "sentence A" everywhere; kept so that its weights fit.
         segment = self.param("segment_embedding", init, (self.width,))
-        x = embed(text) + position[: text.shape[1]] + segment
+        x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
         x = nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for i in range(self.layers):

@@ -210,7 +210,7 @@ class ImageExtractor(nn.Module):
             x = nn.avg_pool(x, factor, strides=factor, padding="SAME", count_include_pad=False)
             level = self.param(f"level{i}", nn.initializers.normal(0.02), (channels,))
             position = jnp.asarray(sincos_2d(height, width, channels), self.dtype)
-            levels.append(rearrange(x, "b h w c -> b (h w) c") + level + position)
+            levels.append(rearrange(x, "b h w c -> b (h w) c") + (level[None] + position)[None])
         x = jnp.concatenate([self._rep(tokens, "rep"), *levels], axis=1)
         for i in range(2):
             x = EncoderLayer(

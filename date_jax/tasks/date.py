@@ -1,5 +1,6 @@
 """DATE's network (2304.03669) and its supervised losses: retrieval and grounding that cooperate."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -99,7 +100,13 @@ class Date(nn.Module):
 
 
 def view(
-    batch: Batch, box_cxcywh: Array, rng: Array, config: ConfigDict, swap_table: Array
+    batch: Batch,
+    box_cxcywh: Array,
+    *,
+    step: Array,
+    rng: Array,
+    config: ConfigDict,
+    swap_table: Array,
 ) -> tuple[dict[str, Array], Float[Array, "B 4"]]:
     """A strong view of a domain's batch, as the model's arguments, and the box inside it."""
     image, box, text = augment.strong(
@@ -108,6 +115,7 @@ def view(
         batch["text"],
         rng=rng,
         config=config.augment,
+        strength=jnp.clip(step / max(config.augment.ramp * config.steps, 1), 0.0, 1.0),
         swap_table=swap_table,
     )
     return {"image": image, "text": text, "text_mask": batch["text_mask"]}, box
@@ -153,8 +161,10 @@ def source_losses(
 def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str, Any]:
     """What evaluation, search and the pseudo-box generator may ask, each `(params, batch)`."""
 
+    apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
+
     def whole(params: Params, batch: Batch) -> dict[str, Array]:
-        return model.apply(
+        return apply(
             {"params": params["model"]},
             augment.plain(batch["image"]),
             batch["text"],
@@ -163,11 +173,11 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
 
     def image_embedding(params: Params, batch: Batch) -> Array:
         image = augment.plain(batch["image"])
-        rep, _ = model.apply({"params": params["model"]}, image, method=Date.image)
+        rep, _ = apply({"params": params["model"]}, image, method=Date.image)
         return unit(rep)
 
     def query_embedding(params: Params, batch: Batch) -> Array:
-        rep, _ = model.apply(
+        rep, _ = apply(
             {"params": params["model"]}, batch["text"], batch["text_mask"], method=Date.text
         )
         return unit(rep)
@@ -184,7 +194,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         pixels = batch["image"].astype(jnp.float32) / 255.0
         image = augment.resampled(pixels, window, flip, jnp.ones((rows,)), pixels.mean(axis=(1, 2)))
         text = jnp.where(flip[:, None], swap_table[batch["text"]], batch["text"])
-        out = model.apply(
+        out = apply(
             {"params": params["model"]}, augment.normalised(image), text, batch["text_mask"]
         )
         back = augment.original_box(out["box_cxcywh"], window, flip)

@@ -7,6 +7,9 @@ After DATE (2304.03669). Three stages, each told apart by what the loop puts in 
     3  the same            + λ_PO L_pobj(T), on rows whose `pseudo_weight` is above 0
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -38,6 +41,8 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
     aligner = (
         None if kind == "none" else Aligner(kind, config.aligner.unbiased, config.aligner.hidden)
     )
+    apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
+    align: Callable[..., Any] | None = aligner.apply if aligner is not None else None
     swap_table = jnp.asarray(swap_table, jnp.int32)
     begin, end = align_start(config), config.steps
 
@@ -46,17 +51,19 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         image, text, text_mask = date.dummy(batch["source"])
         params = {"model": model.init(model_key, image, text, text_mask)["params"]}
         if aligner is not None:
-            out = model.apply({"params": params["model"]}, image, text, text_mask)
+            out = apply({"params": params["model"]}, image, text, text_mask)
             variables = aligner.init(aligner_key, out, out, jnp.zeros(()))
             params["aligner"] = variables.get("params", {})
         return params
 
     def forward(
-        params: Params, batch: Batch, box: Array, rng: Array
+        params: Params, batch: Batch, box: Array, step: Array, rng: Array
     ) -> tuple[dict[str, Array], Array]:
         view_key, dropout_key = jax.random.split(rng)
-        inputs, box = date.view(batch, box, view_key, config, swap_table)
-        out = model.apply(
+        inputs, box = date.view(
+            batch, box, step=step, rng=view_key, config=config, swap_table=swap_table
+        )
+        out = apply(
             {"params": params["model"]}, **inputs, train=True, rngs={"dropout": dropout_key}
         )
         return out, box
@@ -67,7 +74,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         source_key, target_key = jax.random.split(rng)
         source = batch["source"]
         known = jnp.where(source["box_mask"][:, None], source["box_cxcywh"], jnp.array(date.NO_BOX))
-        out, box = forward(params, source, known, source_key)
+        out, box = forward(params, source, known, step, source_key)
         terms = date.source_losses(out, source, box, config)
         total = (
             config.object_seeker.weight * terms["box"] + config.image_seeker.weight * terms["image"]
@@ -78,15 +85,15 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         target = batch["target"]
         weight = target["pseudo_weight"]
         known = jnp.where(weight[:, None] > 0, target["pseudo_box_cxcywh"], jnp.array(date.NO_BOX))
-        target_out, target_box = forward(params, target, known, target_key)
+        target_out, target_box = forward(params, target, known, step, target_key)
         terms["target_image"] = date.image_loss(
             target_out, target["product_id"], config.image_seeker
         )
         total = total + config.image_seeker.target_weight * terms["target_image"]
-        if aligner is not None:
+        if align is not None:
             progress = (step - begin) / max(end - begin, 1)
             variables = {"params": params["aligner"]}
-            for name, term in aligner.apply(variables, out, target_out, progress).items():
+            for name, term in align(variables, out, target_out, progress).items():
                 terms[f"align_{name}"] = term
                 share = 1.0 if name == "object" else config.aligner[f"{name}_weight"]
                 total = total + config.aligner.weight * share * term
