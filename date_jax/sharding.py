@@ -4,7 +4,7 @@ Two axes. `data` splits the rows of a batch; `fsdp` splits them too and, with th
 parameters. Everything is `jit` over this mesh: XLA writes the collectives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,23 +16,28 @@ _AXES = ("data", "fsdp")
 _MIN_SHARDED = 2**16  # elements; gathering anything smaller costs more than keeping it everywhere
 
 
-def device_mesh(fsdp: int = 1) -> Mesh:
+def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices as `("data", "fsdp")`, `fsdp` of them side by side on the second axis.
+
+    Args:
+        fsdp: how many parts a large parameter is cut into.
+        devices: to use in place of all.
 
     Raises:
         ValueError: the number of devices is no multiple of `fsdp`.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if count % fsdp:
         raise ValueError(f"mesh.fsdp={fsdp} does not divide the {count} devices")
     shape = (count // fsdp, fsdp)
     # Explicit axes, the default, would turn every sharding hint into an assertion.
     kinds = (AxisType.Auto,) * len(_AXES)
-    mesh = jax.make_mesh(shape, _AXES, axis_types=kinds)
+    mesh = jax.make_mesh(shape, _AXES, axis_types=kinds, devices=devices)
     owners = [d.process_index for d in mesh.devices.flat]
     if owners != sorted(owners):
         # A process reads a run of consecutive rows, so its devices must be neighbours.
-        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        devices = sorted(devices, key=lambda d: (d.process_index, d.id))
         mesh = Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
     return mesh
 

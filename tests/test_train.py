@@ -1,0 +1,196 @@
+"""Whole runs of the main job at its smallest: all stages, stopped and gone on with."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from date_jax import adaptation, train, workdir
+from date_jax.errors import DataError, Preempted, SetupError, UsageError
+
+
+def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
+    """What metrics.jsonl says under `prefix`, step by step."""
+    entries = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    kept = [
+        {k: v for k, v in entry.items() if k == "step" or k.startswith(prefix)} for entry in entries
+    ]
+    return [entry for entry in kept if len(entry) > 1]
+
+
+def fingerprints(directory: Path, step: int) -> dict[str, Any]:
+    signed = json.loads((directory / f"checkpoints/{step}/meta/metadata").read_text())
+    return json.loads(signed["body"])["leaves"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the uninterrupted run is, or will be."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def uninterrupted(whole: Path, tiny_config: ConfigDict) -> Path:
+    if not (whole / "results.json").exists():
+        train.train(tiny_config, whole)
+    return whole
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the batch of a step come with a signal to this process."""
+    batches = adaptation.batches
+
+    def install(step: int, number: int) -> None:
+        def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
+            first = arguments[-1]
+            for at, batch in enumerate(batches(*arguments), first):
+                if at == step and first < step:
+                    os.kill(os.getpid(), number)
+                yield batch
+
+        monkeypatch.setattr(adaptation, "batches", interrupted)
+
+    yield install
+    monkeypatch.undo()
+
+
+def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) -> None:
+    results = json.loads((uninterrupted / "results.json").read_text())
+    assert set(results["eval"]) == {"mall_val", "mall_test", "live_val", "live_test"}
+    wanted = {"acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_5"}
+    wanted |= {"recall_at_10", "image_to_text_recall_at_1"}
+    assert all(wanted <= metrics.keys() for metrics in results["eval"].values())
+    assert [entry["step"] for entry in results["pseudo_boxes"]] == [6, 9]
+    assert {"selected", "precision_all", "precision_selected"} <= results["pseudo_boxes"][0].keys()
+    assert results["steps"] == 12
+    assert results["config"] == json.loads((uninterrupted / "config.json").read_text())
+    assert results["config"]["batch_size"] == 16
+    assert results["examples_per_second"] > 0
+    assert results["wall_seconds"] > 0
+    assert (uninterrupted / "predictions.png").stat().st_size > 10_000
+    assert (uninterrupted / "vocab.txt").read_text().startswith("[PAD]")
+    assert "kernel" in (uninterrupted / "parameters.txt").read_text()
+    assert list(uninterrupted.glob("events.out.tfevents*"))
+
+
+def test_the_stages_come_in_their_order(uninterrupted: Path) -> None:
+    by_step = {entry["step"]: entry for entry in lines(uninterrupted, "train/")}
+    assert sorted(by_step) == [2, 4, 6, 8, 10, 12]
+    assert "train/target_image" not in by_step[4]
+    assert by_step[6]["train/pseudo"] == 0
+    assert by_step[8]["train/pseudo"] > 0
+    assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [6, 12]
+
+
+@pytest.mark.parametrize("step", [3, 7, 9])
+def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
+    uninterrupted: Path, tiny_config: ConfigDict, tmp_path: Path, stop_at: Any, step: int
+) -> None:
+    stop_at(step, signal.SIGTERM)
+    with pytest.raises(Preempted, match=r"step \d+ is saved .* the same command goes on"):
+        train.train(tiny_config, tmp_path)
+    train.train(tiny_config, tmp_path)
+    assert fingerprints(tmp_path, 12) == fingerprints(uninterrupted, 12)
+    for prefix in ("train/", "eval/", "pseudo_boxes/"):
+        assert lines(tmp_path, prefix) == lines(uninterrupted, prefix)
+    results, same = (
+        json.loads((d / "results.json").read_text()) for d in (tmp_path, uninterrupted)
+    )
+    assert results["eval"] == same["eval"]
+    assert results["pseudo_boxes"] == same["pseudo_boxes"]
+
+
+def test_a_stop_in_a_refresh_saves_what_was_trained(
+    uninterrupted: Path, tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refreshed = adaptation.PseudoBoxes.refreshed
+
+    def interrupted(self: Any, params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return refreshed(self, params, teacher, step, should_stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation.PseudoBoxes, "refreshed", interrupted)
+        with pytest.raises(Preempted, match="step 6 is saved"):
+            train.train(tiny_config, tmp_path)
+    train.train(tiny_config, tmp_path)
+    assert fingerprints(tmp_path, 12) == fingerprints(uninterrupted, 12)
+
+
+def test_ctrl_c_says_what_is_saved(tiny_config: ConfigDict, tmp_path: Path, stop_at: Any) -> None:
+    stop_at(5, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="step 4 is saved"):
+        train.train(tiny_config, tmp_path)
+
+
+def test_another_config_does_not_go_on_with_the_run(
+    uninterrupted: Path, tiny_config: ConfigDict
+) -> None:
+    tiny_config.steps, tiny_config.optim.learning_rate = 13, 0.5
+    with pytest.raises(UsageError, match=r"optim.learning_rate: 0.002 there, 0.5 now\n  steps: 12"):
+        train.train(tiny_config, uninterrupted)
+
+
+def test_a_finished_run_may_log_and_evaluate_otherwise(
+    uninterrupted: Path, tiny_config: ConfigDict, capsys: pytest.CaptureFixture
+) -> None:
+    before = json.loads((uninterrupted / "results.json").read_text())["eval"]
+    tiny_config.eval.batch_size = 16
+    after = train.train(tiny_config, uninterrupted)["eval"]
+    assert "eval.batch_size: 8 before, 16 now" in capsys.readouterr().out
+    for split, metrics in before.items():
+        assert after[split] == pytest.approx(metrics, abs=1e-5)
+
+
+def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
+    tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = adaptation.batches
+
+    def poisoned(*arguments: Any) -> Iterator[dict[str, Any]]:
+        for batch in batches(*arguments):
+            batch["source"]["box_cxcywh"] = np.full_like(batch["source"]["box_cxcywh"], np.nan)
+            batch["source"]["box_mask"][:] = True
+            yield batch
+
+    monkeypatch.setattr(adaptation, "batches", poisoned)
+    with pytest.raises(DataError, match=r"10 updates in a row .* up to step 10\n .*source \[\d+"):
+        train.train(tiny_config, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["source_only", "oracle"])
+def test_the_baselines_run_from_the_same_config(
+    tiny_config: ConfigDict, tmp_path: Path, method: str
+) -> None:
+    tiny_config.method = method
+    results = train.train(tiny_config, tmp_path)
+    refreshes = [entry["step"] for entry in results["pseudo_boxes"]]
+    assert refreshes == ([6] if method == "oracle" else [])
+    last = lines(tmp_path, "train/")[-1]
+    assert ("train/target_image" in last) == (method == "oracle")
+
+
+def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first = workdir.Workdir(tmp_path)
+    with first, pytest.raises(SetupError, match="another job is running in it"):
+        workdir.Workdir(tmp_path)
+    workdir.Workdir(tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match="cannot write there"):
+        workdir.Workdir(tmp_path / "file" / "run")
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused_at_the_start(tmp_path: Path) -> None:
+    state = {"kernel": np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (2**40,), (0,))}
+    with pytest.raises(SetupError, match=r"MiB free, .* needed for 3 checkpoints"):
+        workdir.require_space(tmp_path, state, keep=2)

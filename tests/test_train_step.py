@@ -1,0 +1,119 @@
+"""The gradient step with the real, tiny task, on batches made by hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from date_jax import sharding, tasks
+from date_jax.train_step import State, Step, train_step, with_pseudo_boxes
+
+ROWS = 30  # of the target's training split
+VOCAB = 50
+
+
+def domain(config: ConfigDict, seed: int, *, boxes: bool) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows, side, length = config.batch_size, config.data.image_size, config.data.text_length
+    batch = {
+        "image": rng.integers(0, 255, (rows, side, side, 3), np.uint8),
+        "text": rng.integers(5, VOCAB, (rows, length)).astype(np.int32),
+        "text_mask": np.arange(length)[None] < rng.integers(3, length, (rows, 1)),
+        "product_id": rng.integers(0, 9, rows).astype(np.int32),
+        "index": rng.integers(0, ROWS, rows).astype(np.int32),
+        "mask": np.ones(rows, bool),
+    }
+    if boxes:
+        batch["box_cxcywh"] = rng.uniform(0.3, 0.6, (rows, 4)).astype(np.float32)
+        batch["box_mask"] = rng.random(rows) < 0.8
+    return batch
+
+
+def batch_of(config: ConfigDict, seed: int) -> dict[str, Any]:
+    return {
+        "source": domain(config, seed, boxes=True),
+        "target": domain(config, seed + 100, boxes=False),
+    }
+
+
+def table() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    return {
+        "box_cxcywh": rng.uniform(0.3, 0.6, (ROWS, 4)).astype(np.float32),
+        "weight": (np.arange(ROWS) % 2).astype(np.float32),
+    }
+
+
+def step_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
+    task = tasks.build(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
+    return train_step(config, task, mesh, batch_of(config, 0), table())
+
+
+def steps(config: ConfigDict, mesh: jax.sharding.Mesh, count: int) -> tuple[State, list[dict]]:
+    step = step_on(config, mesh)
+    state, metrics = step.init(), []
+    for seed in range(count):
+        state, each = step.update(state, sharding.global_batch(mesh, batch_of(config, seed)))
+        metrics.append(jax.device_get(each))
+    return state, metrics
+
+
+def test_eight_devices_learn_what_one_learns(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "_MIN_SHARDED", 256)  # so that tiny parameters are cut too
+    many, many_metrics = steps(tiny_config, sharding.device_mesh(2), 3)
+    one, one_metrics = steps(tiny_config, sharding.device_mesh(1, jax.devices()[:1]), 3)
+    cut = [leaf for leaf in jax.tree.leaves(many.params) if not leaf.is_fully_replicated]
+    assert len(cut) > 5
+    for of_many, of_one in zip(many_metrics, one_metrics, strict=True):
+        assert of_many.keys() == of_one.keys()
+        for name, value in of_one.items():
+            assert of_many[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    # Not each alone: what has no gradient (the keys' biases) Adam moves by the noise in its zeros.
+    apart = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), many.params, one.params)
+    assert optax.tree.norm(apart) < 1e-4 * optax.tree.norm(jax.device_get(one.params))
+
+
+def test_an_update_that_is_not_finite_is_left_out(tiny_config: ConfigDict) -> None:
+    mesh = sharding.device_mesh()
+    step = step_on(tiny_config, mesh)
+    before = jax.device_get(step.init().params)
+    poisoned = batch_of(tiny_config, 0)
+    poisoned["source"]["box_cxcywh"][:] = np.nan
+    state, metrics = step.update(step.init(), sharding.global_batch(mesh, poisoned))
+    assert bool(metrics["skipped"])
+    assert int(state.step) == 1
+    for tree in (state.params, state.ema):
+        assert jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(tree), before))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(state.opt_state)))
+    state, metrics = step.update(state, sharding.global_batch(mesh, batch_of(tiny_config, 1)))
+    assert not bool(metrics["skipped"])
+
+
+def test_each_target_row_finds_its_own_pseudo_box() -> None:
+    index = jnp.array([4, 0, 4])
+    boxes = jnp.arange(20.0).reshape(5, 4)
+    batch = {"source": {}, "target": {"index": index}}
+    joined = with_pseudo_boxes(batch, {"box_cxcywh": boxes, "weight": jnp.arange(5.0)})["target"]
+    assert joined["pseudo_box_cxcywh"].tolist() == [
+        [16, 17, 18, 19],
+        [0, 1, 2, 3],
+        [16, 17, 18, 19],
+    ]
+    assert joined["pseudo_weight"].tolist() == [4, 0, 4]
+    assert with_pseudo_boxes({"source": {}}, {}) == {"source": {}}
+
+
+def test_the_frozen_teacher_is_a_part_of_the_state_and_the_average_s_is_none(
+    tiny_config: ConfigDict,
+) -> None:
+    mesh = sharding.device_mesh()
+    assert step_on(tiny_config, mesh).shapes.teacher is None
+    tiny_config.pseudo_boxes.teacher = "frozen"
+    shapes = step_on(tiny_config, mesh).shapes
+    assert jax.tree.structure(shapes.teacher) == jax.tree.structure(shapes.params)
