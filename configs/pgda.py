@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "pgda"
     config.method = "date"  # date | source_only | oracle
     config.seed = 0
-    config.steps = 2000
+    config.steps = 1200
     config.batch_size = 64  # rows of the global batch, in each domain
 
     config.data = ConfigDict()
@@ -65,7 +65,14 @@ def get_config(arg: str = "") -> ConfigDict:
         {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
     )
     config.model.fusion = ConfigDict(
-        {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
+        {
+            "layers": 3,
+            "heads": 4,
+            "mlp_width": 128,
+            "dropout": 0.0,
+            "norm_first": True,
+            "loc": "query",
+        }
     )
 
     config.image_seeker = ConfigDict(
@@ -88,7 +95,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "hidden": 1024,
         }
     )
-    config.stages = ConfigDict({"align": 0.4, "pseudo": 0.6})  # shares of `steps`
+    config.stages = ConfigDict({"align": 0.5, "pseudo": 0.5})  # shares of `steps`
     config.pseudo_boxes = ConfigDict(
         {
             "weight": 1.0,
@@ -106,9 +113,10 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.augment = ConfigDict(
         {
-            "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
-            "zoom_in": 1.3,
-            "zoom_out": 1.3,
+            "ramp": 0.3,  # share of `steps` over which the strengths grow to what stands here
+            "focus": 1.0,  # share of close-ups of the box at the start; fades over the ramp
+            "zoom_in": 1.25,
+            "zoom_out": 1.25,
             "aspect": 1.15,
             "flip": 0.5,
             "brightness": 0.3,
@@ -122,7 +130,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "learning_rate": 2e-3,
+            "learning_rate": 1.5e-3,
             "warmup": 0.05,
             "schedule": "cosine",
             "weight_decay": 1e-4,

@@ -29,6 +29,7 @@ class Strengths(NamedTuple):
     noise: Any = 0.0
     blur: Any = 0.0
     erase: Any = 0.0
+    focus: Any = 0.0
 
 
 def normalised(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
@@ -112,11 +113,16 @@ def _window(
     box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B 4"]:
     """A random window that keeps the box's centre and more than half of its area."""
-    size_key, aspect_key, place_key = jax.random.split(rng, 3)
+    size_key, aspect_key, place_key, focus_key, near_key = jax.random.split(rng, 5)
     batch = len(box_cxcywh)
     side = jax.random.uniform(
         size_key, (batch, 1), minval=1 / config.zoom_in, maxval=config.zoom_out
     )
+    # A close-up shows the box and little else: where learning begins, there is nothing to mix up.
+    longer = box_cxcywh[:, 2:].max(axis=1, keepdims=True)
+    near = longer * jax.random.uniform(near_key, (batch, 1), minval=1.3, maxval=2.2)
+    close_up = jax.random.bernoulli(focus_key, config.focus, (batch, 1)) & (longer > 0)
+    side = jnp.where(close_up, jnp.minimum(near, side), side)
     stretch = jnp.exp(
         jax.random.uniform(aspect_key, (batch, 1), minval=-1, maxval=1) * jnp.log(config.aspect) / 2
     )
@@ -124,7 +130,8 @@ def _window(
     size = jnp.maximum(size, KEPT_SIDE * box_cxcywh[:, 2:])
     # Inside the picture where the window is smaller than it, around it where it is larger.
     share = jax.random.uniform(place_key, (batch, 2))
-    low = share * (1.0 - size)
+    around = box_cxcywh[:, :2] + box_cxcywh[:, 2:] / 2 - size + share * (size - box_cxcywh[:, 2:])
+    low = jnp.where(close_up, around, share * (1.0 - size))
     cut = (0.5 - (1 - KEPT_SIDE)) * box_cxcywh[:, 2:]
     low = jnp.clip(low, box_cxcywh[:, :2] + cut - size, box_cxcywh[:, :2] - cut)
     return jnp.concatenate([low, low + size], axis=1)
@@ -186,7 +193,8 @@ def strong(
         box_cxcywh: what the crop must keep; rows without a box give the whole picture's box
             `(½, ½, 0, 0)`, which binds nothing but the centre.
         config: `augment` of the config: strengths, 0 = off (zooms and aspect: 1 = off).
-        strength: 0 to 1, multiplies all of them: grounding is learnt sooner if it begins easily.
+        strength: 0 to 1, multiplies all of them but `focus`, the share of close-ups, which fades
+            as they grow: grounding is learnt sooner if it begins easily.
         swap_table: token id → token id under a mirror ("left" ↔ "right").
 
     Returns:
@@ -197,7 +205,7 @@ def strong(
             name: neutral + (config[name] - neutral) * strength
             for name, neutral in Strengths._field_defaults.items()
         }
-    )
+    )._replace(focus=config.focus * (1.0 - strength))
     window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
     batch = len(image)
     window = _window(box_cxcywh, window_key, now)

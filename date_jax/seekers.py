@@ -48,7 +48,7 @@ class ObjectSeeker(nn.Module):
     mlp_width: int
     dropout: float = 0.0
     norm_first: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
@@ -64,15 +64,16 @@ class ObjectSeeker(nn.Module):
         batch, places, width = image_tokens.shape
         length = text_tokens.shape[1]
         init = nn.initializers.normal(0.02)
-        loc = self.param("loc", init, (1, 1, width))
+        loc = self.param("loc_token", init, (1, 1, width))
         kind = self.param("type_embedding", init, (3, width))
         text_position = self.param("text_position", init, (length, width))
         where = jnp.concatenate(
             [kind[:1], sincos_2d(*grid, width) + kind[1:2], text_position + kind[2:]], axis=0
         ).astype(self.dtype)
+        loc = jnp.broadcast_to(loc, (batch, 1, width)).astype(self.dtype)
         x = jnp.concatenate(
             [
-                jnp.broadcast_to(loc, (batch, 1, width)).astype(self.dtype),
+                loc,
                 image_tokens.astype(self.dtype),
                 text_tokens.astype(self.dtype),
             ],

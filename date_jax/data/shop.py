@@ -36,17 +36,17 @@ SPLITS = ("train", "val", "test")
 
 LOOKS: dict[str, Look] = {
     "mall": Look(
-        count=(1, 3), crowd=0.5, size=(0.36, 0.62), rotation=10.0, shear=0.04,
-        margin=0.04, cut=0.0, overlap=0.02, hard_negative=0.7, mark_said=0.5,
+        count=(1, 3), crowd=0.4, size=(0.42, 0.72), shown_off=0.2, rotation=10.0, shear=0.04,
+        margin=0.04, cut=0.0, overlap=0.02, hard_negative=0.4, mark_said=0.5,
         texture=0.0, clutter=0, banner=0.35, occlusion=0.0,
         shadow=0.25, cast=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0), blur=(0.0, 0.0),
         noise=(0.0, 0.0),
     ),
     "live": Look(
-        count=(2, 5), crowd=0.3, size=(0.32, 0.52), rotation=18.0, shear=0.08,
-        margin=0.01, cut=0.04, overlap=0.06, hard_negative=0.7, mark_said=0.5,
-        texture=0.7, clutter=2, banner=0.5, occlusion=0.25,
-        shadow=0.4, cast=0.12, brightness=(0.85, 1.1), contrast=(0.8, 1.0), blur=(0.0, 0.4),
+        count=(2, 5), crowd=0.2, size=(0.34, 0.56), shown_off=0.4, rotation=15.0, shear=0.08,
+        margin=0.01, cut=0.03, overlap=0.04, hard_negative=0.3, mark_said=0.5,
+        texture=0.7, clutter=2, banner=0.5, occlusion=0.2,
+        shadow=0.4, cast=0.12, brightness=(0.85, 1.1), contrast=(0.85, 1.0), blur=(0.0, 0.3),
         noise=(2.0, 8.0),
     ),
 }  # fmt: skip

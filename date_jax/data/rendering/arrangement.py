@@ -134,13 +134,16 @@ def arranged(
     free: Float[np.ndarray, " 4"],
 ) -> list[Placed]:
     """The products that found room, smaller if need be; the first of `items`, the queried one,
-    stays the first, but its turn to find room is drawn like the others', for its size must not
-    tell it from them."""
+    stays the first. Its turn to find room is drawn like the others': it is no larger than they
+    are, but in those pictures that show it off."""
+    shown_off = rng.random() < look.shown_off
     for order in (rng.permutation(len(items)), range(len(items))):
         boxes: list[np.ndarray] = []
         placed = []
         for item in [items[position] for position in order]:
             matrix = _matrix(rng, look, item, size)
+            if shown_off and item is not items[0]:
+                matrix = matrix * rng.uniform(0.55, 0.8)
             for _ in range(5):
                 box = extent(item, matrix)
                 centre = _centre(rng, look, box, boxes, free)

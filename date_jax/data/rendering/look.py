@@ -14,6 +14,7 @@ class Look:
     count: tuple[int, int]  # products in a picture
     crowd: float  # the mean count lies this share of the way from the fewest to the most
     size: tuple[float, float]  # of a product
+    shown_off: float  # the queried product is larger than the others, as a seller holds it up
     rotation: float  # degrees, either way
     shear: float
     margin: float  # kept free along the border
