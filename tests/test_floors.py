@@ -12,13 +12,14 @@ PACKAGE = ROOT / "date_jax"
 
 # From the roof to the ground: a module imports only from lines below its own.
 FLOORS = [
-    {"main", "benchmark", "search"},
+    {"main", "ablate", "benchmark", "search"},
     {"commandline", "train"},
     {"job", "evaluation"},
     {"adaptation", "train_step"},
     {"tasks"},
     {"extractors", "seekers", "aligner", "pseudo_boxes", "augment", "evals", "data"},
     {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
+    {"subprocesses"},
     {"progress", "preemption", "workdir"},
     {"boxes", "sharding", "errors"},
 ]

@@ -1,0 +1,252 @@
+"""Many runs of one config, and their table: what does adaptation bring, over several seeds?
+
+    python -m date_jax.ablate --config=configs/pgda.py --workdir=runs/ablation \
+        --directions=mall2live,live2mall --methods=source_only,date,oracle --seeds=0,1,2 --jobs=2 \
+        [--config.steps=3000 or any other override]
+
+Every combination is a run of `date_jax.main` in <workdir>/<direction>/<method>-<seed>, what it says
+goes to console.log there. Runs that have their results.json are left out and interrupted ones go
+on, so the same command resumes. Seed 0 of everything comes first; <workdir>/table.md is written
+anew after each run, and by `--table_only` without running anything. On a CPU `--jobs` runs with a
+share of the cores each are faster than one after the other with all; one accelerator takes one job.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+import date_jax
+from date_jax import commandline, subprocesses, workdir
+from date_jax.config import CHOICES, validate
+from date_jax.errors import DataError, UsageError, UserError, nearest
+from date_jax.evals import comparison
+
+SIDES = dict.fromkeys(("data.source", "data.target"), "directions")
+VARIED = {"method": "methods", "seed": "seeds", **SIDES}  # config keys, and the flag of each
+MACHINE = "# machine: "  # begins that line of each log
+Results = dict[str, Any]  # what results.json holds
+
+
+class Run(NamedTuple):
+    """One cell of the plan."""
+
+    direction: str
+    method: str
+    seed: int
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.direction}/{self.method}-{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "console.log"
+
+
+def define_flags(known: flags.FlagValues) -> None:
+    """Not at import, so that a test can import this file beside another entry point."""
+    config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=known)
+    for name, default, text in (
+        ("directions", "mall2live,live2mall", "words that the config takes"),
+        ("methods", "source_only,date,oracle", "values of config.method"),
+        ("seeds", "0,1,2", "values of config.seed"),
+    ):
+        flags.DEFINE_list(name, default, text, flag_values=known)
+    flags.DEFINE_string("workdir", "runs/ablation", "of all, with table.md", flag_values=known)
+    flags.DEFINE_integer("jobs", 1, "runs at a time, on a share of the cores", flag_values=known)
+    flags.DEFINE_bool("table_only", False, "run nothing, make the table", flag_values=known)
+    flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
+
+
+def main(_: list[str]) -> None:
+    """Runs what has no results yet, writes and prints the table."""
+    given = flags.FLAGS
+    path, _, words = config_flags.get_config_filename(given["config"]).partition(":")
+    overrides = overrides_given(sys.argv)
+    validate(given.config, device_count=1, process_count=1)
+    files = {
+        direction: f"{path}:{','.join(filter(None, [words, direction]))}"
+        for direction in given.directions
+    }
+    defaults = [commandline.loaded_config(file) for file in files.values()]
+    root = Path(given.workdir)
+    runs = planned(root, given.directions, given.methods, given.seeds)
+    found = {run: result for run in runs if (result := results(run)) is not None}
+    require_same_config(found, None if given.table_only else given.config.to_dict())
+
+    def command(run: Run) -> list[str]:
+        chosen = [f"--config.method={run.method}", f"--config.seed={run.seed}"]
+        start = [sys.executable, "-m", "date_jax.main", f"--config={files[run.direction]}"]
+        return [*start, *chosen, *overrides, f"--workdir={run.directory}"]
+
+    def write_table() -> str:
+        words = (word for word in sys.argv[1:] if word != "--table_only")
+        shown = f"python -m date_jax.ablate {shlex.join(words)}"
+        ordered = {run: found[run] for run in runs if run in found}
+        text = table(ordered, len(runs), shown, defaults[0].to_dict())
+        (root / "table.md").write_text(text)
+        return text
+
+    if not given.table_only:
+        run_missing(runs, found, command, given.jobs, write_table)
+    elif not found:
+        raise DataError(f"{root}: none of the {len(runs)} runs has its results.json")
+    if found:
+        print(f"\n{write_table()}\nwritten to {root / 'table.md'}")
+    missing = [run.name for run in runs if run not in found]
+    if missing and not given.table_only:
+        raise UserError(
+            f"{len(missing)} of {len(runs)} runs failed: {', '.join(missing[:5])}\n"
+            "the same command starts them again"
+        )
+
+
+def run_missing(
+    runs: list[Run],
+    found: dict[Run, Results],
+    command: Callable[[Run], list[str]],
+    jobs: int,
+    write_table: Callable[[], object],
+) -> None:
+    """Runs what `found` lacks, as `subprocesses.run_all`; `found` and the table grow with each."""
+    cores = len(subprocesses.cores())
+    if not 1 <= jobs <= cores:
+        raise UsageError(f"--jobs={jobs}: must be from 1 to {cores}, the cores there are")
+    missing = {run.name: run for run in runs if run not in found}
+    if found:
+        print(f"{len(found)} of {len(runs)} runs have their results already", flush=True)
+
+    def outcome(done: subprocesses.Command) -> str:
+        run = missing[done.name]
+        if (result := results(run)) is None:
+            return f"left no results.json; see {done.log}"
+        found[run] = result
+        write_table()
+        return comparison.scores(result)
+
+    commands = [subprocesses.Command(run.name, command(run), run.log) for run in missing.values()]
+    title = f"{MACHINE}{machine(jobs)}"
+    subprocesses.run_all(commands, jobs=jobs, title=title, outcome=outcome)
+
+
+def overrides_given(argv: list[str]) -> list[str]:
+    """The `--config.…` arguments, for every run.
+
+    Raises:
+        UsageError: one of them sets what differs between the runs.
+    """
+    found = []
+    for name, value in commandline.flags_given(argv, flags.FLAGS):
+        if not name.startswith(("config.", "noconfig.")):
+            continue
+        if plural := VARIED.get(name.removeprefix("config.")):
+            raise UsageError(f"--{name}={value}: say it with --{plural}=<one or several>")
+        # A switch may stand without its value.
+        bare = not value and f"--{name}=" not in argv
+        found.append(f"--{name}" if bare else f"--{name}={value}")
+    return found
+
+
+def planned(root: Path, directions: list[str], methods: list[str], seeds: list[str]) -> list[Run]:
+    """All combinations, seed by seed, so that a part of them already makes a table."""
+    for flag, values in (("directions", directions), ("methods", methods), ("seeds", seeds)):
+        if not values or not all(values):
+            raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
+    for method in methods:
+        if method not in CHOICES["method"]:
+            hint = nearest(method, CHOICES["method"])
+            raise UsageError(f"--methods: {method} is none of {', '.join(CHOICES['method'])}{hint}")
+    for seed in seeds:
+        if not seed.isdecimal():
+            raise UsageError(f"--seeds: {seed} must be a whole number, 0 or more")
+    runs = [
+        Run(direction, method, int(seed), root / direction / f"{method}-{int(seed)}")
+        for seed in seeds
+        for direction in directions
+        for method in methods
+    ]
+    return [*dict.fromkeys(runs)]
+
+
+def results(run: Run) -> Results | None:
+    """What the run's results.json holds, None before there is one."""
+    path = run.directory / "results.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise DataError(f"{path}: cut off ({error}); delete it and run again") from error
+
+
+def require_same_config(found: dict[Run, Results], config: dict[str, Any] | None) -> None:
+    """Raises UsageError where results in one table would come from unequal configs.
+
+    Args:
+        found: results by run.
+        config: what theirs are compared with; None for the first of them.
+    """
+    first = "this command"
+    for run, result in found.items():
+        if config is None:
+            first, config = run.name, result["config"]
+        changes = workdir.config_changes(result["config"], config)
+        changes = {key: change for key, change in changes.items() if key not in VARIED}
+        try:
+            workdir.require_same_run(run.directory, changes)
+        except UsageError as error:
+            raise UsageError(f"{error}\n'now' is {first}: one table has one config") from error
+
+
+def machine(jobs: int) -> str:
+    """What runs here: processor, its cores, versions. It stands in each log, for the table."""
+    model = platform.processor() or platform.machine()
+    if (described := Path("/proc/cpuinfo")).exists():
+        lines = described.read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    versions = f"jax {importlib.metadata.version('jax')}, date_jax {date_jax.__version__}"
+    return (
+        f"{model}, {len(subprocesses.cores())} cores, {jobs} runs at a time; Python "
+        f"{platform.python_version()}, {versions} (code {workdir.code_version()})"
+    )
+
+
+def table(found: dict[Run, Results], count: int, command: str, default: dict[str, Any]) -> str:
+    """What table.md holds: where the numbers come from, and the comparison of the finished runs.
+
+    Args:
+        found: the results there are.
+        count: of the runs that were asked for.
+        command: that makes them.
+        default: the config without overrides.
+    """
+    last = max((run.directory / "results.json").stat().st_mtime for run in found)
+    logs = [run.log.read_text(errors="replace") for run in found if run.log.exists()]
+    lines = [line for log in logs for line in log.splitlines() if line.startswith(MACHINE)]
+    machines = [x.removeprefix(MACHINE) for x in dict.fromkeys(lines)] or ["an unknown machine"]
+    changes = workdir.config_changes(next(iter(found.values()))["config"], default)
+    overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in VARIED]
+    head = [
+        f"# {len(found)} of {count} runs, {time.strftime('%Y-%m-%d', time.gmtime(last))}",
+        f"    {command}",
+        "On " + "; and on ".join(machines) + ".",
+        f"Config: {', '.join(overrides) or 'all defaults'}.",
+    ]
+    finished = [
+        comparison.Finished(run.direction, run.method, run.seed, result)
+        for run, result in found.items()
+    ]
+    return "\n\n".join([*head, comparison.report(finished)]) + "\n"
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    commandline.run(main)

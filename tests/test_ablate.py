@@ -1,0 +1,308 @@
+"""Many runs and their table: hand-made results, and children that only pretend to train."""
+
+import copy
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import flags
+
+from configs import pgda
+from date_jax import ablate, commandline, errors, subprocesses
+from date_jax.evals import comparison
+
+WRITES_RESULTS = (
+    "import sys, pathlib; pathlib.Path(sys.argv[1], 'results.json').write_text(sys.argv[2])"
+)
+FAILS = "print(*range(9), sep='\\n'); raise SystemExit(3)"
+SAVES = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def leave(*_):
+    (folder / "saved").touch()
+    raise SystemExit(75)
+signal.signal(signal.SIGTERM, leave)
+(folder / "ready").touch()
+time.sleep(60)
+"""
+
+
+def results(
+    direction: str, method: str, seed: int, accuracy: float, **changes: Any
+) -> dict[str, Any]:
+    """results.json of a run whose target accuracy is `accuracy`, all else derived from it."""
+    config = pgda.get_config(direction).unlock()
+    config.method, config.seed = method, seed
+    config.update_from_flattened_dict(changes)
+    scores = {"acc_at_0.5": accuracy, "mean_iou": accuracy / 2}
+    scores |= {"recall_at_1": accuracy / 4, "recall_at_10": accuracy / 2}
+    content = {
+        "eval": {
+            f"{config.data.target}_test": scores,
+            f"{config.data.source}_test": {"acc_at_0.5": 0.9},
+            f"{config.data.target}_val": {"acc_at_0.5": 0.0},
+        },
+        "pseudo_boxes": [],
+        "wall_seconds": 60.0 * (seed + 1),
+        "config": config.to_dict(),
+    }
+    return json.loads(json.dumps(content))
+
+
+def written(root: Path, **accuracy: float) -> None:
+    """`written(root, date_1=0.5)` writes results of that method and seed, mall to live."""
+    for name, value in accuracy.items():
+        method, _, seed = name.rpartition("_")
+        folder = root / "mall2live" / f"{method}-{seed}"
+        folder.mkdir(parents=True)
+        content = results("mall2live", method, int(seed), value)
+        (folder / "results.json").write_text(json.dumps(content))
+        os.utime(folder / "results.json", (0, 1_800_000_000))
+
+
+def main(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    """The entry point, with flags apart from those of this process."""
+    known = flags.FlagValues()
+    ablate.define_flags(known)
+    config = f"--config={Path(pgda.__file__)}"
+    argv = ["ablate", config, f"--workdir={root}", "--directions=mall2live", *arguments]
+    monkeypatch.setattr(sys, "argv", argv)
+    commandline.parse(argv, known)
+    monkeypatch.setattr(flags, "FLAGS", known)
+    ablate.main([])
+
+
+def run_missing(
+    plan: list[ablate.Run], commands: dict[str, list[str]], *, jobs: int = 1
+) -> dict[ablate.Run, dict[str, Any]]:
+    """The runs' results after `commands`, by the run's name, have stood in for training."""
+    found = {run: result for run in plan if (result := ablate.results(run)) is not None}
+    ablate.run_missing(plan, found, lambda run: commands[run.name], jobs, lambda: None)
+    return found
+
+
+def test_the_tables_are_as_computed_by_hand() -> None:
+    refreshes = [{"step": 600, "selected": 50.0, "theta": 0.1, "precision_all": 0.4}]
+    refreshes[0] |= {"precision_selected": 0.5, "precision_by_count": 0.3}
+    other = [refreshes[0] | {"selected": 70.0, "precision_all": 0.5}]
+    accuracy = {
+        ("source_only", 0): 0.4,
+        ("source_only", 1): 0.5,
+        ("date", 0): 0.6,  # half of the gap
+        ("date", 1): 0.8,  # three quarters of it
+        ("oracle", 0): 0.8,
+        ("oracle", 1): 0.9,
+        ("oracle", 2): 1.0,  # in its own row only: no other method has this seed
+    }
+    runs = [
+        comparison.Finished("mall2live", method, seed, results("mall2live", method, seed, value))
+        for (method, seed), value in accuracy.items()
+    ]
+    runs[2].results["pseudo_boxes"], runs[3].results["pseudo_boxes"] = refreshes, other
+    expected = """\
+## mall2live
+
+|  | seeds | Acc@0.5 target | Acc@0.5 source | mIoU target | R@1 target | R@10 target | minutes |
+| --- | --: | --: | --: | --: | --: | --: | --: |
+| source_only | 2 | 0.450 ± 0.071 | 0.900 ± 0.000 | 0.225 ± 0.035 | 0.113 ± 0.018 | \
+0.225 ± 0.035 | 1.5 ± 0.7 |
+| DATE | 2 | 0.700 ± 0.141 | 0.900 ± 0.000 | 0.350 ± 0.071 | 0.175 ± 0.035 | 0.350 ± 0.071 | \
+1.5 ± 0.7 |
+| oracle | 3 | 0.900 ± 0.100 | 0.900 ± 0.000 | 0.450 ± 0.050 | 0.225 ± 0.025 | 0.450 ± 0.050 | \
+2.0 ± 1.0 |
+| DATE − source_only | 2 | +0.250 ± 0.071 |  |  |  |  |  |
+| gap_closed, each seed | 2 | 0.625 ± 0.177 |  |  |  |  |  |
+| gap_closed, of the means | 2 | 0.625 |  |  |  |  |  |
+
+Pseudo boxes that are right (IoU ≥ 0.5), mean over the seeds:
+
+| step | seeds | selected | precision_all | precision_selected | precision_by_count |
+| --- | --: | --: | --: | --: | --: |
+| 600 | 2 | 60 | 0.450 | 0.500 | 0.300 |"""
+    assert comparison.report(runs) == f"{comparison.LEGEND}\n\n{expected}"
+
+
+def test_a_direction_without_oracle_or_gap_has_no_gap_closed() -> None:
+    runs = [
+        comparison.Finished("live2mall", method, 0, results("live2mall", method, 0, 0.5))
+        for method in ("source_only", "date", "oracle")
+    ]
+    assert "| gap_closed, each seed | 1 | - |" in comparison.report(runs)
+    assert "gap_closed, each" not in comparison.report(runs[:2])
+    assert "| DATE − source_only | 1 | +0.000 |" in comparison.report(runs[:2])
+
+
+def test_a_metric_of_joined_domains_is_their_mean() -> None:
+    one = results("mall2live", "date", 0, 0.5)
+    one["config"]["data"]["target"] = "live+street+unseen"
+    one["eval"]["street_test"] = {"acc_at_0.5": 0.7}
+    assert comparison.score(one, "target", "acc_at_0.5") == pytest.approx(0.6)
+    assert comparison.score(one, "target", "acc_at_0.9") is None
+
+
+def test_seed_0_of_everything_comes_first(tmp_path: Path) -> None:
+    plan = ablate.planned(tmp_path, ["a", "b"], ["date", "oracle"], ["0", "7", "0"])
+    names = ["a/date-0", "a/oracle-0", "b/date-0", "b/oracle-0"]
+    assert [run.name for run in plan] == names + [name.replace("-0", "-7") for name in names]
+    assert plan[0].directory == tmp_path / "a" / "date-0"
+
+
+def test_only_runs_without_results_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path, date_0=0.5)
+    plan = ablate.planned(tmp_path, ["mall2live"], ["date"], ["0", "1"])
+    content = json.dumps(results("mall2live", "date", 1, 0.7))
+    command = [sys.executable, "-c", WRITES_RESULTS, str(plan[1].directory), content]
+    found = run_missing(plan, {"mall2live/date-1": command})
+    assert [*found] == plan
+    assert "1 of 2 runs have their results already" in (out := capsys.readouterr().out)
+    assert re.search(r"\[1/1\] mall2live/date-1 \| took .*0m00s left \| Acc@0.5 target 0.700", out)
+    assert not plan[0].log.exists()
+    assert plan[1].log.read_text().startswith(ablate.MACHINE)
+
+
+def test_a_failing_run_is_told_with_its_end_and_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plan = ablate.planned(tmp_path, ["mall2live"], ["date", "oracle"], ["0"])
+    content = json.dumps(results("mall2live", "oracle", 0, 0.9))
+    commands = {
+        "mall2live/date-0": [sys.executable, "-c", FAILS],
+        "mall2live/oracle-0": [
+            *(sys.executable, "-c", WRITES_RESULTS),
+            *(str(plan[1].directory), content),
+        ],
+    }
+    assert [*run_missing(plan, commands)] == plan[1:]
+    out = capsys.readouterr().out
+    assert (
+        f"failed, exit code 3; the end of {plan[0].log}:\n    4\n    5\n    6\n    7\n    8\n"
+        in out
+    )
+    assert "\n    3\n" not in out
+
+
+def test_runs_at_the_same_time_share_the_cores_between_them(tmp_path: Path) -> None:
+    before = subprocesses.cores()
+    if len(before) < 2 or not hasattr(os, "sched_getaffinity"):
+        pytest.skip("needs two cores of Linux")
+    code = "import os; print(*os.sched_getaffinity(0))"
+    commands = [
+        subprocesses.Command(name, [sys.executable, "-c", code], tmp_path / name)
+        for name in ("a", "b")
+    ]
+    subprocesses.run_all(commands, jobs=2, title="#", outcome=lambda _: "")
+    got = [[int(x) for x in c.log.read_text().splitlines()[-1].split()] for c in commands]
+    assert sorted(got[0] + got[1]) == before
+    assert subprocesses.cores() == before
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, errors.Preempted), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_a_signal_lets_the_children_save(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    command = subprocesses.Command(
+        "a", [sys.executable, "-c", SAVES, str(tmp_path)], tmp_path / "log"
+    )
+    threading.Thread(target=interrupt, daemon=True).start()
+    handler = signal.getsignal(number)
+    with pytest.raises(error, match="2 of 2 runs are not done; the same command goes on"):
+        subprocesses.run_all([command, command], jobs=1, title="#", outcome=lambda _: "")
+    assert (tmp_path / "saved").exists()
+    assert signal.getsignal(number) is handler
+
+
+def test_the_table_tells_where_its_numbers_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    written(tmp_path, source_only_0=0.4, date_0=0.5)
+    path = tmp_path / "mall2live" / "date-0" / "results.json"
+    for changed in tmp_path.rglob("results.json"):
+        content = json.loads(changed.read_text())
+        content["config"]["steps"] = 301
+        changed.write_text(json.dumps(content))
+        os.utime(changed, (0, 1_800_000_000))
+    path.with_name("console.log").write_text(f"{ablate.MACHINE}two abacuses\nstep 1\n")
+    main(monkeypatch, tmp_path, "--table_only", "--seeds=0")
+    text = (tmp_path / "table.md").read_text()
+    assert text in capsys.readouterr().out
+    assert text.startswith("# 2 of 3 runs, 2027-01-15\n\n    python -m date_jax.ablate --config=")
+    assert "--table_only" not in text
+    assert "\nOn two abacuses.\n\nConfig: steps=301.\n" in text
+    assert "| DATE − source_only | 1 | +0.100 |" in text
+
+
+def test_unequal_configs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, date_0=0.5, date_1=0.6)
+    path = tmp_path / "mall2live" / "date-1" / "results.json"
+    content = json.loads(path.read_text())
+    harmless, fatal = copy.deepcopy(content), copy.deepcopy(content)
+    harmless["config"]["log"]["every"] = 7
+    path.write_text(json.dumps(harmless))
+    main(monkeypatch, tmp_path, "--table_only")
+    fatal["config"]["optim"]["clip"] = 9.0
+    path.write_text(json.dumps(fatal))
+    with pytest.raises(errors.UsageError) as told:
+        main(monkeypatch, tmp_path, "--table_only")
+    assert f"{path.parent}: holds a run with another config" in str(told.value)
+    assert f"optim.clip: 9.0 there, {pgda.get_config().optim.clip} now" in str(told.value)
+    assert "'now' is mall2live/date-0" in str(told.value)
+    assert len(str(told.value).splitlines()) <= 8
+
+
+def test_results_of_another_command_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, date_0=0.5)
+    with pytest.raises(errors.UsageError, match=r"(?s)steps: \d+ there, 9 now.*this command"):
+        main(monkeypatch, tmp_path, "--config.steps=9")
+
+
+@pytest.mark.parametrize(
+    ("argument", "gist"),
+    [
+        ("--config.seed=3", "say it with --seeds"),
+        ("--config.data.source=live", "say it with --directions"),
+        ("--directions=mal2live", "did you mean 'mall2live'"),
+        ("--methods=dat", "did you mean 'date'"),
+        ("--seeds=0,-1", "-1 must be a whole number"),
+        ("--seeds=", "--seeds has an empty place"),
+        ("--jobs=1000", "--jobs=1000: must be from 1 to"),
+        ("--config.steps=0", "config.steps=0: must be"),
+    ],
+)
+def test_a_wrong_command_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, gist: str
+) -> None:
+    with pytest.raises(errors.UsageError, match=re.escape(gist)):
+        main(monkeypatch, tmp_path, argument)
+
+
+def test_no_results_make_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.DataError, match=r"none of the 9 runs has its results.json"):
+        main(monkeypatch, tmp_path, "--table_only")
+    written(tmp_path, date_0=0.5)
+    (tmp_path / "mall2live" / "date-0" / "results.json").write_text('{"eval": ')
+    with pytest.raises(errors.DataError, match="cut off"):
+        main(monkeypatch, tmp_path, "--table_only")
+
+
+def test_overrides_reach_every_run_as_they_were_given() -> None:
+    argv = ["ablate", "--config=c.py", "--config.steps", "9", "--config.aligner.unbiased"]
+    argv += ["--noconfig.aligner.unbiased", "--config.data.vocab=", "--jobs=2"]
+    given = ["--config.steps=9", *argv[4:7]]
+    assert ablate.overrides_given(argv) == given
