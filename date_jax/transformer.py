@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
     heads: int
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
@@ -65,7 +65,7 @@ class Mlp(nn.Module):
     hidden: int
     activation: Callable[[Array], Array] = exact_gelu
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B C"], *, train: bool = False) -> Float[Array, "*B C"]:
@@ -88,7 +88,7 @@ class EncoderLayer(nn.Module):
     norm_first: bool = False
     activation: Callable[[Array], Array] = exact_gelu
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(

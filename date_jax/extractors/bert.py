@@ -26,7 +26,7 @@ class TextExtractor(nn.Module):
     mlp_ratio: float = 4.0
     max_length: int = 512
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(

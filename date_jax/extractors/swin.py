@@ -50,7 +50,7 @@ class Block(nn.Module):
     shift: int
     mlp_ratio: float = 4.0
     with_rep: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
@@ -117,7 +117,7 @@ class Block(nn.Module):
 class Merge(nn.Module):
     """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B U D"]:
@@ -150,7 +150,7 @@ class ImageExtractor(nn.Module):
     window: int
     mlp_ratio: float = 4.0
     pooling: str = "rep"
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
