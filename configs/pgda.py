@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "pgda"
     config.method = "date"  # date | source_only | oracle
     config.seed = 0
-    config.steps = 1200
+    config.steps = 2000
     config.batch_size = 64  # rows of the global batch, in each domain
 
     config.data = ConfigDict()
@@ -95,11 +95,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "hidden": 1024,
         }
     )
-    config.stages = ConfigDict({"align": 0.5, "pseudo": 0.5})  # shares of `steps`
+    config.stages = ConfigDict({"align": 0.5, "pseudo": 0.6})  # shares of `steps`
     config.pseudo_boxes = ConfigDict(
         {
             "weight": 1.0,
-            "every": 200,  # steps
+            "every": 300,  # steps
             "teacher": "ema",
             "combine": "mean",
             "theta_kind": "quantile",

@@ -102,6 +102,8 @@ class PseudoBoxes:
 
     def due(self, step: int) -> bool:
         """Whether a refresh comes before step `step`: of the oracle's table once."""
+        if not self._config.pseudo_boxes.weight:
+            return False
         since = step - pseudo_start(self._config)
         if self._config.method == "oracle":
             return since == 0

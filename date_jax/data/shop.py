@@ -36,9 +36,9 @@ SPLITS = ("train", "val", "test")
 
 LOOKS: dict[str, Look] = {
     "mall": Look(
-        count=(1, 3), crowd=0.4, size=(0.42, 0.72), shown_off=0.2, rotation=10.0, shear=0.04,
+        count=(1, 3), crowd=0.4, size=(0.36, 0.62), shown_off=0.2, rotation=10.0, shear=0.04,
         margin=0.04, cut=0.0, overlap=0.02, hard_negative=0.4, mark_said=0.5,
-        texture=0.0, clutter=0, banner=0.35, occlusion=0.0,
+        texture=0.0, clutter=0, banner=0.6, occlusion=0.0,
         shadow=0.25, cast=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0), blur=(0.0, 0.0),
         noise=(0.0, 0.0),
     ),
