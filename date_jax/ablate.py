@@ -82,7 +82,8 @@ def main(_: list[str]) -> None:
     root = Path(given.workdir)
     runs = planned(root, given.directions, given.methods, given.seeds)
     found = {run: result for run in runs if (result := results(run)) is not None}
-    require_same_config(found, None if given.table_only else given.config.to_dict())
+    config = None if given.table_only else given.config.to_dict()
+    require_same_config(found, config)
 
     def command(run: Run) -> list[str]:
         chosen = [f"--config.method={run.method}", f"--config.seed={run.seed}"]
@@ -90,6 +91,7 @@ def main(_: list[str]) -> None:
         return [*start, *chosen, *overrides, f"--workdir={run.directory}"]
 
     def write_table() -> str:
+        require_same_config(found, config)  # again: somebody may edit the file between two starts
         words = (word for word in sys.argv[1:] if word != "--table_only")
         shown = f"python -m date_jax.ablate {shlex.join(words)}"
         ordered = {run: found[run] for run in runs if run in found}

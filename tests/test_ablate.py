@@ -272,6 +272,24 @@ def test_results_of_another_command_are_refused_before_anything_runs(
         main(monkeypatch, tmp_path, "--config.steps=9")
 
 
+def test_a_config_file_edited_between_two_starts_ends_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edited(
+        plan: list[ablate.Run], found: dict[ablate.Run, Any], _: Any, __: int, write_table: Any
+    ) -> None:
+        for run, clip in zip(plan, (pgda.get_config().optim.clip, 9.0), strict=True):
+            changes = {"optim.clip": clip}
+            found[run] = results("mall2live", "date", run.seed, 0.5, **changes)
+            run.directory.mkdir(parents=True)
+            (run.directory / "results.json").write_text(json.dumps(found[run]))
+            write_table()
+
+    monkeypatch.setattr(ablate, "run_missing", edited)
+    with pytest.raises(errors.UsageError, match=r"(?s)date-1: .*optim.clip: 9.0 there"):
+        main(monkeypatch, tmp_path, "--methods=date", "--seeds=0,1")
+
+
 @pytest.mark.parametrize(
     ("argument", "gist"),
     [
