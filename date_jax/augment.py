@@ -67,8 +67,8 @@ def resampled(
         distance = jnp.abs(place[:, :, None] * size - 0.5 - pixel[None, None])
         weights = jnp.maximum(1.0 - distance / radius[:, None, None], 0.0)
         weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
-        # 1 inside the picture, 0 outside, with a ramp one pixel wide at its border.
-        inside = jnp.clip(jnp.minimum(place, 1.0 - place) * size + 0.5, 0.0, 1.0)
+        # 1 inside the picture, 0 from half a pixel outside it, where no pixel is within reach.
+        inside = jnp.clip(2 * jnp.minimum(place, 1.0 - place) * size + 1.0, 0.0, 1.0)
         return weights, inside
 
     height, width = image.shape[1:3]
