@@ -65,14 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
     )
     config.model.fusion = ConfigDict(
-        {
-            "layers": 3,
-            "heads": 4,
-            "mlp_width": 128,
-            "dropout": 0.0,
-            "norm_first": True,
-            "loc": "query",
-        }
+        {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
 
     config.image_seeker = ConfigDict(
