@@ -1,3 +1,3 @@
-"""date_jax: find products in pictures. Retrieval, grounding and domain-adaptive grounding in JAX."""
+"""Finds products in pictures: retrieval, grounding, and grounding across domains, in JAX."""
 
 __version__ = "0.1.0"

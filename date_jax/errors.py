@@ -34,8 +34,8 @@ class SetupError(UserError):
     exit_code = 5
 
 
-class Preempted(UserError):
-    """The machine asked for itself back; the state was saved. Exit code 75 means: start me again."""
+class Preempted(UserError):  # noqa: N818 - an end, not an error
+    """The machine asked for itself back; the state was saved. 75 means: start me again."""
 
     exit_code = 75
 
