@@ -58,7 +58,7 @@ class Record:
         for name, value in metrics.items():
             if name != "skipped":
                 total, count = self.sums.get(name, (0.0, 0))
-                self.sums[name] = [total + float(value), count + 1]
+                self.sums[name] = [total + value, count + 1]
         return False
 
     def means(self) -> dict[str, float]:

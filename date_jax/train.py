@@ -128,7 +128,8 @@ def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
         return
     done = pending.pop()
     config = job.config
-    if job.record.add(jax.device_get(done.metrics)):
+    metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
+    if job.record.add(metrics):
         skipped.append(done)
         named = "; ".join(f"{domain} {rows}" for domain, rows in done.rows.items())
         job.progress.say(f"step {done.step}: not finite, update left out; rows: {named}")

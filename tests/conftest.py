@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jaxtyping
 import pytest
+from absl import logging
 from ml_collections import ConfigDict
 
 # The process that starts the workers makes it and they inherit it: rendered shops and compiled
@@ -22,6 +23,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["DATE_JAX_CACHE"] + "/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# As main.py has it. Orbax logs whole trees: kept by pytest, they took 20 s a test to throw away.
+logging.set_verbosity(logging.ERROR)
 
 # Before the first import of the package: the shapes in its signatures are then enforced.
 jaxtyping.install_import_hook("date_jax", "beartype.beartype")

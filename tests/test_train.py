@@ -134,7 +134,7 @@ def test_another_config_does_not_go_on_with_the_run(
     uninterrupted: Path, tiny_config: ConfigDict
 ) -> None:
     tiny_config.steps, tiny_config.optim.learning_rate = 13, 0.5
-    with pytest.raises(UsageError, match=r"optim.learning_rate: 0.002 there, 0.5 now\n  steps: 12"):
+    with pytest.raises(UsageError, match=r"optim.learning_rate: 0.0015 there, 0.5 now\n  steps: 12"):
         train.train(tiny_config, uninterrupted)
 
 

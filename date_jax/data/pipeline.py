@@ -161,6 +161,8 @@ def _pictures(
         png = tf.io.parse_example(record, spec)["image"]
         return index, tf.map_fn(picture, png, fn_output_signature=tf.uint8)
 
+    # It is a graph already; AutoGraph would read all of its source to find that out.
+    batch = tf.autograph.experimental.do_not_convert(batch)
     batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AHEAD)
     iterator = iter(batches.as_numpy_iterator())
     while True:
