@@ -24,7 +24,8 @@ ALL = {  # every change, at its utmost
 }
 VOCAB = 10
 SIDE = 40
-ROUNDING = 5e-5  # float32 places a pixel within 5e-6 of its width, and neighbours differ by up to 4.4
+# float32 places a pixel within 5e-6 of its width, and neighbours differ by up to 4.4.
+ROUNDING = 5e-5
 
 _strong = jax.jit(
     lambda image, box, text, rng, config, strength, swap_table: augment.strong(

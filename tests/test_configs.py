@@ -1,0 +1,101 @@
+"""Every config, with every argument it documents, takes one real step; new ones unasked."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import pgda
+from date_jax import adaptation, sharding
+from date_jax import config as rules
+from date_jax.data import pipeline
+from date_jax.job import prepared
+from date_jax.preemption import Preemption
+from date_jax.workdir import flat
+
+FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def arguments(name: str) -> list[str]:
+    """What may stand behind the colon: nothing, each word, and what the file's text shows."""
+    module = importlib.import_module(f"configs.{name}")
+    shown = re.findall(rf"configs/{name}\.py:([\w,]+)", module.__doc__)
+    return sorted({"", *getattr(module, "WORDS", ()), *shown})
+
+
+CASES = [
+    pytest.param(file.stem, argument, id=f"{file.stem}:{argument}")
+    for file in FILES
+    if file.stem != "__init__"
+    for argument in arguments(file.stem)
+]
+
+
+def made_small(config: ConfigDict, tiny_config: ConfigDict) -> ConfigDict:
+    """Of what `tiny_config` makes smaller, all that this config has too."""
+    whole, tiny = (flat(c.to_dict()) for c in (pgda.get_config(), tiny_config))
+    changed = {key: value for key, value in tiny.items() if value != whole[key]}
+    has = flat(config.to_dict())
+    config.update_from_flattened_dict({k: v for k, v in changed.items() if k in has})
+    return config
+
+
+def written_out(corpus: pipeline.Corpus, folder: Path) -> Path:
+    """The rendered shop as someone's own photos: equal shapes, so nothing is compiled again."""
+    lines = []
+    for name, split in corpus.splits.items():
+        batches = pipeline.eval_batches(corpus, [name], batch_size=16, boxes=True)
+        images = np.concatenate([batch["image"] for batch in batches])[: split.size]
+        arrays = split.arrays()
+        boxes = np.round(arrays["box_xyxy"] * corpus.image_size).astype(int).tolist()
+        for row, (image, box) in enumerate(zip(images, boxes, strict=True)):
+            file = f"{name}_{row}.png"
+            Image.fromarray(image).save(folder / file)
+            line = {
+                "image": file,
+                "query": split.queries[row],
+                "box": box,
+                "domain": split.domain,
+                "product_id": str(arrays["product_id"][row]),
+                "split": name.rpartition("_")[2],
+            }
+            lines.append(json.dumps(line) + "\n")
+    (folder / "photos.jsonl").write_text("".join(lines))
+    return folder / "photos.jsonl"
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_every_config_takes_one_real_step(
+    name: str, argument: str, tiny_config: ConfigDict, tmp_path: Path
+) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    if config.data.name == "files":
+        config.data.path = str(written_out(pipeline.load(tiny_config.data), tmp_path))
+    counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}
+    rules.validate(config, **counts)
+    config = made_small(config, tiny_config)
+    rules.validate(config, **counts)
+    job, state = prepared(config, tmp_path, Preemption())
+    # The last step's batch: every stage's data are in it.
+    batch = next(adaptation.batches(config, job.corpus, config.steps - 1))
+    state, metrics = job.step.update(state, sharding.global_batch(job.mesh, batch))
+    job.progress.close()
+    job.checkpoints.close()
+    assert all(np.isfinite(metric) for metric in jax.device_get(metrics).values())
+    assert not metrics["skipped"]
+    assert metrics["gradient_norm"] > 0
+    assert int(state.step) == 1
+
+
+def test_a_config_s_text_begins_with_its_command() -> None:
+    for file in FILES:
+        if file.stem != "__init__":
+            text = importlib.import_module(f"configs.{file.stem}").__doc__
+            assert f"--config=configs/{file.name}" in text, file.name
