@@ -89,7 +89,7 @@ def test_the_stages_come_in_their_order(uninterrupted: Path) -> None:
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [6, 12]
 
 
-@pytest.mark.parametrize("step", [3, 7, 9])
+@pytest.mark.parametrize("step", [3, 7])
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
     uninterrupted: Path, tiny_config: ConfigDict, tmp_path: Path, stop_at: Any, step: int
 ) -> None:
@@ -134,7 +134,9 @@ def test_another_config_does_not_go_on_with_the_run(
     uninterrupted: Path, tiny_config: ConfigDict
 ) -> None:
     tiny_config.steps, tiny_config.optim.learning_rate = 13, 0.5
-    with pytest.raises(UsageError, match=r"optim.learning_rate: 0.0015 there, 0.5 now\n  steps: 12"):
+    with pytest.raises(
+        UsageError, match=r"optim.learning_rate: 0.0015 there, 0.5 now\n  steps: 12"
+    ):
         train.train(tiny_config, uninterrupted)
 
 
@@ -181,7 +183,8 @@ def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     first = workdir.Workdir(tmp_path)
     with first, pytest.raises(SetupError, match="another job is running in it"):
         workdir.Workdir(tmp_path)
-    workdir.Workdir(tmp_path)
+    with workdir.Workdir(tmp_path) as second:
+        assert second.path == tmp_path
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
