@@ -137,7 +137,8 @@ class ImageExtractor(nn.Module):
         patch: side of a patch in pixels.
         width: channels of the first stage; each further stage has twice as many.
         depths, heads: blocks and attention heads of each stage.
-        window: side of a window in tokens, in all stages but the last, which attends globally.
+        window: side of a window in tokens. The last stage attends globally: with `rep` over any
+            grid, otherwise over square ones (an oblong one has windows of its shorter side).
         pooling: where the one vector comes from: `rep` (the learnt token), `mean` (the average),
             or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
             the last one's grid).
