@@ -126,8 +126,13 @@ def test_a_stop_in_a_refresh_saves_what_was_trained(
 
 def test_ctrl_c_says_what_is_saved(tiny_config: ConfigDict, tmp_path: Path, stop_at: Any) -> None:
     stop_at(5, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="step 4 is saved"):
-        train.train(tiny_config, tmp_path)
+    # A shell that starts the tests in its background has Ctrl-C ignored for them.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="step 4 is saved"):
+            train.train(tiny_config, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_another_config_does_not_go_on_with_the_run(
