@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from date_jax import commandline
 from date_jax.errors import SetupError, UsageError
+from date_jax.rendezvous import meet
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "file with get_config(), file:argument")
 _WORKDIR = flags.DEFINE_string("workdir", None, "of the run; default runs/<config>-<time>")
@@ -25,6 +26,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0;
 _COUNT = flags.DEFINE_integer("process_count", 1, "processes that train together")
 _INDEX = flags.DEFINE_integer("process_index", 0, "number of this one")
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh on a CPU")
+_PATIENCE = 300.0  # seconds that processes which are there wait for one that is not
 
 
 def main(_: list[str]) -> None:
@@ -66,6 +68,9 @@ def _start_jax(config: ConfigDict) -> None:
     elif _COUNT.value > 1:
         raise UsageError(f"--process_count={_COUNT.value} needs --coordinator=<host>:<port>")
     try:
+        if _COORDINATOR.value:
+            index, count = _INDEX.value, _COUNT.value
+            meet(_COORDINATOR.value, index=index, count=count, timeout=_PATIENCE)
         if _COORDINATOR.value or _is_cluster():
             jax.distributed.initialize(**options)
         jax.devices()

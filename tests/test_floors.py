@@ -20,7 +20,7 @@ FLOORS = [
     {"extractors", "seekers", "aligner", "pseudo_boxes", "augment", "evals", "data"},
     {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
     {"subprocesses"},
-    {"progress", "preemption", "workdir"},
+    {"progress", "preemption", "rendezvous", "workdir"},
     {"boxes", "sharding", "errors"},
 ]
 FLOOR = {name: -line for line, names in enumerate(FLOORS) for name in names}
