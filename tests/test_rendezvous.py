@@ -17,7 +17,8 @@ def coordinator() -> str:
 def test_all_meet_whoever_comes_first(coordinator: str) -> None:
     with ThreadPoolExecutor(3) as pool:
         waits = [
-            pool.submit(meet, coordinator, index=index, count=3, timeout=30.0) for index in (2, 1, 0)
+            pool.submit(meet, coordinator, index=index, count=3, timeout=30.0)
+            for index in (2, 1, 0)
         ]
         assert [wait.result() for wait in waits] == [None] * 3
 
