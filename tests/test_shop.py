@@ -12,6 +12,7 @@ from PIL import Image
 from date_jax.data import shop
 from date_jax.data.rendering.arrangement import members
 from date_jax.data.rendering.composition import CUT_LIMIT, HIDDEN_LIMIT
+from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import COLOURS, PATTERNS, product
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
 from date_jax.errors import SetupError, UsageError
@@ -90,11 +91,35 @@ def test_a_product_far_outside_is_moved_back_into_the_picture(monkeypatch):
     assert max(made.cut for made in scenes("live", 80)) <= CUT_LIMIT
 
 
+def meant(query: str) -> set[str]:
+    """The query's words, each domain's own ones in everybody's."""
+    known = {own: word for word, both in OWN_WORDS.items() for own in both}
+    return {known.get(word, word) for word in query.replace(",", "").split()}
+
+
+def test_every_attribute_has_a_word_that_only_catalogues_use_and_one_that_only_sellers_use():
+    assert set(OWN_WORDS) == {*CATEGORIES, *COLOURS, *PATTERNS}
+    words = [*OWN_WORDS, *(word for both in OWN_WORDS.values() for word in both)]
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(("domain", "own", "others"), [("mall", 0, 1), ("live", 1, 0)])
+def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others):
+    words = [word for made in scenes(domain, 200) for word in made.query.replace(",", "").split()]
+    counts = [
+        sum(word in {both[place] for both in OWN_WORDS.values()} for word in words)
+        for place in (own, others)
+    ]
+    known = sum(word in OWN_WORDS for word in words)
+    assert counts[0] / (counts[0] + known) == pytest.approx(shop.LOOKS[domain].own_words, abs=0.06)
+    assert counts[1] == 0
+
+
 @pytest.mark.parametrize("domain", shop.DOMAINS)
 def test_a_query_fits_exactly_one_product_of_its_picture(domain):
     neighbours = 0
     for made in scenes(domain, 200, split="train"):
-        words = set(made.query.replace(",", "").split())
+        words = meant(made.query)
         said = words & set(PATTERNS)
         fitting = [
             item
@@ -161,7 +186,7 @@ def test_the_same_code_renders_every_size(domain, size):
     assert made.image.shape == (size, size, 3)
     assert made.image.dtype == np.uint8
     assert made.product_id == "p000000"
-    assert made.category in made.query.replace(",", "").split()
+    assert made.category in meant(made.query)
 
 
 def test_a_worker_that_dies_is_reported(capfd):

@@ -166,7 +166,7 @@ def scene(
     pattern_said = target.pattern != "plain" or rng.random() < 0.5
     mark_said = bool(rng.random() < look.mark_said)
     phrase = phrases.title if domain == "mall" else phrases.speech
-    query = phrase(rng, target, pattern=pattern_said, mark=mark_said)
+    query = phrase(rng, target, pattern=pattern_said, mark=mark_said, own=look.own_words)
 
     fewest, most = look.count
     count = fewest + int(rng.binomial(most - fewest, look.crowd))

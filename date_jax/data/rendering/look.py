@@ -22,6 +22,7 @@ class Look:
     overlap: float  # of two products' boxes, share of the smaller one
     hard_negative: float  # a neighbour shares category or colour with the queried product
     mark_said: float  # the query names the printed mark
+    own_words: float  # a word of the query is one that only this domain uses
     texture: float  # a textured ground (live)
     clutter: int  # things in the background that are no products
     banner: float  # each of banner, sticker, frame (mall); chat and LIVE badge (live)

@@ -1,4 +1,10 @@
-"""What is said of a product: titles as shops write them, sentences as sellers speak them."""
+"""What is said of a product: titles as shops write them, sentences as sellers speak them.
+
+Most things have three names: one that everybody knows, one that only catalogues use, and one that
+only sellers use. So what is learnt of either domain's words does not do for the other's.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,18 +37,54 @@ _SPOKEN_MARKS = (
     " with the {} on it", ", the one with a {}", ", there is a {} on it",
     " with a little {} on it",
 )  # fmt: skip
+# Instead of the word everybody knows: the catalogue's, the seller's.
+OWN_WORDS = {
+    "mug": ("tumbler", "cup"), "teapot": ("teaware", "kettle"), "bottle": ("flask", "thermos"),
+    "plant": ("succulent", "greenery"), "lamp": ("luminaire", "light"),
+    "clock": ("timepiece", "alarm"), "watch": ("chronograph", "ticker"),
+    "shoe": ("sneaker", "kicks"), "hat": ("headwear", "cap"), "shirt": ("jersey", "tee"),
+    "bag": ("tote", "carrier"), "umbrella": ("parasol", "brolly"), "chair": ("furniture", "seat"),
+    "guitar": ("instrument", "strings"), "camera": ("reflex", "cam"), "car": ("vehicle", "racer"),
+    "red": ("crimson", "cherry"), "orange": ("amber", "tangerine"), "yellow": ("golden", "lemon"),
+    "green": ("emerald", "grassy"), "blue": ("cobalt", "denim"), "purple": ("violet", "grape"),
+    "pink": ("rose", "bubblegum"), "black": ("ebony", "inky"), "white": ("ivory", "snowy"),
+    "plain": ("monochrome", "simple"), "striped": ("pinstripe", "stripy"),
+    "dotted": ("polka", "spotty"), "checked": ("gingham", "plaid"),
+    "zigzag": ("chevron", "wavy"), "dipped": ("ombre", "blended"),
+}  # fmt: skip
+
+
+class Words(NamedTuple):
+    """How a product's attributes are called this time."""
+
+    category: str
+    colour: str
+    pattern: str
+
+
+def _words(rng: np.random.Generator, item: Product, own: float, whose: int) -> Words:
+    """Each word is with probability `own` the domain's own one, `whose` in `OWN_WORDS`."""
+    known = (item.category, item.colour, item.pattern)
+    return Words(*(OWN_WORDS[word][whose] if rng.random() < own else word for word in known))
 
 
 def _one_of(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool) -> str:
-    """A catalogue title: "2024 new striped red mug star logo kitchen gift"; the order varies."""
-    looks = [item.pattern, item.colour] if pattern else [item.colour]
+def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own: float) -> str:
+    """A catalogue title: "2024 new striped red mug star logo kitchen gift"; the order varies.
+
+    Args:
+        pattern: say the pattern.
+        mark: say what is printed on it.
+        own: probability of each word that only catalogues use.
+    """
+    called = _words(rng, item, own, 0)
+    looks = [called.pattern, called.colour] if pattern else [called.colour]
     if rng.random() < 0.3:
         looks.reverse()
-    core = [*looks, item.category] if rng.random() < 0.75 else [item.category, *looks]
+    core = [*looks, called.category] if rng.random() < 0.75 else [called.category, *looks]
     printed = [_one_of(rng, _PRINTED).format(item.mark)] if mark else []
     front = [_one_of(rng, _YEARS)] if rng.random() < 0.4 else []
     front += [_one_of(rng, _PRAISE)] if rng.random() < 0.7 else []
@@ -53,19 +95,25 @@ def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool)
     return " ".join(front + middle + back)
 
 
-def speech(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool) -> str:
-    """A seller's sentence: "look at this mug, the striped red one with the star on it"."""
-    looks = f"{item.pattern} {item.colour}" if pattern else item.colour
+def speech(
+    rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own: float
+) -> str:
+    """A seller's sentence: "look at this mug, the striped red one with the star on it".
+
+    Arguments as `title`, `own` being of the words that only sellers use.
+    """
+    called = _words(rng, item, own, 1)
+    looks = f"{called.pattern} {called.colour}" if pattern else called.colour
     opening = _one_of(rng, _OPENINGS)
     form = rng.random()
     if form < 0.4:
-        said = f"{opening} {looks} {item.category}"
+        said = f"{opening} {looks} {called.category}"
     elif form < 0.75:
-        said = f"{opening} {item.category}, the {looks} one"
+        said = f"{opening} {called.category}, the {looks} one"
     elif pattern:
-        said = f"{opening} {item.colour} {item.category}, the {item.pattern} one"
+        said = f"{opening} {called.colour} {called.category}, the {called.pattern} one"
     else:
-        said = f"{opening} {item.category} in {looks}"
+        said = f"{opening} {called.category} in {looks}"
     if mark:
         return said + _one_of(rng, _SPOKEN_MARKS).format(item.mark)
     closing = _one_of(rng, _CLOSINGS)
