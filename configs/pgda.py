@@ -99,14 +99,14 @@ def get_config(arg: str = "") -> ConfigDict:
             "theta": 0.9,
             "keep_start": 0.5,
             "keep_end": 0.9,
-            "rank": {"count": 0.0, "agreement": 1.0, "score": 0.0},
+            "rank": {"count": 0.0, "agreement": 1.0, "score": 1.0},
             "min_agreement": 0.0,
             "min_row_agreement": 0.0,
         }
     )
     config.augment = ConfigDict(
         {
-            "ramp": 0.3,  # share of `steps` over which the strengths grow to what stands here
+            "ramp": 0.5,  # share of `steps` over which the strengths grow to what stands here
             "focus": 1.0,  # share of close-ups of the box at the start; fades over the ramp
             "zoom_in": 1.25,
             "zoom_out": 1.25,

@@ -92,9 +92,8 @@ class PseudoBoxes:
         self._config, self._corpus, self._mesh = config, corpus, mesh
         embeddings = ("image_embedding", "query_embedding")
         self._embed = collector({name: task.predict[name] for name in embeddings}, mesh)
-        self._teach = collector(
-            {name: task.predict[name] for name in ("box_cxcywh", "agreement")}, mesh
-        )
+        taught = ("pseudo_box_cxcywh", "agreement", "score")
+        self._teach = collector({name: task.predict[name] for name in taught}, mesh)
 
     def begins(self, step: int) -> bool:
         """Whether `step` is the first with pseudo boxes."""

@@ -113,6 +113,12 @@ def original_box(
     )
 
 
+def close_up(box_cxcywh: Float[Array, "B 4"], margin: float) -> Float[Array, "B 4"]:
+    """Square windows around boxes, `margin` times their longer side, for `resampled`."""
+    side = jnp.maximum(margin * box_cxcywh[:, 2:].max(axis=1, keepdims=True), 0.1)
+    return jnp.concatenate([box_cxcywh[:, :2] - side / 2, box_cxcywh[:, :2] + side / 2], axis=1)
+
+
 def _window(
     box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B 4"]:

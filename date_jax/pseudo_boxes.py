@@ -1,10 +1,10 @@
 """Which of the teacher's boxes on the target to trust now (DATE's dynamic pseudo-box generator).
 
 The source and the target are embedded as a whole. A target pair that resembles many source pairs
-lies where the network has learnt; that count, the teacher's agreement with itself under flip and
-scale, and the pair's image-seeker score rank the targets, and the best share gets boxes. Counting
-alone favours crowded, average-looking pictures; `refresh` measures each rule where it is told the
-truth.
+lies where the network has learnt; that count, the teacher's agreement with itself on another view,
+and how much better its box fits the query than the whole picture does rank the targets, and the
+best share gets boxes. Counting alone favours crowded, average-looking pictures; `refresh` measures
+each rule where it is told the truth.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -60,7 +60,7 @@ def refresh(
 
     Args:
         embed: a collector of `image_embedding` and `query_embedding`.
-        teach: a collector of `box_cxcywh` and `agreement`.
+        teach: a collector of `pseudo_box_cxcywh`, `agreement` and `score`.
         params: what `embed` runs with: the current extractors.
         teacher_params: what `teach` runs with.
         source_batches: gives one pass over the whole source, unaugmented; likewise
@@ -87,7 +87,7 @@ def refresh(
     signals = {
         "count": count,
         "agreement": taught["agreement"],
-        "score": np.sum(target["image_embedding"] * target["query_embedding"], axis=1),
+        "score": taught["score"],
     }
     share = keep_share(config, progress)
     is_steady = taught["agreement"] >= config.min_row_agreement
@@ -103,10 +103,10 @@ def refresh(
     }
     if truth is not None:
         true = {name: np.asarray(value)[target["index"]] for name, value in truth.items()}
-        right = np.asarray(_is_right(taught["box_cxcywh"], true["box_cxcywh"]))
+        right = np.asarray(_is_right(taught["pseudo_box_cxcywh"], true["box_cxcywh"]))
         metrics |= _precision(right, true["box_mask"], chosen, signals)
     table = {
-        "box_cxcywh": np.asarray(taught["box_cxcywh"], np.float32),
+        "box_cxcywh": np.asarray(taught["pseudo_box_cxcywh"], np.float32),
         "weight": (chosen & earned).astype(np.float32),
     }
     # Collected in the split's order, which is that of `index`; the table is read by `index`.
@@ -131,8 +131,8 @@ def reliability(
 
     Args:
         count: source pairs that the target pair resembles.
-        agreement: IoU of the teacher's boxes of the pair under flip and scale.
-        score: image-seeker score of the pair's picture and query.
+        agreement: IoU of the teacher's boxes in two views of the picture.
+        score: the image seeker's, of the query with the box less that with the picture.
         weights: of `count`, `agreement` and `score`, by these names.
     """
     signals = {"count": count, "agreement": agreement, "score": score}

@@ -33,7 +33,7 @@ class Workdir:
         path: made if absent.
 
     Raises:
-        SetupError: it cannot be written, or another job is running in it.
+        SetupError: it cannot be written, lies inside another run, or a job is running in it.
     """
 
     def __init__(self, path: Path):
@@ -46,6 +46,12 @@ class Workdir:
             raise SetupError(problem or f"{path}: host 0 cannot use it")
 
     def _problem(self) -> str:
+        for folder in (self.path.absolute(), *self.path.absolute().parents):
+            if folder.name == "checkpoints" and (folder.parent / "config.json").is_file():
+                return (
+                    f"{self.path}: these are checkpoints of the run {folder.parent}; "
+                    f"go on with --workdir={folder.parent} or choose another"
+                )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a")

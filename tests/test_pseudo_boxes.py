@@ -221,6 +221,7 @@ def toy(
         "text_vector": unit_rows(rows, 6, 21),
         "box": moved.astype(np.float32),
         "steadiness": (0.9 - 0.5 * noisy + 0.05 * rng.random(rows)).astype(np.float32),
+        "gain": rng.normal(size=rows).astype(np.float32),
     }
     source = {"image_vector": unit_rows(90, 6, 22), "text_vector": unit_rows(90, 6, 23)}
     settings = {
@@ -232,7 +233,8 @@ def toy(
     embed = collector(
         {"image_embedding": said("image_vector"), "query_embedding": said("text_vector")}, mesh
     )
-    teach = collector({"box_cxcywh": said("box"), "agreement": said("steadiness")}, mesh)
+    taught = {"pseudo_box_cxcywh": "box", "agreement": "steadiness", "score": "gain"}
+    teach = collector({name: said(key) for name, key in taught.items()}, mesh)
     mask = np.arange(rows) % 10 > 0
     truth = {"box_cxcywh": true.astype(np.float32), "box_mask": mask}
     refreshed = pseudo_boxes.refresh(
@@ -273,7 +275,7 @@ def test_selecting_by_agreement_raises_precision() -> None:
 def test_each_rule_selects_what_its_loop_selects(rule: str) -> None:
     (table, metrics), target = toy(ALONE[rule])
     if rule == "score":
-        signal = np.sum(target["image_vector"] * target["text_vector"], axis=1)
+        signal = target["gain"]
     else:
         source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
         pair = pseudo_boxes.centred(source, Features(target["image_vector"], target["text_vector"]))

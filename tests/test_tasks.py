@@ -14,7 +14,7 @@ from PIL import Image
 
 from date_jax import adaptation, tasks
 from date_jax.data import pipeline
-from date_jax.tasks import pgda
+from date_jax.tasks import date, pgda
 from date_jax.tasks.task import Task
 
 ROWS, VOCAB = 8, 20
@@ -247,14 +247,59 @@ def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> 
     params = some_params(task)
     predict = jax.jit(lambda p, b: {name: f(p, b) for name, f in task.predict.items()})
     found = jax.device_get(predict.lower(params, domain(0)).compile(QUICK)(params, domain(0)))
-    assert found.keys() == {"image_embedding", "query_embedding", "box_cxcywh", "agreement"}
+    assert found.keys() == {
+        *("image_embedding", "query_embedding", "box_cxcywh"),
+        *("pseudo_box_cxcywh", "agreement", "score"),
+    }
     for name in ("image_embedding", "query_embedding"):
         assert found[name].shape == (ROWS, config.model.width)
         np.testing.assert_allclose(np.linalg.norm(found[name], axis=1), 1, rtol=1e-5)
-    assert found["box_cxcywh"].shape == (ROWS, 4)
+    assert found["box_cxcywh"].shape == found["pseudo_box_cxcywh"].shape == (ROWS, 4)
     assert ((found["box_cxcywh"] > 0) & (found["box_cxcywh"] < 1)).all()
-    assert found["agreement"].shape == (ROWS,)
+    assert found["agreement"].shape == found["score"].shape == (ROWS,)
     assert ((found["agreement"] >= 0) & (found["agreement"] <= 1)).all()
+    assert (np.abs(found["score"]) <= 2).all()
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
+    config: ConfigDict, flip: float
+) -> None:
+    """Every view of the second look is made here by Pillow's own cropping and resizing."""
+    config.augment.flip = flip
+    task = built(config)
+    params, rows = some_params(task), domain(0)
+    predict = jax.jit(lambda b: {name: f(params, b) for name, f in task.predict.items()})
+    found = jax.device_get(predict(rows))
+    size = rows["image"].shape[1]
+
+    def seen(box: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+        """Cut-outs, and their windows as corner and side."""
+        views, windows = [], []
+        for image, (x, y, width, height) in zip(rows["image"], box, strict=True):
+            side = max(margin * max(width, height), 0.1)
+            low = np.array([x, y]) - side / 2
+            mean = image.mean(axis=(0, 1))
+            around = np.round(np.broadcast_to(mean, (3 * size, 3 * size, 3))).astype(np.uint8)
+            around[size : 2 * size, size : 2 * size] = image
+            corner = (low + 1) * size
+            view = Image.fromarray(around).resize(
+                (size, size), Image.Resampling.BILINEAR, box=(*corner, *(corner + side * size))
+            )
+            views.append(np.asarray(view))
+            windows.append([*low, side])
+        return np.stack(views), np.array(windows)
+
+    views, windows = seen(found["box_cxcywh"], date.SECOND_LOOK)
+    again = np.asarray(predict({**rows, "image": views})["box_cxcywh"]) * windows[:, 2:]
+    again[:, :2] += windows[:, :2]
+    np.testing.assert_allclose(found["pseudo_box_cxcywh"], again, atol=0.02)
+
+    views, _ = seen(found["pseudo_box_cxcywh"], date.TIGHT)
+    near = predict({**rows, "image": views})["image_embedding"]
+    query = found["query_embedding"]
+    gain = np.sum(near * query, axis=1) - np.sum(found["image_embedding"] * query, axis=1)
+    np.testing.assert_allclose(found["score"], gain, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
 from date_jax.tasks.task import Batch, Params
 
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
-AGREEMENT_ZOOM = 1.25  # how far the second view of the agreement test zooms out
+SECOND_LOOK = 1.5  # side of the close-up in which a box is found again, by its longer side
+TIGHT = 1.2  # the same of the close-up that is held against the query
+OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirrored one
 
 
 class Date(nn.Module):
@@ -185,26 +187,62 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     def box_cxcywh(params: Params, batch: Batch) -> Array:
         return whole(params, batch)["box_cxcywh"]
 
-    def agreement(params: Params, batch: Batch) -> Array:
-        """IoU of the box with the one found in a smaller and, if allowed, mirrored view."""
-        rows = len(batch["image"])
-        edge = (AGREEMENT_ZOOM - 1) / 2
-        window = jnp.tile(jnp.array([-edge, -edge, 1 + edge, 1 + edge]), (rows, 1))
-        flip = jnp.full((rows,), config.augment.flip > 0)
+    mirrors = config.augment.flip > 0
+
+    def looked(batch: Batch, window: Array, mirrored: bool) -> tuple[Array, Array, Array]:
+        """`(image, text, flip)` of a view without any other change."""
         pixels = batch["image"].astype(jnp.float32) / 255.0
-        image = augment.resampled(pixels, window, flip, jnp.ones((rows,)), pixels.mean(axis=(1, 2)))
-        text = jnp.where(flip[:, None], swap_table[batch["text"]], batch["text"])
-        out = apply(
-            {"params": params["model"]}, augment.normalised(image), text, batch["text_mask"]
-        )
-        back = augment.original_box(out["box_cxcywh"], window, flip)
-        return boxes.iou(boxes.xyxy(back), boxes.xyxy(box_cxcywh(params, batch)))
+        flip = jnp.full((len(pixels),), mirrored)
+        radius = jnp.ones((len(pixels),))
+        image = augment.resampled(pixels, window, flip, radius, pixels.mean(axis=(1, 2)))
+        text = swap_table[batch["text"]] if mirrored else batch["text"]
+        return augment.normalised(image), text, flip
+
+    def found(params: Params, batch: Batch, window: Array, mirrored: bool) -> Array:
+        """The box that a view shows, in the whole picture's coordinates."""
+        image, text, flip = looked(batch, window, mirrored)
+        out = apply({"params": params["model"]}, image, text, batch["text_mask"])
+        return augment.original_box(out["box_cxcywh"], window, flip)
+
+    def found_twice(params: Params, batch: Batch, zoom: float, mirrored: bool) -> Array:
+        """Found in the whole picture, then again in a close-up of what was found.
+
+        There the product has a size that both domains' close-ups share, so a box that was drawn to
+        the source's usual size comes out right.
+        """
+        edge = (zoom - 1) / 2
+        whole_picture = jnp.array([[-edge, -edge, 1 + edge, 1 + edge]])
+        window = jnp.tile(whole_picture, (len(batch["image"]), 1))
+        first = found(params, batch, window, mirrored)
+        return found(params, batch, augment.close_up(first, SECOND_LOOK), mirrored)
+
+    def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
+        return found_twice(params, batch, 1.0, False)
+
+    def agreement(params: Params, batch: Batch) -> Array:
+        """IoU of the pseudo box with the one that another view of the picture gives."""
+        other = found_twice(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
+        return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
+
+    def score(params: Params, batch: Batch) -> Array:
+        """How much better the pseudo box alone fits the query than the whole picture does.
+
+        The difference of two cosines of the image seeker: a product that was mistaken for the
+        queried one fits worse than the picture that shows both.
+        """
+        window = augment.close_up(pseudo_box_cxcywh(params, batch), TIGHT)
+        image, _, _ = looked(batch, window, False)
+        rep, _ = apply({"params": params["model"]}, image, method=Date.image)
+        gain = unit(rep) - image_embedding(params, batch)
+        return (gain * query_embedding(params, batch)).sum(axis=1)
 
     return {
         "image_embedding": image_embedding,
         "query_embedding": query_embedding,
         "box_cxcywh": box_cxcywh,
+        "pseudo_box_cxcywh": pseudo_box_cxcywh,
         "agreement": agreement,
+        "score": score,
     }
 
 
