@@ -192,6 +192,15 @@ def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
         assert second.path == tmp_path
 
 
+def test_the_checkpoints_of_a_run_are_no_directory_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "500").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    for inside in (tmp_path / "checkpoints", tmp_path / "checkpoints" / "500"):
+        with pytest.raises(SetupError, match=f"go on with --workdir={tmp_path} "):
+            workdir.Workdir(inside)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["500"]
+
+
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="cannot write there"):
