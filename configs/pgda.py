@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "pgda"
     config.method = "date"  # date | source_only | oracle
     config.seed = 0
-    config.steps = 2000
+    config.steps = 1500
     config.batch_size = 64  # rows of the global batch, in each domain
 
     config.data = ConfigDict()
@@ -88,17 +88,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "hidden": 1024,
         }
     )
-    config.stages = ConfigDict({"align": 0.5, "pseudo": 0.6})  # shares of `steps`
+    config.stages = ConfigDict({"align": 0.4, "pseudo": 0.5})  # shares of `steps`
     config.pseudo_boxes = ConfigDict(
         {
             "weight": 1.0,
-            "every": 300,  # steps
+            "every": 250,  # steps
             "teacher": "ema",
             "combine": "mean",
             "theta_kind": "quantile",
             "theta": 0.9,
             "keep_start": 0.5,
-            "keep_end": 0.9,
+            "keep_end": 0.8,
             "rank": {"count": 0.0, "agreement": 1.0, "score": 1.0},
             "min_agreement": 0.0,
             "min_row_agreement": 0.0,
