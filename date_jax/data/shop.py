@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -173,14 +172,13 @@ def pictures(
     try:
         for number in range(total):
             process = running[number % workers]
-            try:
-                made = pickle.load(cast(IO[bytes], process.stdout))
-            except EOFError:
+            made = _received(cast(IO[bytes], process.stdout))
+            if made is None:
                 raise SetupError(
                     f"a rendering process died with exit code {process.wait()} "
                     f"at picture {number} of {total}\n"
                     "  if memory ran out, use fewer: --config.data.shop.workers=1"
-                ) from None
+                )
             progress.advance()
             yield made
     finally:
@@ -195,9 +193,26 @@ def serve() -> None:
     jobs, options, start, workers = json.loads(sys.argv[1])
     numbered = ((domain, split, index) for domain, split, size in jobs for index in range(size))
     for domain, split, index in itertools.islice(numbered, start, None, workers):
-        made = encoded(picture(domain, index, split=split, **options))
-        pickle.dump(made, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        _send(sys.stdout.buffer, encoded(picture(domain, index, split=split, **options)))
     sys.stdout.buffer.flush()
+
+
+def _send(pipe: IO[bytes], made: Encoded) -> None:
+    """A line of JSON with all but the picture, then the picture's bytes."""
+    png, query, box_xyxy, product_id, category = made
+    head = [len(png), query, box_xyxy.tolist(), product_id, category]
+    pipe.write(json.dumps(head).encode() + b"\n" + png)
+
+
+def _received(pipe: IO[bytes]) -> Encoded | None:
+    """What `_send` wrote; None if the other end broke off."""
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        return None
+    size, query, box_xyxy, product_id, category = json.loads(line)
+    png = pipe.read(size)
+    box = np.array(box_xyxy, np.float32)
+    return Encoded(png, query, box, product_id, category) if len(png) == size else None
 
 
 def _cores() -> int:
