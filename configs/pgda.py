@@ -126,6 +126,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "learning_rate": 1.5e-3,
             "warmup": 0.05,
             "schedule": "cosine",
+            "beta2": 0.98,  # with 0.999 the plateau at the start lasts twice as long
             "weight_decay": 1e-4,
             "clip": 1.0,
             "ema": 0.995,

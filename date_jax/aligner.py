@@ -110,7 +110,7 @@ class Aligner(nn.Module):
     def __call__(
         self, source: dict[str, Array], target: dict[str, Array], progress: Array
     ) -> dict[str, Float[Array, ""]]:
-        """Terms from features `image_rep image_mean text_rep text_mean loc [B D]`, `box [B 4]`."""
+        """Terms from `image_rep image_mean text_rep text_mean loc [B D]` and `box_cxcywh [B 4]`."""
         if self.kind == "mmd":
 
             def distance(name: str) -> Array:

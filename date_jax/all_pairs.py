@@ -32,7 +32,8 @@ def counts(
         target: the same for the targets, on every process the whole.
         theta: the limit; a product equal to it does not count.
         mesh: of `sharding.device_mesh`.
-        tile: no array larger than `tile x tile` is made on a device.
+        tile: no array of pairs larger than `tile x tile` is made on a device, which holds the
+            whole source and its share of the targets.
     """
     source_rows, target_rows = len(source[0]), len(target[0])
     source_tile = min(tile, source_rows)

@@ -40,7 +40,7 @@ def normalised(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
 
 
 def plain(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """The picture as it is, normalised: what evaluation, teacher and search see."""
+    """The picture as it is, normalised: as evaluation, search and a teacher's first look see it."""
     return normalised(image.astype(jnp.float32) / 255.0)
 
 
@@ -204,8 +204,8 @@ def strong(
     """The training view: cropped or zoomed out, flipped, recoloured, blurred, partly hidden.
 
     Args:
-        box_cxcywh: what the crop must keep; rows without a box give the whole picture's box
-            `(½, ½, 0, 0)`, which binds nothing but the centre.
+        box_cxcywh: what the crop must keep; rows without a box give `(½, ½, 0, 0)`, which binds
+            nothing but the centre.
         config: `augment` of the config: strengths, 0 = off (zooms and aspect: 1 = off).
         strength: 0 to 1, multiplies all of them but `focus`, the share of close-ups, which fades
             as they grow: grounding is learnt sooner if it begins easily.

@@ -15,6 +15,7 @@ from date_jax.errors import UsageError, nearest
 _SHOWN = 7  # messages have at most 8 lines
 
 CHOICES = {
+    "task": ("pgda",),
     "method": ("date", "source_only", "oracle"),
     "data.name": ("shop", "files"),
     "data.fit": ("letterbox", "stretch"),
@@ -91,7 +92,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("stages.align", "stages.pseudo", "data.bad_image_budget", "optim.warmup"),
             *("pseudo_boxes.keep_start", "pseudo_boxes.keep_end"),
             *("pseudo_boxes.min_agreement", "pseudo_boxes.min_row_agreement"),
-            *(f"augment.{kind}" for kind in ("flip", "erase", "noise", "cast")),
+            *(f"augment.{kind}" for kind in ("ramp", "focus", "flip", "erase", "noise", "cast")),
             *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),
         ),
     ),
@@ -99,7 +100,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
     (
         "a number from 0 to less than 1",
         _number(lambda x: 0 <= x < 1),
-        ("optim.ema", "model.text.dropout", "model.fusion.dropout"),
+        ("optim.ema", "optim.beta2", "model.text.dropout", "model.fusion.dropout"),
     ),
 ]
 _OFF_AT_ONE = ("zoom_in", "zoom_out", "aspect")  # of `augment`; all else is off at 0
@@ -159,6 +160,10 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
         )
     if "pseudo_boxes" in config and config.method == "date":
         yield from _teacher_contradictions(config)
+    if "pseudo_boxes" in config and config.method == "oracle":
+        yield from _oracle_contradictions(config)
+    if "aligner" in config and config.aligner.unbiased and config.batch_size == 1:
+        yield "config.aligner.unbiased=True: needs a batch_size of at least 2"
 
 
 def _data_contradictions(config: ConfigDict) -> Iterator[str]:
@@ -195,7 +200,8 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
             "config.optim.ema=0: the teacher (config.pseudo_boxes.teacher=ema) would be the "
             "student itself; set optim.ema, e.g. 0.995, or pseudo_boxes.teacher=frozen"
         )
-    off = all(value == (1 if kind in _OFF_AT_ONE else 0) for kind, value in config.augment.items())
+    lasting = {k: v for k, v in config.augment.items() if k not in ("ramp", "focus")}
+    off = all(value == (1 if kind in _OFF_AT_ONE else 0) for kind, value in lasting.items())
     if off:
         yield (
             "config.augment: all off, so the student would see what the teacher sees and learn "
@@ -203,8 +209,26 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
         )
     if pseudo.theta_kind == "quantile" and pseudo.theta < 0:
         yield f"config.pseudo_boxes.theta={pseudo.theta}: a quantile must be from 0 to 1"
+    if pseudo.teacher == "frozen" and pseudo.min_agreement:
+        yield (
+            f"config.pseudo_boxes.min_agreement={pseudo.min_agreement}: a frozen teacher's never "
+            "changes; set pseudo_boxes.teacher=ema, or min_agreement=0"
+        )
     if not any(pseudo.rank.values()):
         yield "config.pseudo_boxes.rank: all weights are 0, so there is nothing to rank by"
+
+
+def _oracle_contradictions(config: ConfigDict) -> Iterator[str]:
+    """The oracle has the target's true boxes where and when `date` has pseudo boxes."""
+    for key, never in (
+        ("pseudo_boxes.weight", config.pseudo_boxes.weight == 0),
+        ("stages.pseudo", config.stages.pseudo >= 1),
+    ):
+        if never:
+            yield (
+                f"config.{key}={_get(config, key)}: config.method=oracle would never see the "
+                "target's boxes; raise the weight, or begin earlier"
+            )
 
 
 def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Iterator[str]:

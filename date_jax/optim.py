@@ -56,19 +56,25 @@ def in_backbone(params: Any) -> Any:
 
 
 def optimizer(
-    schedule: optax.Schedule, *, weight_decay: float, clip: float, backbone_scale: float
+    schedule: optax.Schedule,
+    *,
+    beta2: float,
+    weight_decay: float,
+    clip: float,
+    backbone_scale: float,
 ) -> optax.GradientTransformation:
     """Clip by global norm, AdamW, and another rate for the extractors.
 
     Args:
         schedule: learning rate by step, of `learning_rate_schedule`.
+        beta2: decay of the squared gradients' average.
         weight_decay: decoupled, times the learning rate, on `decayed` parameters only.
         clip: greatest global norm of the gradient.
         backbone_scale: factor on the learning rate of `in_backbone` parameters.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=decayed),
+        optax.adamw(schedule, b2=beta2, weight_decay=weight_decay, mask=decayed),
         optax.masked(optax.scale(backbone_scale), in_backbone),
     )
 

@@ -115,7 +115,8 @@ def refresh(
 
 
 def keep_share(config: Any, progress: float) -> float:
-    """The share of the targets that gets boxes; it grows evenly over the stage."""
+    """The share of the targets that gets boxes; it grows evenly over the stage, to `keep_end` at
+    its end, which no refresh reaches."""
     progress = min(max(progress, 0.0), 1.0)
     return config.keep_start + (config.keep_end - config.keep_start) * progress
 
@@ -168,8 +169,8 @@ def similarity_counts(
 ) -> Float[np.ndarray, " N"]:
     """For each target row the number of source rows whose combined cosine with it exceeds θ.
 
-    Exact in float32. The targets are spread over the mesh; on each device no array larger than
-    `tile x tile` is made.
+    Exact in float32. The targets are spread over the mesh; each device holds the whole source, and
+    no array of pairs larger than `tile x tile`.
 
     Args:
         source: embeddings of all source rows.

@@ -1,6 +1,7 @@
 """The two seekers of DATE (2304.03669): one finds the picture, one finds the box in it."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -29,7 +30,10 @@ class ImageSeeker(nn.Module):
         log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
         bias = self.param("bias", nn.initializers.constant(-10.0), ())
         similarity = unit(text_rep) @ unit(image_rep).T
-        return similarity, jnp.minimum(jnp.exp(log_scale), MAX_SCALE), bias
+        scale = jnp.exp(log_scale)
+        # Its gradient passes the limit, or a scale beyond it could never come back.
+        scale = scale + jax.lax.stop_gradient(jnp.minimum(scale, MAX_SCALE) - scale)
+        return similarity, scale, bias
 
 
 class ObjectSeeker(nn.Module):

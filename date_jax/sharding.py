@@ -115,12 +115,6 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
     )
 
 
-def host_arrays(mesh: Mesh, tree: Any) -> Any:
-    """The whole of every array as numpy, on every process, however it was sharded."""
-    gathered = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
-    return jax.device_get(gathered)
-
-
 def rows_of_hosts(local: np.ndarray) -> np.ndarray:
     """A small array of each process, `[...]`, stacked as `[P ...]` on every process."""
     if jax.process_count() == 1:

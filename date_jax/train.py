@@ -167,8 +167,8 @@ def with_duties_done(job: Job, state: State, step: int, first: int) -> State:
     if step > 0 and step % config.eval.every == 0:
         names = evaluation.splits_of_kind(job.corpus, "val")
         found = evaluate(job, state, step, names)
-        name = next((n for n in names if n.startswith(config.data.target)), names[0])
-        show(job, step, name, found[name].box_cxcywh, "eval")
+        for name in shown(config, names, "val"):
+            show(job, step, name, found[name].box_cxcywh, "eval")
     if job.pseudo_boxes.due(step):
         return with_new_boxes(job, state, step)
     return state
@@ -216,6 +216,12 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     return dataclasses.replace(state, pseudo_boxes=sharding.everywhere(job.mesh, table))
 
 
+def shown(config: ConfigDict, names: list[str], kind: str) -> list[str]:
+    """Of the evaluated splits `names` the one to look at: the target's first, else the last."""
+    wanted = [name for name in adaptation.splits(config.data.target, kind) if name in names]
+    return (wanted or names[::-1])[:1]
+
+
 def show(
     job: Job,
     step: int,
@@ -257,13 +263,12 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "steps": config.steps,
         "config": config.to_dict(),
     }
-    shown = [n for n in names if n == f"{config.data.target}_test"] or names[-1:]
-    for name in shown:
+    for name in shown(config, names, "test"):
         sheet = show(job, config.steps, name, found[name].box_cxcywh, "test", count=24)
         if sheet is not None:
             pictures.write(job.directory / "predictions.png", sheet)
-            text = json.dumps(results, indent=2)
-            (job.directory / "results.json").write_text(text + "\n")
+    if jax.process_index() == 0:
+        (job.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     job.progress.say(progress.evaluation_table(metrics))
     spent = progress.duration(record.seconds)
     job.progress.say(f"done in {spent}: {job.directory}/results.json and predictions.png")

@@ -111,6 +111,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
     return optim.optimizer(
         schedule,
+        beta2=config.optim.beta2,
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,
         backbone_scale=config.optim.backbone_scale,

@@ -80,6 +80,7 @@ CONFIG = {
         "clip": 1.0,
         "ema": 0.9,
         "backbone_scale": 0.5,
+        "beta2": 0.999,
     },
 }
 

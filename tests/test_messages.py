@@ -153,11 +153,23 @@ VALUES = [
     ({"data.target": ""}, "config.method=date needs a target: set --config.data.target"),
     ({"data.target": "live+mall"}, "mall is also in config.data.source=mall"),
     ({"data.name": "files"}, "config.data.path is empty"),
-    ({"stages.align": 0.8}, "config.stages.align=0.8: must not be above config.stages.pseudo=0.6"),
+    ({"stages.align": 0.8}, "config.stages.align=0.8: must not be above config.stages.pseudo=0.5"),
     ({"stages.pseudo": 1.2}, "config.stages.pseudo=1.2: must be a number from 0 to 1"),
     ({"optim.ema": 0.0}, "would be the student itself"),
     ({"pseudo_boxes.theta": -0.5}, "a quantile must be from 0 to 1"),
-    ({"pseudo_boxes.rank.agreement": 0.0}, "nothing to rank by"),
+    ({"pseudo_boxes.rank.agreement": 0.0, "pseudo_boxes.rank.score": 0.0}, "nothing to rank by"),
+    ({"pseudo_boxes.teacher": "frozen", "pseudo_boxes.min_agreement": 0.5}, "never changes"),
+    (
+        {"method": "oracle", "pseudo_boxes.weight": 0.0},
+        "config.pseudo_boxes.weight=0.0: config.method=oracle would never",
+    ),
+    (
+        {"method": "oracle", "stages.pseudo": 1.0},
+        "config.stages.pseudo=1.0: config.method=oracle would never",
+    ),
+    ({"augment.ramp": -1.0}, "config.augment.ramp=-1.0: must be a number from 0 to 1"),
+    ({"augment.focus": float("nan")}, "must be a number from 0 to 1"),
+    ({"task": "pgdaa"}, "config.task"),
 ]
 
 
@@ -182,6 +194,7 @@ def test_a_wrong_value_is_refused(changes: dict[str, object], says: str) -> None
 NO_AUGMENT = {
     f"augment.{kind}": 1.0 if kind in ("zoom_in", "zoom_out", "aspect") else 0.0
     for kind in pgda.get_config().augment
+    if kind not in ("ramp", "focus")  # the one is a time, the other ends with it
 }
 
 

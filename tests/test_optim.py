@@ -51,7 +51,7 @@ def test_only_matrices_and_word_embeddings_decay() -> None:
 
 
 def updates(gradient: float, **changes: float) -> dict:
-    options = {"weight_decay": 0.0, "clip": 1e9, "backbone_scale": 1.0} | changes
+    options = {"beta2": 0.999, "weight_decay": 0.0, "clip": 1e9, "backbone_scale": 1.0} | changes
     tx = optim.optimizer(optax.constant_schedule(0.1), **options)
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), PARAMS)
     return tx.update(gradients, tx.init(PARAMS), PARAMS)[0]["model"]
@@ -71,7 +71,7 @@ def test_weight_decay_is_the_rate_times_its_strength_times_the_weight() -> None:
 
 def test_one_backward_step_is_clipped_to_the_global_norm() -> None:
     tx = optim.optimizer(
-        optax.constant_schedule(1.0), weight_decay=0.0, clip=0.5, backbone_scale=1.0
+        optax.constant_schedule(1.0), beta2=0.999, weight_decay=0.0, clip=0.5, backbone_scale=1.0
     )
     state = tx.init(PARAMS)
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), PARAMS)
@@ -90,3 +90,17 @@ def test_the_moving_average_ramps_up_and_then_keeps_its_decay() -> None:
         leaf = optim.moving_average(leaf, jnp.full((), params), step=jnp.array(step), decay=0.9)
         params += 0.1
         assert float(leaf) == pytest.approx(average, rel=1e-5)
+
+
+def test_two_updates_are_those_of_adam_with_the_given_beta2() -> None:
+    tx = optim.optimizer(
+        optax.constant_schedule(0.1), beta2=0.9, weight_decay=0.0, clip=1e9, backbone_scale=1.0
+    )
+    state, first, second = tx.init(PARAMS), 0.0, 0.0
+    for step, gradient in enumerate((1.0, 3.0), start=1):
+        gradients = jax.tree.map(lambda leaf, g=gradient: jnp.full_like(leaf, g), PARAMS)
+        updates, state = tx.update(gradients, state, PARAMS)
+        first, second = 0.9 * first + 0.1 * gradient, 0.9 * second + 0.1 * gradient**2
+        expected = -0.1 * first / (1 - 0.9**step) / (second / (1 - 0.9**step)) ** 0.5
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_allclose(leaf, expected, rtol=1e-5)

@@ -61,14 +61,6 @@ def test_row_i_of_the_global_batch_is_row_i_of_the_local_one() -> None:
     assert devices == list(mesh.devices.flat)
 
 
-def test_host_arrays_are_whole_again() -> None:
-    mesh = sharding.device_mesh(2)
-    rows = np.arange(32.0, dtype=np.float32).reshape(16, 2)
-    assert np.array_equal(
-        sharding.host_arrays(mesh, sharding.global_batch(mesh, {"a": rows}))["a"], rows
-    )
-
-
 def test_the_same_everywhere_is_on_every_device() -> None:
     table = sharding.everywhere(sharding.device_mesh(2), {"weight": np.ones(5, np.float32)})
     assert table["weight"].is_fully_replicated

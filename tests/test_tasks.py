@@ -242,6 +242,23 @@ def test_every_other_option_takes_a_gradient_step(
     assert still == expected
 
 
+def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: ConfigDict) -> None:
+    rng = np.random.default_rng(0)
+    out = {
+        "similarity": jnp.asarray(rng.uniform(-1, 1, (4, 4)), jnp.float32),
+        "scale": jnp.float32(5.0),
+        "bias": jnp.float32(0.0),
+    }
+    alike = np.array([[3, 4, 0], [3, 4, 0], [4, 3, 0], [3, 4, 5]], np.int32)
+    other = np.array([[3, 4, 0], [3, 4, 1], [4, 3, 0], [3, 4, 5]], np.int32)
+
+    def loss(product_id: list[int], text: np.ndarray) -> float:
+        batch = {"product_id": jnp.asarray(product_id), "text": jnp.asarray(text)}
+        return float(date.image_loss(out, batch, config.image_seeker))
+
+    assert loss([0, 1, 2, 3], alike) == loss([0, 0, 2, 3], other) != loss([0, 1, 2, 3], other)
+
+
 def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> None:
     task = built(config)
     params = some_params(task)

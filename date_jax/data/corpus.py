@@ -154,8 +154,7 @@ def _shop(config: Any, cache: Path) -> Any:
     tensorflow()
     from date_jax.data.datasets import shop
 
-    made = shop.ShopConfig(image_size=config.image_size, **config.shop)
-    return shop.Shop(config=made, data_dir=str(cache), file_format="array_record")
+    return shop.builder(config, cache)
 
 
 def _files(config: Any, cache: Path) -> Any:

@@ -6,8 +6,8 @@ from date_jax.errors import DataError, nearest
 
 
 def joined_domains(names: str) -> list[str]:
-    """`"mall+mall_collage"` as a list; `""` is no domain."""
-    return [name for name in names.split("+") if name]
+    """`"mall+mall_collage"` as a list, each once; `""` is no domain."""
+    return list(dict.fromkeys(name for name in names.split("+") if name))
 
 
 def check_domains(

@@ -87,9 +87,9 @@ def gap_rows(runs: Sequence[Finished]) -> list[list[str]]:
 
 
 def gap_closed(source_only: float, date: float, oracle: float) -> float | None:
-    """The share of the way from source_only to oracle; None where there is no way to go."""
+    """The share of the way from source_only to oracle; None where the oracle is no better."""
     gap = oracle - source_only
-    return (date - source_only) / gap if gap else None
+    return (date - source_only) / gap if gap > 0 else None
 
 
 def pseudo_boxes_table(runs: Sequence[Finished]) -> str:

@@ -56,7 +56,8 @@ def ranks(query: Items, gallery: Items, *, tile: int = 2048) -> Int[np.ndarray, 
             best = np.maximum(best, np.max(scores, axis=1, initial=-np.inf, where=matches))
         above = np.zeros(len(best), np.int64)
         for scores, matches in _tiles(part, gallery, tile):
-            above += np.sum((scores >= best[:, None] - _TIE) & ~matches, axis=1)
+            # Not below it: what is not a number counts against the query, too.
+            above += np.sum(~(scores < best[:, None] - _TIE) & ~matches, axis=1)
         result[start : start + tile] = 1 + above
     return result
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
@@ -15,6 +15,7 @@ from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
 from date_jax.tasks.task import Batch, Params
 
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
+_PRIME = 16777619  # FNV's: odd, so that no power of it loses a bit
 SECOND_LOOK = 1.5  # side of the close-up in which a box is found again, by its longer side
 TIGHT = 1.2  # the same of the close-up that is held against the query
 OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirrored one
@@ -132,9 +133,16 @@ def box_loss(
     return losses.masked_mean(each, weight)
 
 
-def image_loss(out: dict[str, Array], product_id: Array, config: ConfigDict) -> Float[Array, ""]:
-    """`L_img` over the global batch; rows of the same product are positives of each other."""
-    positive = product_id[:, None] == product_id[None, :]
+def text_id(text: Int[Array, "B T"]) -> UInt32[Array, " B"]:
+    """A number that tells texts apart: a polynomial in their token ids, modulo 2^32."""
+    powers = jnp.cumprod(jnp.full((text.shape[1],), _PRIME, jnp.uint32))
+    return (text.astype(jnp.uint32) * powers[None]).sum(axis=1, dtype=jnp.uint32)
+
+
+def image_loss(out: dict[str, Array], batch: Batch, config: ConfigDict) -> Float[Array, ""]:
+    """`L_img` over the global batch; rows of one product or one text are each other's positives."""
+    product, text = batch["product_id"], text_id(batch["text"])
+    positive = (product[:, None] == product[None, :]) | (text[:, None] == text[None, :])
     if config.loss == "sigmoid":
         each = losses.contrastive_sigmoid(
             out["similarity"], positive, scale=out["scale"], bias=out["bias"]
@@ -153,7 +161,7 @@ def source_losses(
     """The two terms of `L_coop` on a batch with boxes, and the mean IoU of its training views."""
     return {
         "box": box_loss(out["box_cxcywh"], box, batch["box_mask"], config.object_seeker),
-        "image": image_loss(out, batch["product_id"], config.image_seeker),
+        "image": image_loss(out, batch, config.image_seeker),
         "iou": losses.masked_mean(
             boxes.iou(boxes.xyxy(out["box_cxcywh"]), boxes.xyxy(box)), batch["box_mask"]
         ),
@@ -199,10 +207,11 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         return augment.normalised(image), text, flip
 
     def found(params: Params, batch: Batch, window: Array, mirrored: bool) -> Array:
-        """The box that a view shows, in the whole picture's coordinates."""
+        """The box that a view shows, in the whole picture's coordinates and cut at its border."""
         image, text, flip = looked(batch, window, mirrored)
         out = apply({"params": params["model"]}, image, text, batch["text_mask"])
-        return augment.original_box(out["box_cxcywh"], window, flip)
+        box = boxes.xyxy(augment.original_box(out["box_cxcywh"], window, flip))
+        return boxes.cxcywh(jnp.clip(box, 0.0, 1.0))
 
     def found_twice(params: Params, batch: Batch, zoom: float, mirrored: bool) -> Array:
         """Found in the whole picture, then again in a close-up of what was found.
@@ -220,7 +229,8 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         return found_twice(params, batch, 1.0, False)
 
     def agreement(params: Params, batch: Batch) -> Array:
-        """IoU of the pseudo box with the one that another view of the picture gives."""
+        """IoU of the pseudo box with the one found in the mirrored picture or, where that must not
+        be mirrored, in a smaller view."""
         other = found_twice(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
         return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
 

@@ -4,7 +4,10 @@ After DATE (2304.03669). Three stages, each told apart by what the loop puts in 
 
     1  {source}            L_obj(S) + λ_img L_img(S)
     2  {source, target}    + λ_img L_img(T) + λ_DA L_DA(S, T)
-    3  the same            + λ_PO L_pobj(T), on rows whose `pseudo_weight` is above 0
+    3  the same            + λ_PO L_pobj(T), on rows whose `pseudo_weight` is above 0, times their
+                           share of the batch
+
+The weight of L_obj(S) is the same in all stages, as is that of L_img(S).
 """
 
 from collections.abc import Callable
@@ -86,9 +89,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         weight = target["pseudo_weight"]
         known = jnp.where(weight[:, None] > 0, target["pseudo_box_cxcywh"], jnp.array(date.NO_BOX))
         target_out, target_box = forward(params, target, known, step, target_key)
-        terms["target_image"] = date.image_loss(
-            target_out, target["product_id"], config.image_seeker
-        )
+        terms["target_image"] = date.image_loss(target_out, target, config.image_seeker)
         total = total + config.image_seeker.target_weight * terms["target_image"]
         if align is not None:
             progress = (step - begin) / max(end - begin, 1)

@@ -7,6 +7,7 @@ A batch is a dict of arrays, the *global* batch; PG-DA nests two of them as `sou
     text_mask    bool    [B T]        False = padding
     box_cxcywh   float32 [B 4]        normalised to the picture; never in the target training stream
     box_mask     bool    [B]          the row has a box
+    pseudo_box_cxcywh, pseudo_weight   float32 [B 4], [B]: in the target stream, 0 = no box yet
     product_id   int32   [B]
     index        int32   [B]          row of its split
     mask         bool    [B]          False = a row that only fills the batch

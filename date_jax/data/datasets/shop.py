@@ -106,4 +106,4 @@ def builder(config: Any, cache: Path) -> Shop:
                 "for they are split 8:1:1 into train, val and test"
             )
     settings = ShopConfig(image_size=config.image_size, **config.shop)
-    return Shop(config=settings, data_dir=cache, file_format="array_record")
+    return Shop(config=settings, data_dir=str(cache), file_format="array_record")
