@@ -129,6 +129,11 @@ Pseudo boxes that are right (IoU ≥ 0.5), mean over the seeds:
     assert comparison.report(runs) == f"{comparison.LEGEND}\n\n{expected}"
 
 
+def test_an_oracle_below_source_only_leaves_no_gap_to_close() -> None:
+    assert comparison.gap_closed(0.70, 0.60, 0.65) is None
+    assert comparison.gap_closed(0.50, 0.60, 0.75) == pytest.approx(0.4)
+
+
 def test_a_direction_without_oracle_or_gap_has_no_gap_closed() -> None:
     runs = [
         comparison.Finished("live2mall", method, 0, results("live2mall", method, 0, 0.5))

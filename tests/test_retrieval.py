@@ -81,6 +81,13 @@ def test_equal_embeddings_rank_last() -> None:
     assert found["recall_at_50"] == found["image_to_text_recall_at_50"] == 0.0
 
 
+def test_what_is_not_a_number_ranks_last() -> None:
+    broken = np.full((5, 3), np.nan, np.float32)
+    found = retrieval.metrics(broken, broken, np.arange(5), image_id=np.arange(5))
+    assert found["median_rank"] == 5.0
+    assert found["recall_at_1"] == found["image_to_text_recall_at_1"] == 0.0
+
+
 def test_another_picture_of_the_product_is_a_right_answer() -> None:
     image = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     query = np.array([[0.6, 0.8], [1, 0], [0, 1]], np.float32)
