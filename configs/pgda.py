@@ -94,6 +94,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "weight": 1.0,
             "every": 250,  # steps
             "teacher": "ema",
+            # These three make the count, and matter where it has a weight in `rank`.
             "combine": "mean",
             "theta_kind": "quantile",
             "theta": 0.9,

@@ -158,6 +158,18 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.stages.align={config.stages.align}: must not be above "
             f"config.stages.pseudo={config.stages.pseudo}, for pseudo boxes come after alignment"
         )
+    if "stages" in config and config.method == "date" and config.stages.align >= 1:
+        yield (
+            f"config.stages.align={config.stages.align}: the target would never be seen; begin "
+            "earlier, or set --config.method=source_only"
+        )
+    if "image_seeker" in config:
+        seeker = config.image_seeker
+        if seeker.loss == "sigmoid" and seeker.prior != "none":
+            yield (
+                f"config.image_seeker.prior={seeker.prior}: the sigmoid loss has no softmax to "
+                "correct; set prior=none, or loss=softmax"
+            )
     if "pseudo_boxes" in config and config.method == "date":
         yield from _teacher_contradictions(config)
     if "pseudo_boxes" in config and config.method == "oracle":

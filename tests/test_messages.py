@@ -159,6 +159,8 @@ VALUES = [
     ({"pseudo_boxes.theta": -0.5}, "a quantile must be from 0 to 1"),
     ({"pseudo_boxes.rank.agreement": 0.0, "pseudo_boxes.rank.score": 0.0}, "nothing to rank by"),
     ({"pseudo_boxes.teacher": "frozen", "pseudo_boxes.min_agreement": 0.5}, "never changes"),
+    ({"stages.align": 1.0, "stages.pseudo": 1.0}, "the target would never be seen"),
+    ({"image_seeker.loss": "sigmoid", "image_seeker.prior": "dual_softmax"}, "has no softmax"),
     (
         {"method": "oracle", "pseudo_boxes.weight": 0.0},
         "config.pseudo_boxes.weight=0.0: config.method=oracle would never",
