@@ -38,6 +38,14 @@ def test_every_kind_of_box_is_drawn_in_its_colour() -> None:
     assert not holds(none, BLUE)
 
 
+def test_a_pseudo_box_covers_the_predicted_box_that_it_is() -> None:
+    same = {"predicted_cxcywh": boxes(1, 0.5), "pseudo_cxcywh": boxes(1, 0.5)}
+    sheet = pictures.grid(gray(1), [""], boxes(1, 0.3), **same)
+    below = sheet[44:]  # the head names all colours
+    assert holds(below, BLUE)
+    assert not holds(below, ORANGE)
+
+
 def test_pictures_are_enlarged_and_laid_out_in_lines() -> None:
     one = pictures.grid(gray(1), ["x"], boxes(1, 0.4), boxes(1, 0.5))
     assert min(one.shape[:2]) >= 192

@@ -59,7 +59,8 @@ def grid(
     sets = [(true_cxcywh, true_mask, _TRUE), (predicted_cxcywh, None, _PREDICTED)]
     if pseudo_cxcywh is not None:
         names["pseudo"] = _PSEUDO
-        sets.insert(1, (pseudo_cxcywh, pseudo_mask, _PSEUDO))
+        # Above the predicted one, which it covers where the two are the same.
+        sets.append((pseudo_cxcywh, pseudo_mask, _PSEUDO))
     _draw_head(sheet, title, names)
     iou = clamped_iou(predicted_cxcywh, true_cxcywh)
     for n, (image, text) in enumerate(zip(images, texts, strict=True)):
