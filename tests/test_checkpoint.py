@@ -20,7 +20,10 @@ from date_jax.errors import CheckpointError, UsageError
 DTYPES = ("float32", "bfloat16", "int32", "uint8", "bool")
 # Of a step that cannot be read Orbax drops the other arrays half read. `checkpoint` keeps that from
 # the user; on a busy machine some of it happens later, in whatever test comes next.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(Event loop is closed|_read_array_index)"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
 
 DAMAGED = 10  # of each kind; 100 pass as well, in a minute
 

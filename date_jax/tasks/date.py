@@ -15,6 +15,7 @@ from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
 from date_jax.tasks.task import Batch, Params
 
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
+WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
 _PRIME = 16777619  # FNV's: odd, so that no power of it loses a bit
 SECOND_LOOK = 1.5  # side of the close-up in which a box is found again, by its longer side
 TIGHT = 1.2  # the same of the close-up that is held against the query
@@ -197,18 +198,17 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
 
     mirrors = config.augment.flip > 0
 
-    def looked(batch: Batch, window: Array, mirrored: bool) -> tuple[Array, Array, Array]:
-        """`(image, text, flip)` of a view without any other change."""
+    def seen(batch: Batch, window: Array, flip: Array) -> Array:
+        """The pictures in a view without any other change."""
         pixels = batch["image"].astype(jnp.float32) / 255.0
-        flip = jnp.full((len(pixels),), mirrored)
-        radius = jnp.ones((len(pixels),))
-        image = augment.resampled(pixels, window, flip, radius, pixels.mean(axis=(1, 2)))
-        text = swap_table[batch["text"]] if mirrored else batch["text"]
-        return augment.normalised(image), text, flip
+        sharp, fill = jnp.ones((len(pixels),)), pixels.mean(axis=(1, 2))
+        return augment.normalised(augment.resampled(pixels, window, flip, sharp, fill))
 
     def found(params: Params, batch: Batch, window: Array, mirrored: bool) -> Array:
         """The box that a view shows, in the whole picture's coordinates and cut at its border."""
-        image, text, flip = looked(batch, window, mirrored)
+        flip = jnp.full((len(window),), mirrored)
+        text = swap_table[batch["text"]] if mirrored else batch["text"]
+        image = seen(batch, window, flip)
         out = apply({"params": params["model"]}, image, text, batch["text_mask"])
         box = boxes.xyxy(augment.original_box(out["box_cxcywh"], window, flip))
         return boxes.cxcywh(jnp.clip(box, 0.0, 1.0))
@@ -219,10 +219,8 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         There the product has a size that both domains' close-ups share, so a box that was drawn to
         the source's usual size comes out right.
         """
-        edge = (zoom - 1) / 2
-        whole_picture = jnp.array([[-edge, -edge, 1 + edge, 1 + edge]])
-        window = jnp.tile(whole_picture, (len(batch["image"]), 1))
-        first = found(params, batch, window, mirrored)
+        picture = jnp.tile(jnp.array([WHOLE]), (len(batch["image"]), 1))
+        first = found(params, batch, augment.close_up(picture, zoom), mirrored)
         return found(params, batch, augment.close_up(first, SECOND_LOOK), mirrored)
 
     def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
@@ -241,7 +239,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         queried one fits worse than the picture that shows both.
         """
         window = augment.close_up(pseudo_box_cxcywh(params, batch), TIGHT)
-        image, _, _ = looked(batch, window, False)
+        image = seen(batch, window, jnp.zeros((len(window),), bool))
         rep, _ = apply({"params": params["model"]}, image, method=Date.image)
         gain = unit(rep) - image_embedding(params, batch)
         return (gain * query_embedding(params, batch)).sum(axis=1)
