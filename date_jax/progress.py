@@ -61,6 +61,11 @@ class Record:
                 self.sums[name] = [total + value, count + 1]
         return False
 
+    def add_pseudo_boxes(self, step: int, metrics: dict[str, float]) -> None:
+        """Notes a refresh; one that a restart repeats takes the place of the first."""
+        self.pseudo_boxes = [entry for entry in self.pseudo_boxes if entry["step"] != step]
+        self.pseudo_boxes.append({"step": step, **metrics})
+
     def means(self) -> dict[str, float]:
         """The terms' means over the steps since the last line that had them; begins anew."""
         means = {name: total / count for name, (total, count) in self.sums.items()}

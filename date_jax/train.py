@@ -206,10 +206,7 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     table, metrics = job.pseudo_boxes.refreshed(
         state.params, teacher, step, job.preemption.requested
     )
-    refreshes = job.record.pseudo_boxes
-    # Of a run that was stopped between this and the next step the entry is there already.
-    refreshes[:] = [entry for entry in refreshes if entry["step"] != step]
-    refreshes.append({"step": step, **metrics})
+    job.record.add_pseudo_boxes(step, metrics)
     job.progress.say(f"step {step} | pseudo boxes: {progress.numbers(metrics)}")
     job.progress.write(step, {f"pseudo_boxes/{name}": value for name, value in metrics.items()})
     name = adaptation.splits(job.config.data.target, "train")[0]

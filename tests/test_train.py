@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from date_jax import adaptation, train, workdir
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
+from date_jax.progress import Record
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -170,6 +171,16 @@ def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
     monkeypatch.setattr(adaptation, "batches", poisoned)
     with pytest.raises(DataError, match=r"10 updates in a row .* up to step 10\n .*source \[\d+"):
         train.train(tiny_config, tmp_path)
+
+
+def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
+    record = Record(begun=0.0)
+    for step, selected in ((6, 10.0), (9, 20.0), (9, 30.0)):
+        record.add_pseudo_boxes(step, {"selected": selected})
+    assert record.saved()["pseudo_boxes"] == [
+        {"step": 6, "selected": 10},
+        {"step": 9, "selected": 30},
+    ]
 
 
 @pytest.mark.parametrize("method", ["source_only", "oracle"])
