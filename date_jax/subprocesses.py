@@ -100,8 +100,9 @@ def _started(command: Command, title: str, share: list[int]) -> subprocess.Popen
     command.log.parent.mkdir(parents=True, exist_ok=True)
     pins = hasattr(os, "sched_setaffinity")  # on Linux
     before = cores()
+    program, *rest = command.arguments
     with command.log.open("a") as log:
-        log.write(f"{title}\n# {shlex.join(command.arguments)}\n")
+        log.write(f"{title}\n# {shlex.join([Path(program).name, *rest])}\n")
         log.flush()
         if pins:
             os.sched_setaffinity(0, share)  # a child inherits it, and so do all of its threads
