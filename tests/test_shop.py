@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax.data import shop
-from date_jax.data.rendering.arrangement import members
+from date_jax.data.rendering.arrangement import company, members
 from date_jax.data.rendering.composition import CUT_LIMIT, HIDDEN_LIMIT
 from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import COLOURS, PATTERNS, product
@@ -131,23 +131,15 @@ def test_a_query_fits_exactly_one_product_of_its_picture(domain):
     assert neighbours > 100
 
 
-def test_neighbours_are_alike_in_category_or_colour_beyond_chance():
-    made = scenes("live", 150, split="train")
-
-    def alike(shift: int) -> float:
-        asked = [made[(at + shift) % len(made)].products[0] for at in range(len(made))]
-        return np.mean(
-            [
-                item.category == target.category or item.colour == target.colour
-                for target, scene in zip(asked, made, strict=True)
-                for item in scene.products[1:]
-            ]
-        )
-
-    chance = np.mean([alike(shift) for shift in range(1, 40)])
-    hard = shop.LOOKS["live"].hard_negative
-    # Nine in ten of the hard negatives share category or colour; one in ten differs in pattern.
-    assert abs(alike(0) - (0.9 * hard + (1 - hard) * chance)) < 0.08
+@pytest.mark.parametrize("hard", [0.0, 0.4, 1.0])
+def test_as_many_neighbours_share_category_or_colour_as_the_look_says(hard):
+    # One in ten of the alike differs in its pattern alone, or there is no such product.
+    rng, alike = np.random.default_rng(0), []
+    shop_of = (SMALL["seed"], SMALL["products"], "train")
+    for target in members(*shop_of):
+        _, *others = company(rng, target, shop_of, 3, hard=hard, pattern=True)
+        alike += [x.category == target.category or x.colour == target.colour for x in others]
+    assert np.mean(alike) == pytest.approx(hard, abs=0.06 * (hard > 0))
 
 
 def test_splits_share_no_product_and_are_eight_to_one_to_one():

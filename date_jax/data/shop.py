@@ -29,26 +29,26 @@ from date_jax.data.rendering.composition import Scene
 from date_jax.data.rendering.look import Look
 from date_jax.errors import SetupError
 
-RENDER_VERSION = 3  # raise it when pictures change: what an older renderer prepared is redone
+RENDER_VERSION = 4  # raise it when pictures change: what an older renderer prepared is redone
 DOMAINS = ("mall", "live")
 SPLITS = ("train", "val", "test")
 
 LOOKS: dict[str, Look] = {
     "mall": Look(
-        count=(1, 3), crowd=0.35, size=(0.38, 0.62), shown_off=0.2, rotation=10.0, shear=0.04,
-        margin=0.04, cut=0.0, overlap=0.02, hard_negative=0.3, mark_said=0.5,
+        count=(1, 3), crowd=0.35, size=(0.42, 0.62), shown_off=0.3, rotation=10.0, shear=0.04,
+        margin=0.04, cut=0.0, overlap=0.02, hard_negative=0.2, mark_said=0.5,
         own_words=0.4,
         texture=0.0, clutter=0, banner=0.6, occlusion=0.0,
         shadow=0.25, cast=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0), blur=(0.0, 0.0),
         noise=(0.0, 0.0),
     ),
     "live": Look(
-        count=(2, 5), crowd=0.1, size=(0.4, 0.62), shown_off=0.4, rotation=12.0, shear=0.06,
-        margin=0.01, cut=0.02, overlap=0.03, hard_negative=0.2, mark_said=0.5,
+        count=(2, 5), crowd=0.06, size=(0.47, 0.66), shown_off=0.5, rotation=12.0, shear=0.06,
+        margin=0.01, cut=0.02, overlap=0.08, hard_negative=0.1, mark_said=0.5,
         own_words=0.4,
         texture=0.5, clutter=1, banner=0.5, occlusion=0.1,
-        shadow=0.4, cast=0.1, brightness=(0.9, 1.1), contrast=(0.9, 1.0), blur=(0.0, 0.2),
-        noise=(1.0, 4.0),
+        shadow=0.4, cast=0.08, brightness=(0.9, 1.1), contrast=(0.9, 1.0), blur=(0.0, 0.2),
+        noise=(1.0, 3.0),
     ),
 }  # fmt: skip
 

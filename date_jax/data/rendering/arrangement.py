@@ -33,22 +33,22 @@ def _neighbour(
     pattern: bool,
 ) -> int | None:
     """The position in `table` of a `free` product that the query does not fit: with probability
-    `hard` one that shares the category, the colour or, where the query tells patterns apart, both.
-    """
+    `hard` one that shares the category, the colour or, where the query tells patterns apart, both;
+    else one that shares neither. Where there is none of that kind, any."""
     wanted = np.array([target.category, target.colour, target.pattern])[:, None]
     category, colour, same_pattern = table == wanted
     fits = category & colour & (same_pattern if pattern else True)
     allowed = free & ~fits
-    if rng.random() < hard:
-        kind = rng.random()
-        if kind < 0.45:
-            alike = allowed & category & ~colour
-        elif kind < 0.9:
-            alike = allowed & colour & ~category
-        else:
-            alike = allowed & colour & category
-        allowed = alike if alike.any() else allowed
-    choices = np.flatnonzero(allowed)
+    kind = rng.random()
+    if rng.random() >= hard:
+        wished = allowed & ~category & ~colour
+    elif kind < 0.45:
+        wished = allowed & category & ~colour
+    elif kind < 0.9:
+        wished = allowed & colour & ~category
+    else:
+        wished = allowed & colour & category
+    choices = np.flatnonzero(wished if wished.any() else allowed)
     return int(choices[rng.integers(len(choices))]) if len(choices) else None
 
 
