@@ -68,6 +68,9 @@ def get_config(arg: str = "") -> ConfigDict:
         {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
 
+    # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
+    config.init = ConfigDict({"image": "", "text": ""})
+
     config.image_seeker = ConfigDict(
         {
             "weight": 0.1,

@@ -7,16 +7,18 @@ step before it is used. The only file that imports orbax.
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
+import re
 import shutil
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,49 @@ def located(path: Path) -> Path:
     what = "no checkpoint in it" if path.exists() else "no such directory"
     hint = "; runs near it: " + ", ".join(map(str, near[:5])) if near else ""
     raise CheckpointError(f"{path}: {what}{hint}")
+
+
+class Trained(NamedTuple):
+    """A part of a run's state, as host arrays, with what is known of it.
+
+    Attributes:
+        params: nested dicts of arrays.
+        step: steps done.
+        meta: what was saved with it, e.g. `config`.
+        warnings: of later steps that are damaged.
+    """
+
+    params: dict[str, Any]
+    step: int
+    meta: dict[str, Any]
+    warnings: list[str]
+
+
+def trained(path: Path, part: str = "ema") -> Trained:
+    """One part of the latest whole checkpoint of a run; nothing else is read, or changed.
+
+    Args:
+        path: of the run, or of its checkpoints.
+        part: name of the state's field.
+
+    Raises:
+        CheckpointError: none is there, or none is whole.
+    """
+    directory = located(path).resolve()
+    warnings: list[str] = []
+    for step in reversed(steps_in(directory)):
+        meta, problem = _guarded(functools.partial(_signed_meta, directory / str(step) / "meta"))
+        if not problem:
+            target = {part: _shapes(meta["leaves"], part)}
+            read = functools.partial(_part, directory / str(step) / "state", target)
+            found, problem = _guarded(read)
+        if not problem:
+            read_leaves = _leaves(found[part])
+            problem = _changed({f".{part}{name}": x for name, x in read_leaves.items()}, meta)
+        if not problem:
+            return Trained(jax.tree.map(np.asarray, found[part]), step, meta, warnings)
+        warnings.append(f"checkpoint of step {step} is damaged ({problem})")
+    raise CheckpointError("\n".join([f"{directory}: no whole checkpoint", *warnings][:7]))
 
 
 class Checkpoints:
@@ -271,15 +316,8 @@ class Checkpoints:
         )
         if problem:
             return None, problem
-        leaves = _leaves(plain)
-        prints = np.asarray(_fingerprints(list(leaves.values()))[0])
-        wrong = [
-            name
-            for name, value in zip(leaves, prints, strict=True)
-            if meta["leaves"][name][1] != int(value)
-        ]
-        if wrong:
-            return None, f"its bits have changed in {', '.join(wrong[:3])}"
+        if problem := _changed(_leaves(plain), meta):
+            return None, problem
         return (_with_keys(plain, target), meta), ""
 
     def _set_aside(self, step: int, problem: str) -> str:
@@ -327,6 +365,39 @@ def _guarded(read: Callable[[], Any]) -> tuple[Any, str]:
     if sharding.rows_of_hosts(np.array(bool(problem))).any() and not problem:
         problem = "another host could not read it"
     return value, problem
+
+
+def _changed(leaves: dict[str, Any], meta: dict[str, Any]) -> str:
+    """Which of the arrays are not what was saved; "" if all are."""
+    prints = np.asarray(_fingerprints(list(leaves.values()))[0])
+    known = meta["leaves"]
+    wrong = [n for n, value in zip(leaves, prints, strict=True) if known[n][1] != int(value)]
+    return f"its bits have changed in {', '.join(wrong[:3])}" if wrong else ""
+
+
+def _shapes(leaves: dict[str, Any], part: str) -> dict[str, Any]:
+    """The tree of one part, read from the names and descriptions that are saved with a step."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tree: dict[str, Any] = {}
+    for name, (described, _) in leaves.items():
+        if name.startswith(f".{part}["):
+            dtype, _, shape = described.partition("[")
+            *branch, last = re.findall(r"\['([^']*)'\]", name)
+            node = tree
+            for key in branch:
+                node = node.setdefault(key, {})
+            node[last] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype, sharding=here)
+    return tree
+
+
+def _part(directory: Path, target: Any) -> Any:
+    """What `target` holds of a larger saved tree."""
+    arguments = ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    return ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
 
 
 def _signed_meta(directory: Path) -> dict[str, Any]:

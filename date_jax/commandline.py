@@ -126,6 +126,8 @@ def check(argv: Sequence[str], known: flags.FlagValues) -> None:
             raise UsageError(f"--{name}: unknown flag (did you mean '--config.{name}'?)")
         hint = nearest(f"--{name}", [f"--{other}" for other in known])
         raise UsageError(f"--{name}: unknown flag{hint}; --help lists the flags")
+    if "config" not in known:
+        return
     if not paths:
         raise UsageError(f"--config is required, e.g. {EXAMPLE}\nthere are: {config_files()}")
     if len(paths) > 1:

@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, evals, progress, sharding, tasks, workdir
-from date_jax.checkpoint import Checkpoints
+from date_jax import adaptation, evals, pretrained, progress, sharding, tasks, workdir
+from date_jax.checkpoint import Checkpoints, steps_in
 from date_jax.data import pipeline
 from date_jax.evals.collect import Collect, collector
 from date_jax.preemption import Preemption
@@ -43,6 +44,8 @@ class Job:
 def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tuple[Job, State]:
     """All parts of the loop, and the state: the latest saved one, or the first."""
     begun = time.perf_counter()
+    resumes = bool(steps_in(directory / "checkpoints"))
+    published = {} if resumes else pretrained.given(config)
     corpus = pipeline.load(config.data)
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
@@ -52,6 +55,7 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     task = tasks.build(config, len(corpus.tokenizer.vocab), mirrored)
     example = next(adaptation.batches(config, corpus, 0))
     step = train_step(config, task, mesh, example, adaptation.no_pseudo_boxes(config, corpus))
+    weights, report = pretrained.replaced(step.shapes.params["model"], published)
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
     checkpoints = Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
     changes: dict[str, tuple[Any, Any]] = {}
@@ -63,7 +67,7 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         workdir.require_same_run(directory, changes)
 
     found = checkpoints.restore(step.shapes, check=require_same_run)
-    state, meta, warnings = found or (step.init(), {}, [])
+    state, meta, warnings = found or (first_state(step, weights), {}, [])
     job = Job(
         config=config,
         directory=directory,
@@ -79,7 +83,7 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         identity=identity,
         ready=ready,
     )
-    lines = [f"warning: {warning}" for warning in warnings]
+    lines = [*report, *(f"warning: {warning}" for warning in warnings)]
     if found:
         lines.append(f"going on at step {int(state.step)} of {config.steps}")
         lines += [f"  {key}: {old} before, {new} now" for key, (old, new) in changes.items()]
@@ -87,6 +91,31 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
             lines.append("  the code has changed since then")
     introduce(job, lines)
     return job, state
+
+
+def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
+    """The state before the first step, with published weights in it, each placed where it lives.
+
+    Args:
+        weights: of `pretrained.replaced`: host arrays by the parameters' paths.
+    """
+    state = step.init()
+
+    def put(path: Any, leaf: jax.Array) -> jax.Array:
+        name = "/".join(str(key.key) for key in path)
+        return sharding.placed(weights[name], leaf.sharding) if name in weights else leaf
+
+    def with_weights(params: Any) -> Any:
+        return params | {"model": jax.tree_util.tree_map_with_path(put, params["model"])}
+
+    if not weights:
+        return state
+    return dataclasses.replace(
+        state,
+        params=with_weights(state.params),
+        ema=with_weights(state.ema),
+        teacher=None if state.teacher is None else with_weights(state.teacher),
+    )
 
 
 def introduce(job: Job, lines: list[str]) -> None:

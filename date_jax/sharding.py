@@ -115,6 +115,11 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
     )
 
 
+def placed(local: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array, equal on all processes, as a new array that lives in `sharding`."""
+    return jax.make_array_from_callback(local.shape, sharding, lambda part: local[part])
+
+
 def rows_of_hosts(local: np.ndarray) -> np.ndarray:
     """A small array of each process, `[...]`, stacked as `[P ...]` on every process."""
     if jax.process_count() == 1:

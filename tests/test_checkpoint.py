@@ -259,6 +259,38 @@ def test_one_level_off_names_the_runs_that_are_there(saved: Path) -> None:
         checkpoint.located(saved.parent.parent / "nowhere")
 
 
+def test_one_part_is_read_without_knowing_the_rest(saved: Path) -> None:
+    found = checkpoint.trained(saved.parent, "params")
+    assert (found.step, found.meta["note"], found.warnings) == (3, "of 3", [])
+    expected = made(3).params
+    for read, wanted in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
+        assert read.dtype == wanted.dtype
+        np.testing.assert_array_equal(read, wanted)
+    assert found.params["norm"].keys() == expected["norm"].keys()
+
+
+def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(copied: Path) -> None:
+    meta = copied / "3" / "meta" / "metadata"
+    meta.write_text(meta.read_text().replace("of 3", "of 4"))
+    found = checkpoint.trained(copied, "params")
+    assert found.step == 2
+    assert "step 3 is damaged" in found.warnings[0]
+    np.testing.assert_array_equal(found.params["kernel"], made(2).params["kernel"])
+    assert checkpoint.steps_in(copied) == [2, 3]
+    shutil.rmtree(copied / "2" / "state")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        checkpoint.trained(copied, "params")
+
+
+def test_a_part_whose_bits_have_changed_is_never_read(saved: Path, tmp_path: Path) -> None:
+    for seed in range(DAMAGED):
+        directory = Path(shutil.copytree(saved, tmp_path / str(seed)))
+        what = damage(directory / "3" / "state", "flip", random.Random(seed))
+        found = checkpoint.trained(directory, "params")
+        kernel = made(3 if found.step == 3 else 2).params["kernel"]
+        np.testing.assert_array_equal(found.params["kernel"], kernel, err_msg=what)
+
+
 def test_saving_a_step_twice_writes_it_once(copied: Path) -> None:
     checkpoints = Checkpoints(copied, keep=2)
     for _ in range(2):

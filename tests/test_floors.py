@@ -12,7 +12,7 @@ PACKAGE = ROOT / "date_jax"
 
 # From the roof to the ground: a module imports only from lines below its own.
 FLOORS = [
-    {"main", "ablate", "benchmark", "search"},
+    {"main", "ablate", "export", "benchmark", "search"},
     {"commandline", "train"},
     {"job", "evaluation"},
     {"adaptation", "train_step"},

@@ -1,0 +1,131 @@
+"""A run's network as safetensors: python -m date_jax.export --workdir=runs/… --out=exported
+
+Writes the moving average of the latest checkpoint: `image/` and `text/`, the two extractors in
+Hugging Face's layout (what it does not know, such as [REP], keeps our names), the seekers, the
+config of the run and a model card. `--config.init.image=exported/image` begins a run with it.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from absl import flags, logging
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import save
+
+from date_jax import checkpoint, commandline, pretrained
+from date_jax.errors import UsageError
+
+_SHOWN = ("acc_at_0.5", "mean_iou", "recall_at_1", "recall_at_10")
+
+
+def define_flags(known: flags.FlagValues) -> None:
+    """Not at import, so that a test can import this file beside another entry point."""
+    flags.DEFINE_string("workdir", None, "of the run", flag_values=known)
+    flags.DEFINE_string("out", None, "a new folder to write", flag_values=known)
+    flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
+
+
+def main(_: list[str]) -> None:
+    """Reads the checkpoint, writes the folder, says what is in it."""
+    logging.set_verbosity(logging.ERROR)
+    given = flags.FLAGS
+    if not given.workdir or not given.out:
+        raise UsageError("--workdir and --out are required: the run, and a new folder to write")
+    for line in exported(Path(given.workdir), Path(given.out)):
+        print(line)
+
+
+def exported(run: Path, out: Path) -> list[str]:
+    """Writes `out` from the run's latest whole checkpoint; lines that say what was done.
+
+    Raises:
+        CheckpointError: there is none.
+        UsageError: `out` exists.
+    """
+    if out.exists():
+        raise UsageError(f"--out={out}: exists already; name a new folder")
+    found = checkpoint.trained(run)
+    config, model = ConfigDict(found.meta["config"]), found.params["model"]
+    vocabulary = checkpoint.located(run).parent / "vocab.txt"
+    words = len(model["text_extractor"]["word_embedding"]["embedding"])
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for kind in pretrained.LAYOUTS:
+        folder = partial / kind
+        folder.mkdir(parents=True)
+        tensors = pretrained.published(kind, model[f"{kind}_extractor"])
+        (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        about = pretrained.about(kind, config, vocab_size=words)
+        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    shutil.copy(vocabulary, partial / "text" / "vocab.txt")
+    rest = {name: part for name, part in model.items() if not name.endswith("_extractor")}
+    seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
+    (partial / "seekers.safetensors").write_bytes(save(seekers))
+    (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    results = checkpoint.located(run).parent / "results.json"
+    scores = json.loads(results.read_text())["eval"] if results.exists() else {}
+    (partial / "README.md").write_text(card(config, found.step, scores))
+    partial.rename(out)
+    size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
+    return [*found.warnings, f"step {found.step} of {run}: {size:.1f} MiB in {out}"]
+
+
+def card(config: ConfigDict, step: int, scores: dict[str, dict[str, float]]) -> str:
+    """The model card: what it is, how it was trained, what it scored, how to load it.
+
+    Args:
+        config: the run's.
+        step: of the checkpoint.
+        scores: metrics by split, of results.json; may be empty.
+    """
+    data = config.data
+    lines = [
+        "# A product seeker",
+        "",
+        "Finds the picture and the box that a text query asks for; trained with date_jax after",
+        f"DATE (arXiv 2304.03669): method `{config.method}`, {step:,} of {config.steps:,} steps of",
+        f"{config.batch_size} pairs a domain, data `{data.name}`, source `{data.source}`, target",
+        f"`{data.target}`, pictures of {data.image_size} px, texts of {data.text_length} pieces,",
+        f"seed {config.seed}. The weights are the moving average of training.",
+        "",
+        *table(scores),
+        "| file | what it holds |",
+        "|---|---|",
+        "| `image/` | Swin in Hugging Face's layout; `rep`, `*/rep_bias` and the like are ours |",
+        "| `text/` | BERT in Hugging Face's layout, with its `vocab.txt` |",
+        "| `seekers.safetensors` | projections, image seeker, object seeker |",
+        "| `config.json` | the config of the run |",
+        "",
+        "Begin a run with the extractors:",
+        "",
+        "    python -m date_jax.main --config=configs/pgda.py --config.init.image=<here>/image \\",
+        "        --config.init.text=<here>/text --config.data.vocab=<here>/text/vocab.txt",
+        "",
+        "Pixels are in [0, 1], less ImageNet's mean, over its deviation. A plain Swin that reads",
+        "`image/` has no `[REP]`: it gives the same numbers only where `model.image.pooling` was",
+        "`mean` and the last stage was one window.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """The metrics by split in Markdown, with an empty line after it; nothing without any."""
+    if not scores:
+        return []
+    rows = [f"| split | {' | '.join(_SHOWN)} |", f"|---|{'---|' * len(_SHOWN)}"]
+    for split, metrics in scores.items():
+        cells = (f"{metrics[name]:.3f}" if name in metrics else "-" for name in _SHOWN)
+        rows.append(f"| {split} | {' | '.join(cells)} |")
+    return [*rows, ""]
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    commandline.run(main)
