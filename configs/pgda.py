@@ -4,25 +4,20 @@
     python -m date_jax.main --config=configs/pgda.py:live2mall
     python -m date_jax.main --config=configs/pgda.py:files --config.data.path=shop.jsonl \
         --config.data.source=mall --config.data.target=live
+    python -m date_jax.main --config=configs/pgda.py:files,swin_b ...  # or swin_t, swin_s, tiny
 """
 
 from ml_collections import ConfigDict
 
-from date_jax.errors import UsageError, nearest
+from date_jax.scales import SCALES, scale, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
-WORDS = ("files", *DIRECTIONS)
+WORDS = ("files", *DIRECTIONS, *SCALES)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is a comma-separated list of WORDS."""
-    words = [word for word in arg.split(",") if word]
-    for word in words:
-        if word not in WORDS:
-            raise UsageError(
-                f"configs/pgda.py:{arg}: unknown word {word!r}{nearest(word, WORDS)}\n"
-                f"It takes any of: {', '.join(WORDS)} (joined by commas)."
-            )
+    given = words(arg, WORDS, "configs/pgda.py")
     config = ConfigDict()
     config.task = "pgda"
     config.method = "date"  # date | source_only | oracle
@@ -49,6 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # compute; parameters and losses are float32
+    config.model.remat = False  # compute layers again in the backward pass: less memory
+    config.model.scan = False  # compile equal layers once: sooner at work where they are many
     config.model.width = 64  # D
     config.model.image = ConfigDict(
         {
@@ -142,9 +139,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval = ConfigDict({"every": 500, "batch_size": 256})
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
 
-    for word in words:
+    for word in given:
         if word in DIRECTIONS:
             config.data.source, config.data.target = DIRECTIONS[word]
+        elif word in SCALES:
+            scale(config, word)
         else:
             config.data.name = "files"
     return config.lock()

@@ -13,7 +13,7 @@ from date_jax import boxes, pseudo_boxes
 from date_jax.data import pipeline
 from date_jax.data.domains import joined_domains
 from date_jax.evals.collect import collector
-from date_jax.tasks.pgda import align_start, pseudo_start
+from date_jax.tasks.pgda import adapts, align_start, pseudo_start
 from date_jax.tasks.task import Task
 
 
@@ -101,7 +101,7 @@ class PseudoBoxes:
 
     def due(self, step: int) -> bool:
         """Whether a refresh comes before step `step`: of the oracle's table once."""
-        if not self._config.pseudo_boxes.weight:
+        if not (adapts(self._config) and self._config.pseudo_boxes.weight):
             return False
         since = step - pseudo_start(self._config)
         if self._config.method == "oracle":

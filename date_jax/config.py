@@ -15,7 +15,7 @@ from date_jax.errors import UsageError, nearest
 _SHOWN = 7  # messages have at most 8 lines
 
 CHOICES = {
-    "task": ("pgda",),
+    "task": ("pgda", "date"),
     "method": ("date", "source_only", "oracle"),
     "data.name": ("shop", "files"),
     "data.fit": ("letterbox", "stretch"),
@@ -165,6 +165,11 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
         )
     if "image_seeker" in config:
         seeker = config.image_seeker
+        if not (seeker.weight or config.object_seeker.weight):
+            yield (
+                "config.image_seeker.weight=0, config.object_seeker.weight=0: there is nothing to "
+                "learn; raise one of them"
+            )
         if seeker.loss == "sigmoid" and seeker.prior != "none":
             yield (
                 f"config.image_seeker.prior={seeker.prior}: the sigmoid loss has no softmax to "
@@ -189,9 +194,15 @@ def _data_contradictions(config: ConfigDict) -> Iterator[str]:
     )
     if not source:
         yield "config.data.source is empty: name the domain whose boxes are known"
-    if not target and config.method != "source_only":
+    if target and config.task == "date":
         yield (
-            f"config.data.target is empty, but config.method={config.method} needs a target: set "
+            f"config.data.target={config.data.target}: this task has no target; name every domain "
+            "in config.data.source, joined by +"
+        )
+    method = _get(config, "method")
+    if not target and method not in (None, "source_only"):
+        yield (
+            f"config.data.target is empty, but config.method={method} needs a target: set "
             "--config.data.target=<domain>, or --config.method=source_only"
         )
     if source & target:

@@ -85,12 +85,12 @@ def card(config: ConfigDict, step: int, scores: dict[str, dict[str, float]]) -> 
         step: of the checkpoint.
         scores: metrics by split, of results.json; may be empty.
     """
-    data = config.data
+    data, method = config.data, config.get("method", "supervised")
     lines = [
         "# A product seeker",
         "",
         "Finds the picture and the box that a text query asks for; trained with date_jax after",
-        f"DATE (arXiv 2304.03669): method `{config.method}`, {step:,} of {config.steps:,} steps of",
+        f"DATE (arXiv 2304.03669): `{method}`, {step:,} of {config.steps:,} steps of",
         f"{config.batch_size} pairs a domain, data `{data.name}`, source `{data.source}`, target",
         f"`{data.target}`, pictures of {data.image_size} px, texts of {data.text_length} pieces,",
         f"seed {config.seed}. The weights are the moving average of training.",

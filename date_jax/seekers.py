@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from date_jax.transformer import EncoderLayer, sincos_2d
+from date_jax.transformer import EncoderLayer, in_turn, sincos_2d
 
 MAX_SCALE = 100.0
 
@@ -45,6 +45,7 @@ class ObjectSeeker(nn.Module):
     Attributes:
         layers, heads, mlp_width, dropout: size of the encoder.
         norm_first: see `EncoderLayer`.
+        remat, scan: see `in_turn`.
     """
 
     layers: int
@@ -52,6 +53,8 @@ class ObjectSeeker(nn.Module):
     mlp_width: int
     dropout: float = 0.0
     norm_first: bool = True
+    remat: bool = False
+    scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -84,9 +87,8 @@ class ObjectSeeker(nn.Module):
             axis=1,
         )
         mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
-        for i in range(self.layers):
-            # Only [LOC] is read at the end, so the last layer computes nothing else.
-            x = EncoderLayer(
+        *layers, last = [
+            EncoderLayer(
                 self.heads,
                 self.mlp_width,
                 dropout=self.dropout,
@@ -94,8 +96,16 @@ class ObjectSeeker(nn.Module):
                 activation=nn.relu,
                 dtype=self.dtype,
                 name=f"layer{i}",
-            )(x + where[None], mask, first=1 if i == self.layers - 1 else None, train=train)
-        f_loc = x[:, 0]
+            )
+            for i in range(self.layers)
+        ]
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x + where[None], mask, train=train)
+
+        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        # Only [LOC] is read at the end, so the last layer computes nothing else.
+        f_loc = last(x + where[None], mask, first=1, train=train)[:, 0]
         if self.norm_first:
             f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
         # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.

@@ -49,7 +49,7 @@ def initial_state(
     """
     init_key, rng = jax.random.split(jax.random.key(config.seed))
     params = task.init(init_key, batch)
-    frozen = config.pseudo_boxes.teacher == "frozen"
+    frozen = "pseudo_boxes" in config and config.pseudo_boxes.teacher == "frozen"
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

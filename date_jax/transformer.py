@@ -1,6 +1,7 @@
 """The attention and MLP blocks under every network here. Parameters float32, compute by `dtype`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -113,6 +114,58 @@ class EncoderLayer(nn.Module):
         mixed = attention(x, mask=mask, first=first, train=train)
         x = norms[0](x[:, :first] + drop(mixed))
         return norms[1](x + drop(mlp(x, train=train)))
+
+
+def in_turn(
+    module: nn.Module,
+    layers: Sequence[nn.Module],
+    call: Callable[[Any, Array], Array],
+    x: Array,
+    *,
+    remat: bool,
+    scan: bool,
+    period: int = 1,
+) -> Array:
+    """Runs `x` through the layers of a module, one after the other.
+
+    Neither option changes a parameter or, without dropout, a number, so a checkpoint goes from one
+    to the other.
+
+    Args:
+        module: whose method runs; `layers` are its children.
+        layers: equal ones, or equal ones at the same place of each period.
+        call: `(layer, x) -> x`.
+        remat: keep only each period's input for the backward pass and compute the rest again.
+        scan: compile one period and repeat it; without it the program grows with their number.
+        period: layers that belong together; divides their number.
+    """
+    if module.is_initializing() or not layers or not (remat or scan):
+        for layer in layers:
+            x = call(layer, x)
+        return x
+    params = module.variables["params"]
+    keys: Any = [None] * len(layers)
+    if module.has_rng("dropout"):
+        keys = jax.random.split(module.make_rng("dropout"), len(layers))
+    kinds = [layer.clone(parent=None, name=None) for layer in layers[:period]]
+
+    def body(x: Array, given: list[tuple[Any, Any]]) -> Array:
+        for kind, (own, key) in zip(kinds, given, strict=True):
+            rngs = {} if key is None else {"dropout": key}
+            x = nn.apply(call, kind)({"params": own}, x, rngs=rngs)
+        return x
+
+    if remat:
+        body = jax.checkpoint(body)
+    given = [(params[str(layer.name)], key) for layer, key in zip(layers, keys, strict=True)]
+    groups = [given[at : at + period] for at in range(0, len(given), period)]
+    if scan:
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *groups)
+        x, _ = jax.lax.scan(lambda x, given: (body(x, given), None), x, stacked)
+        return x
+    for group in groups:
+        x = body(x, group)
+    return x
 
 
 def sincos_2d(height: int, width: int, channels: int) -> np.ndarray:

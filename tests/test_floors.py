@@ -21,7 +21,8 @@ FLOORS = [
     {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
     {"subprocesses"},
     {"progress", "preemption", "rendezvous", "workdir"},
-    {"boxes", "sharding", "errors"},
+    {"scales", "boxes", "sharding"},
+    {"errors"},
 ]
 FLOOR = {name: -line for line, names in enumerate(FLOORS) for name in names}
 ENTRY_POINTS = FLOORS[0]

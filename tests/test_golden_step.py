@@ -26,6 +26,8 @@ CONFIG = {
     "data": {"text_length": LENGTH},
     "model": {
         "dtype": "float32",
+        "remat": False,
+        "scan": False,
         "width": 16,
         "image": {
             "patch": 4,

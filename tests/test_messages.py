@@ -53,8 +53,8 @@ COMMANDS = [
     ([PGDA, "--port=many"], ["port=many"]),
     ([PGDA, "workdir=x"], ["workdir=x: unexpected", "did you mean '--workdir'"]),
     (["--config=configs/pgad.py"], ["no such file", "'configs/pgda.py'", str(ROOT)]),
-    (["--config=configs"], ["--config=configs: no such file", "there are: configs/pgda.py"]),
-    (["--config="], ["--config=: no such file", "there are: configs/pgda.py"]),
+    (["--config=configs"], ["--config=configs: no such file", "there are: configs/date.py, configs/pgda.py"]),
+    (["--config="], ["--config=: no such file", "there are: configs/date.py, configs/pgda.py"]),
     (["--config=configs/pgda.py:tinny"], ["unknown word 'tinny'", "live2mall"]),
     ([PGDA, PGDA], ["--config is given 2 times"]),
     (["--config.seed=1", PGDA], ["--config.seed stands before", "put --config first"]),
@@ -172,6 +172,11 @@ VALUES = [
     ({"augment.ramp": -1.0}, "config.augment.ramp=-1.0: must be a number from 0 to 1"),
     ({"augment.focus": float("nan")}, "must be a number from 0 to 1"),
     ({"task": "pgdaa"}, "config.task"),
+    (
+        {"image_seeker.weight": 0.0, "object_seeker.weight": 0.0},
+        "config.image_seeker.weight=0, config.object_seeker.weight=0: there is nothing to learn",
+    ),
+    ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]
 
 

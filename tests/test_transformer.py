@@ -1,5 +1,6 @@
 """Attention and encoder layers against float64 loops, and what padding must not do."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
+from date_jax.extractors.bert import TextExtractor
+from date_jax.extractors.swin import ImageExtractor
+from date_jax.seekers import ObjectSeeker
 from date_jax.transformer import Attention, EncoderLayer, sincos_2d
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 5, 8, 2
@@ -160,3 +164,62 @@ def test_positions_are_sines_and_cosines_of_y_then_x() -> None:
 def test_positions_need_four_channels_at_a_time() -> None:
     with pytest.raises(ValueError, match="divisible by 4, got 6"):
         sincos_2d(2, 2, 6)
+
+
+def networks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Each network that runs layers in turn, with arguments of its call."""
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.standard_normal((2, 32, 32, 3)), jnp.float32)
+    text, mask = (
+        jnp.asarray(rng.integers(0, 9, (2, 5))),
+        jnp.arange(5)[None] < jnp.array([[5], [3]]),
+    )
+    tokens = jnp.asarray(rng.standard_normal((2, 4, 16)), jnp.float32)
+    words = jnp.asarray(rng.standard_normal((2, 5, 16)), jnp.float32)
+    return {
+        "swin": (
+            functools.partial(ImageExtractor, 4, 8, depths=(4, 3), heads=(1, 2), window=2),
+            (image,),
+        ),
+        "bert": (
+            functools.partial(TextExtractor, 9, layers=3, width=16, heads=2, max_length=5),
+            (text, mask),
+        ),
+        "object seeker": (
+            functools.partial(ObjectSeeker, layers=4, heads=2, mlp_width=16),
+            (tokens, words, mask, (2, 2)),
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "remat", "scan"),
+    [
+        ("bert", True, False),
+        ("bert", False, True),
+        ("swin", True, True),
+        ("object seeker", True, True),
+    ],
+)
+def test_recomputed_and_scanned_layers_have_the_same_parameters_and_numbers(
+    name: str, remat: bool, scan: bool
+) -> None:
+    make, given = networks()[name]
+    plain, saving = make(), make(remat=remat, scan=scan)
+    params = jax.jit(lambda key: plain.init(key, *given))(jax.random.key(0))
+    again = jax.jit(lambda key: saving.init(key, *given))(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
+
+    def loss(network: Any) -> Any:
+        def value(params: Any) -> jax.Array:
+            outputs = jax.tree.leaves(network.apply(params, *given))
+            return sum((jnp.sin(3 * x).mean() for x in outputs), start=jnp.zeros(()))
+
+        return value
+
+    program = str(jax.make_jaxpr(jax.grad(loss(saving)))(params))
+    assert ("remat" in program or "checkpoint" in program) == remat
+    assert ("scan[" in program) == scan
+    expected, found = (jax.jit(jax.value_and_grad(loss(n)))(params) for n in (plain, saving))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, expected)

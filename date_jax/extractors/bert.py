@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.transformer import EncoderLayer
+from date_jax.transformer import EncoderLayer, in_turn
 
 
 class TextExtractor(nn.Module):
@@ -17,6 +17,7 @@ class TextExtractor(nn.Module):
         vocab_size: rows of the embedding table.
         layers, width, heads, mlp_ratio: size of the encoder.
         max_length: rows of the position table.
+        remat, scan: see `in_turn`.
     """
 
     vocab_size: int
@@ -26,6 +27,8 @@ class TextExtractor(nn.Module):
     mlp_ratio: float = 4.0
     max_length: int = 512
     dropout: float = 0.0
+    remat: bool = False
+    scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -45,13 +48,20 @@ class TextExtractor(nn.Module):
         x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
         x = nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        for i in range(self.layers):
-            x = EncoderLayer(
+        layers = [
+            EncoderLayer(
                 self.heads,
                 int(self.mlp_ratio * self.width),
                 dropout=self.dropout,
                 epsilon=1e-12,
                 dtype=self.dtype,
                 name=f"layer{i}",
-            )(x, text_mask, train=train)
+            )
+            for i in range(self.layers)
+        ]
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x, text_mask, train=train)
+
+        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
         return x[:, 0], x

@@ -4,6 +4,7 @@ Any published size and the tiny one are this code with other numbers. Layout, or
 patches and padding follow the published model, so that its weights fit.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from date_jax.transformer import MASKED, Attention, EncoderLayer, Mlp, sincos_2d
+from date_jax.transformer import MASKED, Attention, EncoderLayer, Mlp, in_turn, sincos_2d
 
 EPSILON = 1e-5
 
@@ -114,6 +115,10 @@ class Block(nn.Module):
         return rearrange(x[:, :height, :width], "b h w c -> b (h w) c")
 
 
+def _on_grid(block: Block, x: Array, grid: tuple[int, int]) -> Array:
+    return block(x, grid)
+
+
 class Merge(nn.Module):
     """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
 
@@ -142,6 +147,7 @@ class ImageExtractor(nn.Module):
         pooling: where the one vector comes from: `rep` (the learnt token), `mean` (the average),
             or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
             the last one's grid).
+        remat, scan: see `in_turn`.
     """
 
     patch: int
@@ -151,6 +157,8 @@ class ImageExtractor(nn.Module):
     window: int
     mlp_ratio: float = 4.0
     pooling: str = "rep"
+    remat: bool = False
+    scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -173,8 +181,8 @@ class ImageExtractor(nn.Module):
             with_rep = stage == last and rep_inside
             if with_rep:
                 x = jnp.concatenate([self._rep(x, "rep"), x], axis=1)
-            for i in range(depth):
-                x = Block(
+            blocks = [
+                Block(
                     heads,
                     max(grid) if stage == last else self.window,
                     shift=self.window // 2 if i % 2 else 0,
@@ -182,7 +190,13 @@ class ImageExtractor(nn.Module):
                     with_rep=with_rep,
                     dtype=self.dtype,
                     name=f"stage{stage}_block{i}",
-                )(x, grid)
+                )
+                for i in range(depth)
+            ]
+            # A block with windows and one with shifted ones belong together.
+            period = 2 if depth % 2 == 0 else depth
+            call = functools.partial(_on_grid, grid=grid)
+            x = in_turn(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
             stages.append((x, grid))
             if stage != last:
                 x = Merge(dtype=self.dtype, name=f"merge{stage}")(x, grid)

@@ -1,12 +1,13 @@
 """What is learned: one problem, one file."""
 
+import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from date_jax.tasks import pgda
+from date_jax.tasks import date, pgda
 from date_jax.tasks.task import Task
 
-TASKS = {"pgda": pgda.build}
+TASKS = {"pgda": pgda.build, "date": date.build}
 
 
 def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
@@ -16,4 +17,4 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         vocab_size: of the corpus' tokenizer.
         swap_table: int `[vocab_size]`, token id → token id under a mirror.
     """
-    return TASKS[config.task](config, vocab_size, swap_table)
+    return TASKS[config.task](config, vocab_size, jnp.asarray(swap_table, jnp.int32))

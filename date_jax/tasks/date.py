@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from date_jax import augment, boxes, losses
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
 from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
-from date_jax.tasks.task import Batch, Params
+from date_jax.tasks.task import Batch, Params, Task
 
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
 WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
@@ -37,6 +38,7 @@ class Date(nn.Module):
 
     def setup(self) -> None:
         model, dtype = self.config, jnp.dtype(self.config.dtype)
+        saving = {"remat": model.remat, "scan": model.scan}
         self.image_extractor = ImageExtractor(
             patch=model.image.patch,
             width=model.image.width,
@@ -45,6 +47,7 @@ class Date(nn.Module):
             window=model.image.window,
             mlp_ratio=model.image.mlp_ratio,
             pooling=model.image.pooling,
+            **saving,
             dtype=dtype,
         )
         self.text_extractor = TextExtractor(
@@ -55,6 +58,7 @@ class Date(nn.Module):
             mlp_ratio=model.text.mlp_ratio,
             max_length=self.text_length,
             dropout=model.text.dropout,
+            **saving,
             dtype=dtype,
         )
         self.image_projection = nn.Dense(model.width, dtype=dtype)
@@ -66,6 +70,7 @@ class Date(nn.Module):
             mlp_width=model.fusion.mlp_width,
             dropout=model.fusion.dropout,
             norm_first=model.fusion.norm_first,
+            **saving,
             dtype=dtype,
         )
 
@@ -159,13 +164,15 @@ def image_loss(out: dict[str, Array], batch: Batch, config: ConfigDict) -> Float
 def source_losses(
     out: dict[str, Array], batch: Batch, box: Array, config: ConfigDict
 ) -> dict[str, Array]:
-    """The two terms of `L_coop` on a batch with boxes, and the mean IoU of its training views."""
+    """`L_coop` on a batch with boxes as `loss`, its two terms, and the training views' mean IoU."""
+    found = box_loss(out["box_cxcywh"], box, batch["box_mask"], config.object_seeker)
+    image = image_loss(out, batch, config.image_seeker)
+    overlap = boxes.iou(boxes.xyxy(out["box_cxcywh"]), boxes.xyxy(box))
     return {
-        "box": box_loss(out["box_cxcywh"], box, batch["box_mask"], config.object_seeker),
-        "image": image_loss(out, batch, config.image_seeker),
-        "iou": losses.masked_mean(
-            boxes.iou(boxes.xyxy(out["box_cxcywh"]), boxes.xyxy(box)), batch["box_mask"]
-        ),
+        "loss": config.object_seeker.weight * found + config.image_seeker.weight * image,
+        "box": found,
+        "image": image,
+        "iou": losses.masked_mean(overlap, batch["box_mask"]),
     }
 
 
@@ -252,6 +259,50 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         "agreement": agreement,
         "score": score,
     }
+
+
+def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
+    """Supervised retrieval and grounding, `L_coop` on a batch `{source}` (2304.03669)."""
+    model = Date(config.model, vocab_size, config.data.text_length)
+    forward = training_view(model, config, swap_table)
+
+    def init(rng: Array, batch: Batch) -> Params:
+        return {"model": model.init(rng, *dummy(batch["source"]))["params"]}
+
+    def loss(
+        params: Params, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        source = batch["source"]
+        out, box = forward(params, source, known_box(source), step, rng)
+        terms = source_losses(out, source, box, config)
+        return terms["loss"], terms
+
+    return Task(init, loss, predictions(model, config, swap_table))
+
+
+def training_view(model: Date, config: ConfigDict, swap_table: Array) -> Callable[..., Any]:
+    """`(params, batch, box_cxcywh, step, rng) -> (out, box)`: what the network makes of a strong
+    view of a domain's batch, and the box inside that view."""
+    apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
+
+    def forward(
+        params: Params, batch: Batch, box: Array, step: Array, rng: Array
+    ) -> tuple[dict[str, Array], Array]:
+        view_key, dropout_key = jax.random.split(rng)
+        inputs, box = view(
+            batch, box, step=step, rng=view_key, config=config, swap_table=swap_table
+        )
+        out = apply(
+            {"params": params["model"]}, **inputs, train=True, rngs={"dropout": dropout_key}
+        )
+        return out, box
+
+    return forward
+
+
+def known_box(batch: Batch) -> Float[Array, "B 4"]:
+    """The boxes of a batch; where a row has none, one that binds no crop."""
+    return jnp.where(batch["box_mask"][:, None], batch["box_cxcywh"], jnp.array(NO_BOX))
 
 
 def dummy(batch: Batch) -> tuple[Array, Array, Array]:

@@ -23,18 +23,19 @@ from date_jax.tasks import date
 from date_jax.tasks.task import Batch, Params, Task
 
 
+def adapts(config: ConfigDict) -> bool:
+    """Whether the run ever sees its target; `source_only` and supervised tasks do not."""
+    return "stages" in config and config.method != "source_only"
+
+
 def align_start(config: ConfigDict) -> int:
-    """First step of stage 2; baselines without a target stay in stage 1."""
-    return (
-        config.steps if config.method == "source_only" else int(config.stages.align * config.steps)
-    )
+    """First step of stage 2; runs without a target stay in stage 1."""
+    return int(config.stages.align * config.steps) if adapts(config) else config.steps
 
 
 def pseudo_start(config: ConfigDict) -> int:
     """First step at which pseudo boxes may be made."""
-    return (
-        config.steps if config.method == "source_only" else int(config.stages.pseudo * config.steps)
-    )
+    return int(config.stages.pseudo * config.steps) if adapts(config) else config.steps
 
 
 def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
@@ -46,7 +47,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
     )
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     align: Callable[..., Any] | None = aligner.apply if aligner is not None else None
-    swap_table = jnp.asarray(swap_table, jnp.int32)
+    forward = date.training_view(model, config, swap_table)
     begin, end = align_start(config), config.steps
 
     def init(rng: Array, batch: Batch) -> Params:
@@ -59,31 +60,16 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
             params["aligner"] = variables.get("params", {})
         return params
 
-    def forward(
-        params: Params, batch: Batch, box: Array, step: Array, rng: Array
-    ) -> tuple[dict[str, Array], Array]:
-        view_key, dropout_key = jax.random.split(rng)
-        inputs, box = date.view(
-            batch, box, step=step, rng=view_key, config=config, swap_table=swap_table
-        )
-        out = apply(
-            {"params": params["model"]}, **inputs, train=True, rngs={"dropout": dropout_key}
-        )
-        return out, box
-
     def loss(
         params: Params, batch: Batch, *, step: Array, rng: Array
     ) -> tuple[Array, dict[str, Array]]:
         source_key, target_key = jax.random.split(rng)
         source = batch["source"]
-        known = jnp.where(source["box_mask"][:, None], source["box_cxcywh"], jnp.array(date.NO_BOX))
-        out, box = forward(params, source, known, step, source_key)
+        out, box = forward(params, source, date.known_box(source), step, source_key)
         terms = date.source_losses(out, source, box, config)
-        total = (
-            config.object_seeker.weight * terms["box"] + config.image_seeker.weight * terms["image"]
-        )
+        total = terms["loss"]
         if "target" not in batch:
-            return total, {**terms, "loss": total}
+            return total, terms
 
         target = batch["target"]
         weight = target["pseudo_weight"]
