@@ -85,6 +85,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "image_weight": 1.0,
             "text_weight": 1.0,
             "unbiased": False,
+            "queue": 0,  # rows of earlier batches that MMD compares too; for batches below 64
             "hidden": 1024,
         }
     )

@@ -4,6 +4,8 @@ Either by moment matching (MMD, no parameters) or by domain discriminators behin
 reversal (DANN, 1505.07818), on the concentrated vectors and on the fused `[LOC]` feature.
 """
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from date_jax import losses
 
 KINDS = ("none", "mmd", "adversarial", "conditional_adversarial")
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
+FEATURES = ("image_rep", "image_mean", "text_rep", "text_mean", "loc")  # that MMD looks at
 CELLS = 4  # the conditional discriminator sees the box as its centre's cell in a 4 x 4 grid
 
 
@@ -21,42 +24,90 @@ def _squared_distances(a: Float[Array, "N D"], b: Float[Array, "M D"]) -> Float[
     return jnp.maximum(squares, 0.0)
 
 
+class Rows(NamedTuple):
+    """Attributes:
+    x: features `[N D]`.
+    weight: `[N]`, 0 where there is no row yet, else 1.
+    """
+
+    x: Array
+    weight: Array
+
+
 def mmd(
-    source: Float[Array, "N D"], target: Float[Array, "M D"], *, unbiased: bool = False
+    source: Float[Array, "N D"],
+    target: Float[Array, "M D"],
+    *,
+    unbiased: bool = False,
+    earlier: tuple[Rows, Rows] | None = None,
 ) -> Float[Array, ""]:
     r"""Squared maximum mean discrepancy under a sum of five Gaussian kernels.
 
         MMD² = mean k(x,x') - 2 mean k(x,y) + mean k(y,y'),   k = Σ_a exp(-|·|² / (2 a σ²))
 
     with σ² the mean squared distance over the joined batch, held constant. The unbiased form leaves
-    the diagonals out and may be negative. Three Gram blocks, because concatenating two sharded
-    batches costs all-to-alls.
+    the diagonals out and may be negative. Gram blocks, because concatenating two sharded batches
+    costs all-to-alls.
+
+    Args:
+        earlier: rows of earlier batches of the source and of the target, that count as well.
     """
-    source, target = source.astype(jnp.float32), target.astype(jnp.float32)
-    blocks = {
-        "ss": _squared_distances(source, source),
-        "st": _squared_distances(source, target),
-        "tt": _squared_distances(target, target),
+
+    def parts(batch: Array, queue: Rows | None) -> list[Rows]:
+        rows = Rows(batch.astype(jnp.float32), jnp.ones(len(batch), jnp.float32))
+        return [rows] if queue is None else [rows, queue]
+
+    sides = {
+        "s": parts(source, None if earlier is None else earlier[0]),
+        "t": parts(target, None if earlier is None else earlier[1]),
     }
-    n, m = len(source), len(target)
-    total = blocks["ss"].sum() + 2 * blocks["st"].sum() + blocks["tt"].sum()
-    variance = jax.lax.stop_gradient(total / ((n + m) ** 2))
-    variance = jnp.maximum(variance, 1e-12)
-
-    def kernel_mean(squares: Array, same: bool) -> Array:
-        kernels = [jnp.exp(-squares / (2 * a * variance)) for a in BANDWIDTHS]
-        kernel = sum(kernels, start=jnp.zeros_like(squares))
-        if same and unbiased:
-            rows = len(squares)
-            off_diagonal = 1.0 - jnp.eye(rows, dtype=squares.dtype)
-            return (kernel * off_diagonal).sum() / (rows * (rows - 1))
-        return kernel.mean()
-
-    return (
-        kernel_mean(blocks["ss"], True)
-        - 2 * kernel_mean(blocks["st"], False)
-        + kernel_mean(blocks["tt"], True)
+    blocks: dict[str, list[tuple[Array, Array]]] = {"ss": [], "st": [], "tt": []}
+    for name, found in blocks.items():
+        for i, a in enumerate(sides[name[0]]):
+            for j, b in enumerate(sides[name[1]]):
+                pairs = a.weight[:, None] * b.weight[None]
+                if unbiased and name != "st" and i == j:
+                    pairs = pairs * (1.0 - jnp.eye(len(pairs)))
+                found.append((_squared_distances(a.x, b.x), pairs))
+    total = sum(
+        (2 if name == "st" else 1) * (squares * pairs).sum()
+        for name, found in blocks.items()
+        for squares, pairs in found
     )
+    count = sum(rows.weight.sum() for side in sides.values() for rows in side)
+    variance = jnp.maximum(jax.lax.stop_gradient(total / count**2), 1e-12)
+
+    def kernel_mean(name: str) -> Array:
+        sums, weights = [], []
+        for squares, pairs in blocks[name]:
+            kernels = (jnp.exp(-squares / (2 * a * variance)) for a in BANDWIDTHS)
+            sums.append((sum(kernels, start=jnp.zeros_like(squares)) * pairs).sum())
+            weights.append(pairs.sum())
+        return jnp.stack(sums).sum() / jnp.stack(weights).sum()
+
+    return kernel_mean("ss") - 2 * kernel_mean("st") + kernel_mean("tt")
+
+
+def empty_queue(rows: int, width: int) -> dict[str, Any] | None:
+    """Room for the features of `rows` earlier rows of each domain; None for no rows."""
+    if not rows:
+        return None
+    side = {name: jnp.zeros((rows, width), jnp.float32) for name in FEATURES}
+    return {"source": side, "target": dict(side), "filled": jnp.zeros((), jnp.int32)}
+
+
+def remembered(queue: dict[str, Any], features: dict[str, dict[str, Array]]) -> dict[str, Any]:
+    """The queue with the features of a batch `[B D]` in front, and the oldest gone."""
+    sides = {
+        side: {
+            name: jnp.concatenate([features[side][name].astype(jnp.float32), old])[: len(old)]
+            for name, old in queue[side].items()
+        }
+        for side in features
+    }
+    rows = len(features["source"]["loc"])
+    filled = jnp.minimum(queue["filled"] + rows, len(queue["source"]["loc"]))
+    return {**sides, "filled": filled}
 
 
 @jax.custom_vjp
@@ -108,13 +159,25 @@ class Aligner(nn.Module):
 
     @nn.compact
     def __call__(
-        self, source: dict[str, Array], target: dict[str, Array], progress: Array
+        self,
+        source: dict[str, Array],
+        target: dict[str, Array],
+        progress: Array,
+        queue: dict[str, Any] | None = None,
     ) -> dict[str, Float[Array, ""]]:
-        """Terms from `image_rep image_mean text_rep text_mean loc [B D]` and `box_cxcywh [B 4]`."""
+        """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `remembered`."""
         if self.kind == "mmd":
 
             def distance(name: str) -> Array:
-                return mmd(source[name], target[name], unbiased=self.unbiased)
+                earlier = None
+                if queue is not None:
+                    there = jnp.arange(len(queue["source"][name])) < queue["filled"]
+                    weight = there.astype(jnp.float32)
+                    earlier = (
+                        Rows(queue["source"][name], weight),
+                        Rows(queue["target"][name], weight),
+                    )
+                return mmd(source[name], target[name], unbiased=self.unbiased, earlier=earlier)
 
             return {
                 "image": distance("image_rep") + distance("image_mean"),

@@ -58,7 +58,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
     ),
     ("a whole number, 2 or more", _whole(2), ("data.text_length",)),
     ("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
-    ("a whole number, 0 or more", _whole(0), ("data.shop.workers",)),
+    ("a whole number, 0 or more", _whole(0), ("data.shop.workers", "aligner.queue")),
     ("a whole number from 0 to 4294967295", _whole(0, 2**32 - 1), ("seed", "data.shop.seed")),
     ("a tuple of positive whole numbers", _sizes, ("model.image.depths", "model.image.heads")),
     (
@@ -179,6 +179,11 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
         yield from _teacher_contradictions(config)
     if "pseudo_boxes" in config and config.method == "oracle":
         yield from _oracle_contradictions(config)
+    if "aligner" in config and config.aligner.queue and config.aligner.kind != "mmd":
+        yield (
+            f"config.aligner.queue={config.aligner.queue}: only MMD remembers earlier batches; set "
+            "aligner.kind=mmd, or queue=0"
+        )
     if "aligner" in config and config.aligner.unbiased and config.batch_size == 1:
         yield "config.aligner.unbiased=True: needs a batch_size of at least 2"
 

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from date_jax import optim, sharding
+from date_jax import aligner, optim, sharding
 from date_jax.tasks.task import Batch, Task
 
 
@@ -27,6 +27,7 @@ class State:
         ema: moving average of `params`, which is what is evaluated.
         pseudo_boxes: `box_cxcywh [N 4]` and `weight [N]` of the target's training rows.
         teacher: parameters of the frozen teacher; None where `ema` teaches.
+        queue: features of earlier batches for the aligner; None where it looks at one batch.
     """
 
     step: Any
@@ -36,6 +37,7 @@ class State:
     ema: Any
     pseudo_boxes: Any
     teacher: Any
+    queue: Any
 
 
 def initial_state(
@@ -50,6 +52,7 @@ def initial_state(
     init_key, rng = jax.random.split(jax.random.key(config.seed))
     params = task.init(init_key, batch)
     frozen = "pseudo_boxes" in config and config.pseudo_boxes.teacher == "frozen"
+    rows = config.aligner.queue if "aligner" in config else 0
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -58,6 +61,7 @@ def initial_state(
         ema=jax.tree.map(jnp.array, params),
         pseudo_boxes=jax.tree.map(jnp.asarray, table),
         teacher=jax.tree.map(jnp.array, params) if frozen else None,
+        queue=aligner.empty_queue(rows, config.model.width),
     )
 
 
@@ -71,20 +75,24 @@ def updated(
     """
     rng = jax.random.fold_in(state.rng, state.step)
     joined = with_pseudo_boxes(batch, state.pseudo_boxes)
+    if state.queue is not None:
+        joined = {**joined, "queue": state.queue}
     (loss, metrics), gradient = jax.value_and_grad(task.loss, has_aux=True)(
         state.params, joined, step=state.step, rng=rng
     )
+    features = metrics.pop("features", None)
+    queue = state.queue if features is None else aligner.remembered(state.queue, features)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optim.moving_average(state.ema, params, step=state.step, decay=decay)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-    old = (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(
-        lambda after, before: jnp.where(finite, after, before), (params, opt_state, ema), old
+    old = (state.params, state.opt_state, state.ema, state.queue)
+    params, opt_state, ema, queue = jax.tree.map(
+        lambda after, before: jnp.where(finite, after, before), (params, opt_state, ema, queue), old
     )
     state = dataclasses.replace(
-        state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema
+        state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, queue=queue
     )
     return state, metrics | {"gradient_norm": norm, "skipped": ~finite}
 

@@ -8,7 +8,7 @@ import pytest
 from date_jax import aligner, sharding
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-FEATURES = ("image_rep", "image_mean", "text_rep", "text_mean", "loc")
+FEATURES = aligner.FEATURES
 
 
 def features(rows: int, seed: int, shift: float = 0.0, width: int = 5) -> np.ndarray:
@@ -41,6 +41,53 @@ def test_mmd_is_that_of_a_loop(sizes: tuple[int, int], unbiased: bool) -> None:
     found = aligner.mmd(jnp.array(source), jnp.array(target), unbiased=unbiased)
     expected = mmd_by_loop(source, target, unbiased=unbiased)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("filled", [0, 4, 6])
+def test_mmd_with_earlier_rows_is_that_of_all_rows_together(filled: int, unbiased: bool) -> None:
+    source, target = features(7, 0), features(5, 1, shift=0.4)
+    queues = features(6, 2), features(6, 3, shift=0.2)
+    weight = jnp.array(np.arange(6) < filled, jnp.float32)
+    earlier = tuple(aligner.Rows(jnp.array(queue), weight) for queue in queues)
+    found = aligner.mmd(jnp.array(source), jnp.array(target), unbiased=unbiased, earlier=earlier)
+    expected = mmd_by_loop(
+        np.concatenate([source, queues[0][:filled]]),
+        np.concatenate([target, queues[1][:filled]]),
+        unbiased=unbiased,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_queue_keeps_the_latest_rows_in_front() -> None:
+    queue = aligner.empty_queue(5, 3)
+    batches = [{name: jnp.full((2, 3), n) for name in FEATURES} for n in (1.0, 2.0, 3.0)]
+    filled = []
+    for batch in batches:
+        shifted = {name: -rows for name, rows in batch.items()}
+        queue = aligner.remembered(queue, {"source": batch, "target": shifted})
+        filled.append(int(queue["filled"]))
+    assert filled == [2, 4, 5]
+    for name in FEATURES:
+        assert queue["source"][name][:, 0].tolist() == [3, 3, 2, 2, 1]
+        assert queue["target"][name][:, 0].tolist() == [-3, -3, -2, -2, -1]
+    assert aligner.empty_queue(0, 3) is None
+
+
+def test_an_aligner_compares_with_the_filled_part_of_its_queue() -> None:
+    source, target = outputs(6, 0), outputs(6, 50, 0.5)
+    queue = aligner.remembered(
+        aligner.empty_queue(9, 5),
+        {
+            "source": {n: source[n][:4] + 1 for n in FEATURES},
+            "target": {n: target[n][:4] for n in FEATURES},
+        },
+    )
+    found = aligner.Aligner("mmd").apply({}, source, target, jnp.float32(0.5), queue)
+    rows = np.concatenate([source["loc"], source["loc"][:4] + 1])
+    others = np.concatenate([target["loc"], target["loc"][:4]])
+    expected = mmd_by_loop(rows, others, unbiased=False)
+    np.testing.assert_allclose(found["object"], expected, rtol=1e-4)
 
 
 def test_mmd_of_equal_sets_is_zero_and_grows_with_their_shift() -> None:

@@ -55,6 +55,7 @@ CONFIG = {
         "image_weight": 0.5,
         "text_weight": 0.7,
         "unbiased": False,
+        "queue": 0,
         "hidden": 8,
     },
     "stages": {"align": 0.0, "pseudo": 0.0},

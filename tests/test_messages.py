@@ -53,7 +53,10 @@ COMMANDS = [
     ([PGDA, "--port=many"], ["port=many"]),
     ([PGDA, "workdir=x"], ["workdir=x: unexpected", "did you mean '--workdir'"]),
     (["--config=configs/pgad.py"], ["no such file", "'configs/pgda.py'", str(ROOT)]),
-    (["--config=configs"], ["--config=configs: no such file", "there are: configs/date.py, configs/pgda.py"]),
+    (
+        ["--config=configs"],
+        ["--config=configs: no such file", "there are: configs/date.py, configs/pgda.py"],
+    ),
     (["--config="], ["--config=: no such file", "there are: configs/date.py, configs/pgda.py"]),
     (["--config=configs/pgda.py:tinny"], ["unknown word 'tinny'", "live2mall"]),
     ([PGDA, PGDA], ["--config is given 2 times"]),
@@ -175,6 +178,10 @@ VALUES = [
     (
         {"image_seeker.weight": 0.0, "object_seeker.weight": 0.0},
         "config.image_seeker.weight=0, config.object_seeker.weight=0: there is nothing to learn",
+    ),
+    (
+        {"aligner.queue": 64, "aligner.kind": "adversarial"},
+        "config.aligner.queue=64: only MMD remembers",
     ),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]

@@ -66,6 +66,7 @@ def test_eight_devices_learn_what_one_learns(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharding, "_MIN_SHARDED", 256)  # so that tiny parameters are cut too
+    tiny_config.aligner.queue = 24
     many, many_metrics = steps(tiny_config, sharding.device_mesh(2), 3)
     one, one_metrics = steps(tiny_config, sharding.device_mesh(1, jax.devices()[:1]), 3)
     cut = [leaf for leaf in jax.tree.leaves(many.params) if not leaf.is_fully_replicated]
@@ -77,6 +78,10 @@ def test_eight_devices_learn_what_one_learns(
     # Not each alone: what has no gradient (the keys' biases) Adam moves by the noise in its zeros.
     apart = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), many.params, one.params)
     assert optax.tree.norm(apart) < 1e-4 * optax.tree.norm(jax.device_get(one.params))
+    assert int(many.queue["filled"]) == int(one.queue["filled"]) == 24
+    for side in ("source", "target"):
+        for name, rows in one.queue[side].items():
+            np.testing.assert_allclose(many.queue[side][name], rows, 1e-4, 1e-4)
 
 
 def test_an_update_that_is_not_finite_is_left_out(tiny_config: ConfigDict) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from date_jax.aligner import Aligner
+from date_jax.aligner import FEATURES, Aligner
 from date_jax.tasks import date
 from date_jax.tasks.task import Batch, Params, Task
 
@@ -66,7 +66,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         source_key, target_key = jax.random.split(rng)
         source = batch["source"]
         out, box = forward(params, source, date.known_box(source), step, source_key)
-        terms = date.source_losses(out, source, box, config)
+        terms: dict[str, Any] = date.source_losses(out, source, box, config)
         total = terms["loss"]
         if "target" not in batch:
             return total, terms
@@ -80,7 +80,15 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         if align is not None:
             progress = (step - begin) / max(end - begin, 1)
             variables = {"params": params["aligner"]}
-            for name, term in align(variables, out, target_out, progress).items():
+            queue = batch.get("queue")
+            if queue is not None:
+                sides = {"source": out, "target": target_out}
+                features = {
+                    side: {name: jax.lax.stop_gradient(found[name]) for name in FEATURES}
+                    for side, found in sides.items()
+                }
+                terms["features"] = features
+            for name, term in align(variables, out, target_out, progress, queue).items():
                 terms[f"align_{name}"] = term
                 share = 1.0 if name == "object" else config.aligner[f"{name}_weight"]
                 total = total + config.aligner.weight * share * term

@@ -11,6 +11,8 @@ A batch is a dict of arrays, the *global* batch; PG-DA nests two of them as `sou
     product_id   int32   [B]
     index        int32   [B]          row of its split
     mask         bool    [B]          False = a row that only fills the batch
+
+Beside them `queue` may hold features of earlier batches, see `aligner.remembered`.
 """
 
 from collections.abc import Callable
@@ -27,7 +29,8 @@ class Task(NamedTuple):
 
     Attributes:
         init: `(rng, batch) -> params`.
-        loss: `(params, batch, *, step, rng) -> (scalar, metrics)`; metrics are scalars by name.
+        loss: `(params, batch, *, step, rng) -> (scalar, metrics)`; metrics are scalars by name,
+            but for `features`, what later batches shall find in their `queue`.
         predict: by name, `(params, batch) -> [B ...]`: what evaluation, search and export may ask.
     """
 
