@@ -6,12 +6,20 @@
     python -m date_jax.main --config=configs/date.py --config.object_seeker.weight=0  # no grounding
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import pgda
 from date_jax.scales import SCALES, words
 
 WORDS = ("files", *SCALES)
+METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
+    "both_seekers": {},
+    "image_seeker": {"object_seeker.weight": 0.0},
+    "object_seeker": {"image_seeker.weight": 0.0},
+    "dual_softmax": {"image_seeker.prior": "dual_softmax"},
+}
 _OF_ADAPTATION = ("method", "stages", "aligner", "pseudo_boxes")
 
 

@@ -7,12 +7,34 @@
     python -m date_jax.main --config=configs/pgda.py:files,swin_b ...  # or swin_t, swin_s, tiny
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from date_jax.scales import SCALES, scale, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
 WORDS = ("files", *DIRECTIONS, *SCALES)
+# What date_jax.ablate compares, and what each changes. Pairs of the target are in all that see it.
+_NO_BOXES = {"pseudo_boxes.weight": 0.0}
+METHODS: dict[str, dict[str, Any]] = {
+    "source_only": {"method": "source_only"},
+    "pairs": {"aligner.kind": "none", **_NO_BOXES},
+    "mmd": {"aligner.kind": "mmd", **_NO_BOXES},
+    "adversarial": {"aligner.kind": "adversarial", **_NO_BOXES},
+    "conditional_adversarial": {"aligner.kind": "conditional_adversarial", **_NO_BOXES},
+    "pseudo_boxes": {"aligner.kind": "none"},
+    "recalled": {  # selection and teacher as DATE is recalled, without what is ours
+        "pseudo_boxes.teacher": "frozen",
+        "pseudo_boxes.looks": 1,
+        "pseudo_boxes.rank.count": 1.0,
+        "pseudo_boxes.rank.agreement": 0.0,
+        "pseudo_boxes.rank.score": 0.0,
+        "pseudo_boxes.keep_end": 0.5,
+    },
+    "date": {},
+    "oracle": {"method": "oracle"},
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -95,6 +117,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "weight": 1.0,
             "every": 250,  # steps
             "teacher": "ema",
+            "looks": 2,  # the second at a close-up of the box that the first one found
             # These three make the count, and matter where it has a weight in `rank`.
             "combine": "mean",
             "theta_kind": "quantile",

@@ -1,14 +1,16 @@
-"""Many runs of one config, and their table: what does adaptation bring, over several seeds?
+"""Many runs of one config, side by side: what does each part bring, over several seeds?
 
-    python -m date_jax.ablate --config=configs/pgda.py --workdir=runs/ablation \
-        --directions=mall2live,live2mall --methods=source_only,date,oracle --seeds=0,1,2 --jobs=2 \
+    python -m date_jax.ablate --config=configs/pgda.py --workdir=runs/ablation --jobs=2 \
+        --methods=source_only,date,oracle --directions=mall2live,live2mall --seeds=0,1,2 \
         [--config.steps=3000 or any other override]
 
-Every combination is a run of `date_jax.main` in <workdir>/<direction>/<method>-<seed>, what it says
-goes to console.log there. Runs that have their results.json are left out and interrupted ones go
-on, so the same command resumes. Seed 0 of everything comes first; <workdir>/table.md is written
-anew after each run, and by `--table_only` without running anything. On a CPU `--jobs` runs with a
-share of the cores each are faster than one after the other with all; one accelerator takes one job.
+The methods are those of the config file's METHODS, the directions those of its DIRECTIONS; without
+the flags it takes all. Every combination is a run of `date_jax.main` in
+<workdir>/<direction>/<method>-<seed>; what it says goes to console.log there. Runs that have their
+results.json are left out and interrupted ones go on, so the same command resumes. Seed 0 of
+everything comes first; <workdir>/table.md and chart.png are written anew after each run, and by
+`--table_only` without running anything. On a CPU `--jobs` runs with a share of the cores each are
+faster than one after the other with all; one accelerator takes one job.
 """
 
 import importlib.metadata
@@ -26,14 +28,15 @@ from ml_collections import config_flags
 
 import date_jax
 from date_jax import commandline, subprocesses, workdir
-from date_jax.config import CHOICES, validate
+from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, nearest
-from date_jax.evals import comparison
+from date_jax.evals import chart, comparison
 
-SIDES = dict.fromkeys(("data.source", "data.target"), "directions")
-VARIED = {"method": "methods", "seed": "seeds", **SIDES}  # config keys, and the flag of each
+SIDES = ("data.source", "data.target")
+VARIED = {"seed": "seeds", **dict.fromkeys(SIDES, "directions")}  # config keys, the flag of each
 MACHINE = "# machine: "  # begins that line of each log
 Results = dict[str, Any]  # what results.json holds
+Methods = dict[str, dict[str, Any]]  # what each method changes, by dotted config key
 
 
 class Run(NamedTuple):
@@ -46,7 +49,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.direction}/{self.method}-{self.seed}"
+        return "/".join(filter(None, [self.direction, f"{self.method}-{self.seed}"]))
 
     @property
     def log(self) -> Path:
@@ -57,8 +60,8 @@ def define_flags(known: flags.FlagValues) -> None:
     """Not at import, so that a test can import this file beside another entry point."""
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=known)
     for name, default, text in (
-        ("directions", "mall2live,live2mall", "words that the config takes"),
-        ("methods", "source_only,date,oracle", "values of config.method"),
+        ("directions", None, "of the config's DIRECTIONS; default: all"),
+        ("methods", None, "of the config's METHODS; default: all"),
         ("seeds", "0,1,2", "values of config.seed"),
     ):
         flags.DEFINE_list(name, default, text, flag_values=known)
@@ -71,46 +74,79 @@ def define_flags(known: flags.FlagValues) -> None:
 def main(_: list[str]) -> None:
     """Runs what has no results yet, writes and prints the table."""
     given = flags.FLAGS
-    path, _, words = config_flags.get_config_filename(given["config"]).partition(":")
-    overrides = overrides_given(sys.argv)
+    file = config_flags.get_config_filename(given["config"])
+    path, _, words = file.partition(":")
+    known: Methods = commandline.constant(file, "METHODS", {})
+    chosen = named(given.methods, [*known], "methods", path)
+    ways = named(
+        given.directions, [*commandline.constant(file, "DIRECTIONS", [])], "directions", path
+    )
+    methods = {name: known[name] for name in chosen}
+    varied = {key for changes in known.values() for key in changes}
+    overrides = overrides_given(sys.argv, methods)
     validate(given.config, device_count=1, process_count=1)
     files = {
-        direction: f"{path}:{','.join(filter(None, [words, direction]))}"
-        for direction in given.directions
+        way: ":".join(filter(None, [path, ",".join(filter(None, [words, way]))]))
+        for way in ways or [""]
     }
-    defaults = [commandline.loaded_config(file) for file in files.values()]
     root = Path(given.workdir)
-    runs = planned(root, given.directions, given.methods, given.seeds)
+    runs = planned(root, [*files], chosen, given.seeds)
     found = {run: result for run in runs if (result := results(run)) is not None}
-    config = None if given.table_only else given.config.to_dict()
-    require_same_config(found, config)
+    base = given.config.to_dict()
+
+    def require_comparable() -> None:
+        # What runs is compared with the command; what is only shown, with the first of it.
+        require_same_config(found, base, methods, varied=varied if given.table_only else None)
 
     def command(run: Run) -> list[str]:
-        chosen = [f"--config.method={run.method}", f"--config.seed={run.seed}"]
+        changes = {**methods[run.method], "seed": run.seed}
+        options = [f"--config.{key}={value}" for key, value in changes.items()]
         start = [sys.executable, "-m", "date_jax.main", f"--config={files[run.direction]}"]
-        return [*start, *chosen, *overrides, f"--workdir={run.directory}"]
+        return [*start, *options, *overrides, f"--workdir={run.directory}"]
 
     def write_table() -> str:
-        require_same_config(found, config)  # again: somebody may edit the file between two starts
+        require_comparable()  # again: somebody may edit the file between two starts
         words = (word for word in sys.argv[1:] if word != "--table_only")
         shown = f"python -m date_jax.ablate {shlex.join(words)}"
         ordered = {run: found[run] for run in runs if run in found}
-        text = table(ordered, len(runs), shown, defaults[0].to_dict())
+        default = commandline.loaded_config(files[runs[0].direction]).to_dict()
+        text = table(ordered, len(runs), shown, default, methods)
         (root / "table.md").write_text(text)
+        chart.write(root / "chart.png", finished(ordered))
         return text
 
+    require_comparable()
     if not given.table_only:
         run_missing(runs, found, command, given.jobs, write_table)
     elif not found:
         raise DataError(f"{root}: none of the {len(runs)} runs has its results.json")
     if found:
-        print(f"\n{write_table()}\nwritten to {root / 'table.md'}")
+        print(f"\n{write_table()}\nwritten to {root / 'table.md'}, with chart.png")
     missing = [run.name for run in runs if run not in found]
     if missing and not given.table_only:
         raise UserError(
             f"{len(missing)} of {len(runs)} runs failed: {', '.join(missing[:5])}\n"
             "the same command starts them again"
         )
+
+
+def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> list[str]:
+    """The names that a flag asks for, all of `known` without it, each once.
+
+    Raises:
+        UsageError: one of them is unknown.
+    """
+    if asked is None:
+        return known
+    for name in asked:
+        if not name:
+            raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
+        if name not in known:
+            there = ", ".join(known) or f"none: {path} has no {flag.upper()}"
+            raise UsageError(
+                f"--{flag}: {name} is unknown{nearest(name, known)}; there are: {there}"
+            )
+    return [*dict.fromkeys(asked)]
 
 
 def run_missing(
@@ -141,18 +177,19 @@ def run_missing(
     subprocesses.run_all(commands, jobs=jobs, title=title, outcome=outcome)
 
 
-def overrides_given(argv: list[str]) -> list[str]:
+def overrides_given(argv: list[str], methods: Methods) -> list[str]:
     """The `--config.…` arguments, for every run.
 
     Raises:
         UsageError: one of them sets what differs between the runs.
     """
+    varied = VARIED | {key: "methods" for changes in methods.values() for key in changes}
     found = []
     for name, value in commandline.flags_given(argv, flags.FLAGS):
         if not name.startswith(("config.", "noconfig.")):
             continue
-        if plural := VARIED.get(name.removeprefix("config.")):
-            raise UsageError(f"--{name}={value}: say it with --{plural}=<one or several>")
+        if plural := varied.get(name.partition("config.")[2]):
+            raise UsageError(f"--{name}={value}: differs between the runs; choose with --{plural}")
         # A switch may stand without its value.
         bare = not value and f"--{name}=" not in argv
         found.append(f"--{name}" if bare else f"--{name}={value}")
@@ -161,14 +198,9 @@ def overrides_given(argv: list[str]) -> list[str]:
 
 def planned(root: Path, directions: list[str], methods: list[str], seeds: list[str]) -> list[Run]:
     """All combinations, seed by seed, so that a part of them already makes a table."""
-    for flag, values in (("directions", directions), ("methods", methods), ("seeds", seeds)):
-        if not values or not all(values):
-            raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
-    for method in methods:
-        if method not in CHOICES["method"]:
-            hint = nearest(method, CHOICES["method"])
-            raise UsageError(f"--methods: {method} is none of {', '.join(CHOICES['method'])}{hint}")
-    for seed in seeds:
+    for seed in seeds or [""]:
+        if not seed:
+            raise UsageError("--seeds has an empty place: name one or several, joined by commas")
         if not seed.isdecimal():
             raise UsageError(f"--seeds: {seed} must be a whole number, 0 or more")
     runs = [
@@ -189,18 +221,28 @@ def results(run: Run) -> Results | None:
         raise DataError(f"{path}: cut off ({error}); delete it and run again") from error
 
 
-def require_same_config(found: dict[Run, Results], config: dict[str, Any] | None) -> None:
+def require_same_config(
+    found: dict[Run, Results],
+    base: dict[str, Any],
+    methods: Methods,
+    *,
+    varied: set[str] | None = None,
+) -> None:
     """Raises UsageError where results in one table would come from unequal configs.
 
     Args:
         found: results by run.
-        config: what theirs are compared with; None for the first of them.
+        base: the config that the methods change.
+        methods: what they change in it.
+        varied: if given, the first of `found` stands for `base`, but for these keys.
     """
-    first = "this command"
+    flat, first = workdir.flat(base), "this command"
     for run, result in found.items():
-        if config is None:
-            first, config = run.name, result["config"]
-        changes = workdir.config_changes(result["config"], config)
+        there = workdir.flat(result["config"])
+        if varied is not None and first == "this command":
+            first = run.name
+            flat = {**there, **{key: flat[key] for key in varied if key in flat}}
+        changes = workdir.config_changes(there, {**flat, **methods[run.method]})
         changes = {key: change for key, change in changes.items() if key not in VARIED}
         try:
             workdir.require_same_run(run.directory, changes)
@@ -221,7 +263,16 @@ def machine(jobs: int) -> str:
     )
 
 
-def table(found: dict[Run, Results], count: int, command: str, default: dict[str, Any]) -> str:
+def finished(found: dict[Run, Results]) -> list[comparison.Finished]:
+    return [
+        comparison.Finished(run.direction, run.method, run.seed, result)
+        for run, result in found.items()
+    ]
+
+
+def table(
+    found: dict[Run, Results], count: int, command: str, default: dict[str, Any], methods: Methods
+) -> str:
     """What table.md holds: where the numbers come from, and the comparison of the finished runs.
 
     Args:
@@ -229,24 +280,22 @@ def table(found: dict[Run, Results], count: int, command: str, default: dict[str
         count: of the runs that were asked for.
         command: that makes them.
         default: the config without overrides.
+        methods: what they change in it.
     """
     last = max((run.directory / "results.json").stat().st_mtime for run in found)
     logs = [run.log.read_text(errors="replace") for run in found if run.log.exists()]
     lines = [line for log in logs for line in log.splitlines() if line.startswith(MACHINE)]
     machines = [x.removeprefix(MACHINE) for x in dict.fromkeys(lines)] or ["an unknown machine"]
     changes = workdir.config_changes(next(iter(found.values()))["config"], default)
-    overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in VARIED]
+    varied = {*VARIED, *(key for changed in methods.values() for key in changed)}
+    overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in varied]
     head = [
         f"# {len(found)} of {count} runs, {time.strftime('%Y-%m-%d', time.gmtime(last))}",
         f"    {command}",
         "On " + "; and on ".join(machines) + ".",
         f"Config: {', '.join(overrides) or 'all defaults'}.",
     ]
-    finished = [
-        comparison.Finished(run.direction, run.method, run.seed, result)
-        for run, result in found.items()
-    ]
-    return "\n\n".join([*head, comparison.report(finished)]) + "\n"
+    return "\n\n".join([*head, comparison.report(finished(found))]) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 absl and ml_collections would answer a typo with 50 lines of traceback: so it is read here first.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -198,17 +199,37 @@ def loaded_config(argument: str) -> ConfigDict:
         UsageError: where there is no such file, or its code fails.
     """
     path, colon, word = argument.partition(":")
+    with _told_as_mistakes(argument):
+        module = _module(argument)
+        if "get_config" not in module:
+            raise UsageError(f"{path} defines no get_config()")
+        return module["get_config"](*([word] if colon else []))
+
+
+def constant(argument: str, name: str, default: Any) -> Any:
+    """A constant of the file that `--config=<argument>` names.
+
+    Raises:
+        UsageError: see `loaded_config`.
+    """
+    with _told_as_mistakes(argument):
+        return _module(argument).get(name, default)
+
+
+def _module(argument: str) -> dict[str, Any]:
+    path = argument.partition(":")[0]
     if not Path(path).is_file():
         hint = nearest(path, config_files().split(", "))
-        raise UsageError(
-            f"--config={argument}: no such file{hint}\n"
-            f"seen from {Path.cwd()}\nthere are: {config_files()}"
-        )
+        raise UsageError(f"no such file{hint}\nseen from {Path.cwd()}\nthere are: {config_files()}")
+    return runpy.run_path(path)
+
+
+@contextlib.contextmanager
+def _told_as_mistakes(argument: str) -> Iterator[None]:
+    """Whatever goes wrong in the config file inside is the user's to mend, with its line."""
+    path = argument.partition(":")[0]
     try:
-        module = runpy.run_path(path)
-        if "get_config" not in module:
-            raise UsageError(f"--config={argument}: {path} defines no get_config()")
-        return module["get_config"](*([word] if colon else []))
+        yield
     except UserError as error:
         raise type(error)(f"--config={argument}: {error}") from error
     except Exception as error:

@@ -56,6 +56,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("model.fusion.layers", "model.fusion.heads", "model.fusion.mlp_width"),
         ),
     ),
+    ("1 or 2", lambda x: x in (1, 2), ("pseudo_boxes.looks",)),
     ("a whole number, 2 or more", _whole(2), ("data.text_length",)),
     ("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
     ("a whole number, 0 or more", _whole(0), ("data.shop.workers", "aligner.queue")),

@@ -1,6 +1,7 @@
 """Many runs and their table: hand-made results, and children that only pretend to train."""
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 from absl import flags
+from PIL import Image
 
-from configs import pgda
+from configs import date, pgda
 from date_jax import ablate, commandline, errors, subprocesses
-from date_jax.evals import comparison
+from date_jax import config as rules
+from date_jax.evals import chart, comparison
 
 WRITES_RESULTS = (
     "import sys, pathlib; pathlib.Path(sys.argv[1], 'results.json').write_text(sys.argv[2])"
@@ -39,8 +42,8 @@ def results(
 ) -> dict[str, Any]:
     """results.json of a run whose target accuracy is `accuracy`, all else derived from it."""
     config = pgda.get_config(direction).unlock()
-    config.method, config.seed = method, seed
-    config.update_from_flattened_dict(changes)
+    config.seed = seed
+    config.update_from_flattened_dict({**pgda.METHODS[method], **changes})
     scores = {"acc_at_0.5": accuracy, "mean_iou": accuracy / 2}
     scores |= {"recall_at_1": accuracy / 4, "recall_at_10": accuracy / 2}
     content = {
@@ -109,24 +112,66 @@ def test_the_tables_are_as_computed_by_hand() -> None:
     expected = """\
 ## mall2live
 
-|  | seeds | Acc@0.5 target | Acc@0.5 source | mIoU target | R@1 target | R@10 target | minutes |
-| --- | --: | --: | --: | --: | --: | --: | --: |
-| source_only | 2 | 0.450 ± 0.071 | 0.900 ± 0.000 | 0.225 ± 0.035 | 0.113 ± 0.018 | \
+|  | seeds | Acc@0.5 target | gain | gap_closed | Acc@0.5 source | mIoU target | R@1 target | \
+R@10 target | minutes |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| source_only | 2 | 0.450 ± 0.071 | - | - | 0.900 ± 0.000 | 0.225 ± 0.035 | 0.113 ± 0.018 | \
 0.225 ± 0.035 | 1.5 ± 0.7 |
-| DATE | 2 | 0.700 ± 0.141 | 0.900 ± 0.000 | 0.350 ± 0.071 | 0.175 ± 0.035 | 0.350 ± 0.071 | \
-1.5 ± 0.7 |
-| oracle | 3 | 0.900 ± 0.100 | 0.900 ± 0.000 | 0.450 ± 0.050 | 0.225 ± 0.025 | 0.450 ± 0.050 | \
-2.0 ± 1.0 |
-| DATE − source_only | 2 | +0.250 ± 0.071 |  |  |  |  |  |
-| gap_closed, each seed | 2 | 0.625 ± 0.177 |  |  |  |  |  |
-| gap_closed, of the means | 2 | 0.625 |  |  |  |  |  |
+| DATE | 2 | 0.700 ± 0.141 | +0.250 ± 0.071 | 0.625 ± 0.177 | 0.900 ± 0.000 | 0.350 ± 0.071 | \
+0.175 ± 0.035 | 0.350 ± 0.071 | 1.5 ± 0.7 |
+| oracle | 3 | 0.900 ± 0.100 | +0.400 ± 0.000 | - | 0.900 ± 0.000 | 0.450 ± 0.050 | \
+0.225 ± 0.025 | 0.450 ± 0.050 | 2.0 ± 1.0 |
 
-Pseudo boxes that are right (IoU ≥ 0.5), mean over the seeds:
+Pseudo boxes of DATE that are right (IoU ≥ 0.5), mean over the seeds:
 
 | step | seeds | selected | precision_all | precision_selected | precision_by_count |
 | --- | --: | --: | --: | --: | --: |
 | 600 | 2 | 60 | 0.450 | 0.500 | 0.300 |"""
     assert comparison.report(runs) == f"{comparison.LEGEND}\n\n{expected}"
+
+
+def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
+    runs = []
+    for seed, found in enumerate((0.25, 0.75)):
+        one = results("mall2live", "date", seed, 0.5)
+        one["eval"]["live_test"] |= {"mrr": found, "recall_at_50": found}
+        runs.append(comparison.Finished("mall2live", "date", seed, one))
+    text = comparison.report(runs)
+    assert "Retrieval on mall_test" not in text
+    _, _, table = text.partition("Retrieval on live_test:\n\n")
+    head, _, row = table.splitlines()[:3]
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert cells["MRR"] == cells["R@50"] == "0.500 ± 0.354"
+    assert cells["R@10"] == "0.250 ± 0.000"
+    assert cells["image to text MRR |"] == "- |"
+
+
+def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
+    tmp_path: Path,
+) -> None:
+    from matplotlib.figure import Figure
+
+    refresh = {"step": 600, "precision_all": 0.4, "precision_selected": 0.5}
+    runs = [
+        comparison.Finished(direction, method, seed, results(direction, method, seed, 0.5))
+        for direction in ("mall2live", "live2mall")
+        for method in ("source_only", "date", "oracle")
+        for seed in (0, 1)
+    ]
+    runs[2].results["pseudo_boxes"] = [refresh]
+    drawn: list[Figure] = []
+    chart.write(tmp_path / "chart.png", runs, drawn.append)
+    bars, boxes, _, nothing = drawn[0].axes
+    assert [round(bar.get_height(), 3) for bar in bars.patches] == [0.5, 0.5, 0.5]
+    assert [label.get_text() for label in bars.get_xticklabels()] == [
+        "source_only",
+        "DATE",
+        "oracle",
+    ]
+    assert [line.get_label() for line in boxes.lines] == ["DATE, all", "DATE, selected"]
+    assert not nothing.lines
+    with Image.open(tmp_path / "chart.png") as picture:
+        assert picture.size[0] > 600
 
 
 def test_an_oracle_below_source_only_leaves_no_gap_to_close() -> None:
@@ -139,9 +184,9 @@ def test_a_direction_without_oracle_or_gap_has_no_gap_closed() -> None:
         comparison.Finished("live2mall", method, 0, results("live2mall", method, 0, 0.5))
         for method in ("source_only", "date", "oracle")
     ]
-    assert "| gap_closed, each seed | 1 | - |" in comparison.report(runs)
-    assert "gap_closed, each" not in comparison.report(runs[:2])
-    assert "| DATE − source_only | 1 | +0.000 |" in comparison.report(runs[:2])
+    assert "| DATE | 1 | 0.500 | +0.000 | - |" in comparison.report(runs)
+    assert "| DATE | 1 | 0.500 | +0.000 | - |" in comparison.report(runs[:2])
+    assert "| DATE | 1 | 0.500 | - | - |" in comparison.report(runs[1:])
 
 
 def test_a_metric_of_joined_domains_is_their_mean() -> None:
@@ -245,10 +290,11 @@ def test_the_table_tells_where_its_numbers_come_from(
     main(monkeypatch, tmp_path, "--table_only", "--seeds=0")
     text = (tmp_path / "table.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.startswith("# 2 of 3 runs, 2027-01-15\n\n    python -m date_jax.ablate --config=")
+    assert text.startswith("# 2 of 9 runs, 2027-01-15\n\n    python -m date_jax.ablate --config=")
     assert "--table_only" not in text
     assert "\nOn two abacuses.\n\nConfig: steps=301.\n" in text
-    assert "| DATE − source_only | 1 | +0.100 |" in text
+    assert "| DATE | 1 | 0.500 | +0.100 | - |" in text
+    assert (tmp_path / "chart.png").stat().st_size > 1000
 
 
 def test_unequal_configs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,8 +344,9 @@ def test_a_config_file_edited_between_two_starts_ends_the_comparison(
 @pytest.mark.parametrize(
     ("argument", "gist"),
     [
-        ("--config.seed=3", "say it with --seeds"),
-        ("--config.data.source=live", "say it with --directions"),
+        ("--config.seed=3", "differs between the runs; choose with --seeds"),
+        ("--config.data.source=live", "choose with --directions"),
+        ("--config.method=oracle", "choose with --methods"),
         ("--directions=mal2live", "did you mean 'mall2live'"),
         ("--methods=dat", "did you mean 'date'"),
         ("--seeds=0,-1", "-1 must be a whole number"),
@@ -316,7 +363,7 @@ def test_a_wrong_command_is_refused(
 
 
 def test_no_results_make_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(errors.DataError, match=r"none of the 9 runs has its results.json"):
+    with pytest.raises(errors.DataError, match=r"none of the 27 runs has its results.json"):
         main(monkeypatch, tmp_path, "--table_only")
     written(tmp_path, date_0=0.5)
     (tmp_path / "mall2live" / "date-0" / "results.json").write_text('{"eval": ')
@@ -328,4 +375,33 @@ def test_overrides_reach_every_run_as_they_were_given() -> None:
     argv = ["ablate", "--config=c.py", "--config.steps", "9", "--config.aligner.unbiased"]
     argv += ["--noconfig.aligner.unbiased", "--config.data.vocab=", "--jobs=2"]
     given = ["--config.steps=9", *argv[4:7]]
-    assert ablate.overrides_given(argv) == given
+    assert ablate.overrides_given(argv, pgda.METHODS) == given
+
+
+def test_a_config_without_directions_or_methods_of_its_own_says_so(tmp_path: Path) -> None:
+    assert ablate.named(None, ["a", "b"], "methods", "c.py") == ["a", "b"]
+    with pytest.raises(errors.UsageError, match=r"there are: none: c.py has no DIRECTIONS"):
+        ablate.named(["mall2live"], [], "directions", "c.py")
+    plan = ablate.planned(tmp_path, [""], ["both_seekers"], ["0"])
+    assert plan[0].name == "both_seekers-0"
+    assert plan[0].directory == tmp_path / "both_seekers-0"
+
+
+@pytest.mark.parametrize(("name", "module"), [("pgda", pgda), ("date", date)])
+def test_every_method_is_a_sound_config_and_changes_something(name: str, module: Any) -> None:
+    found = []
+    for changes in module.METHODS.values():
+        config = module.get_config()
+        config.update_from_flattened_dict(changes)
+        rules.validate(config, device_count=1, process_count=1)
+        found.append(config.to_dict())
+    assert all(a != b for a, b in itertools.combinations(found, 2))
+
+
+def test_results_of_another_method_are_not_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, oracle_0=0.5)
+    (tmp_path / "mall2live" / "oracle-0").rename(tmp_path / "mall2live" / "date-0")
+    with pytest.raises(errors.UsageError, match=r"method: oracle there, date now"):
+        main(monkeypatch, tmp_path, "--methods=date", "--table_only")

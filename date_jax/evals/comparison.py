@@ -11,10 +11,16 @@ COLUMNS = {  # heading: whose test split, which metric
     "R@1 target": ("target", "recall_at_1"),
     "R@10 target": ("target", "recall_at_10"),
 }
-LABELS = {"source_only": "source_only", "date": "DATE", "oracle": "oracle"}  # in this order
+RETRIEVAL = {
+    **{f"R@{k}": f"recall_at_{k}" for k in (1, 5, 10, 50)},
+    "MRR": "mrr",
+    **{f"image to text R@{k}": f"image_to_text_recall_at_{k}" for k in (1, 10)},
+    "image to text MRR": "image_to_text_mrr",
+}
+LABELS = {"date": "DATE"}  # of methods that are not called by their name
 LEGEND = (
-    "Test splits; mean ± sample standard deviation over the seeds; R@k: text to image. "
-    "gap_closed = (DATE − source_only) / (oracle − source_only), of Acc@0.5 on the target."
+    "Test splits; mean ± sample standard deviation over the seeds; R@k: text to image. Gain: what "
+    "Acc@0.5 on the target is above source_only's of the same seed; gap_closed: gain over oracle's."
 )
 
 
@@ -42,58 +48,94 @@ def scores(results: dict[str, Any]) -> str:
 
 
 def report(runs: Sequence[Finished]) -> str:
-    """Two tables for each direction: methods with gap_closed, and pseudo boxes over the stage."""
+    """For each direction a table of grounding, of retrieval, and of pseudo boxes by method."""
     directions = dict.fromkeys(run.direction for run in runs)
     parts = [LEGEND]
     for direction in directions:
         some = [run for run in runs if run.direction == direction]
-        parts += [f"## {direction}", methods_table(some)]
-        if boxes := pseudo_boxes_table([run for run in some if run.method == "date"]):
-            parts.append("Pseudo boxes that are right (IoU ≥ 0.5), mean over the seeds:")
-            parts.append(boxes)
+        parts += [f"## {direction or 'all domains'}", methods_table(some)]
+        for split in test_splits(some):
+            parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
+        for method in dict.fromkeys(run.method for run in some):
+            if boxes := pseudo_boxes_table([run for run in some if run.method == method]):
+                parts.append(
+                    f"Pseudo boxes of {LABELS.get(method, method)} that are right (IoU ≥ 0.5), "
+                    "mean over the seeds:"
+                )
+                parts.append(boxes)
     return "\n\n".join(parts)
 
 
+def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """The runs of each method, in the order in which the methods come first."""
+    methods = dict.fromkeys(run.method for run in runs)
+    return {method: [run for run in runs if run.method == method] for method in methods}
+
+
 def methods_table(runs: Sequence[Finished]) -> str:
-    """A row for each method, and what DATE closes of the gap; the runs of one direction."""
+    """A row for each method: scores, and what it gains; the runs of one direction."""
+    gained = gains(runs)
     rows = []
-    for method, label in LABELS.items():
-        some = [run.results for run in runs if run.method == method]
-        if some:
-            cells = [spread(score(r, *column) for r in some) for column in COLUMNS.values()]
-            minutes = spread((r["wall_seconds"] / 60 for r in some), "{:.1f}")
-            rows.append([label, str(len(some)), *cells, minutes])
-    return markdown(["", "seeds", *COLUMNS, "minutes"], [*rows, *gap_rows(runs)])
+    for method, some in by_method(runs).items():
+        first, *others = (
+            spread(score(run.results, *column) for run in some) for column in COLUMNS.values()
+        )
+        gain, closed = gained[method]
+        minutes = spread((run.results["wall_seconds"] / 60 for run in some), "{:.1f}")
+        gap = [spread(gain, "{:+.3f}"), spread(closed)]
+        rows.append([LABELS.get(method, method), str(len(some)), first, *gap, *others, minutes])
+    first, *others = COLUMNS
+    return markdown(["", "seeds", first, "gain", "gap_closed", *others, "minutes"], rows)
 
 
-def gap_rows(runs: Sequence[Finished]) -> list[list[str]]:
-    """Paired over the seeds that all compared methods have; other cells stay empty."""
-    accuracy: dict[str, dict[int, float]] = {method: {} for method in LABELS}
+def gains(runs: Sequence[Finished]) -> dict[str, tuple[list[float], list[float | None]]]:
+    """By method, its gain over source_only and its gap_closed for each seed that allows them."""
+    accuracy: dict[str, dict[int, float]] = {}
     for run in runs:
         value = score(run.results, *COLUMNS["Acc@0.5 target"])
         if value is not None:
-            accuracy[run.method][run.seed] = value
-    base, date, oracle = accuracy.values()
+            accuracy.setdefault(run.method, {})[run.seed] = value
+    base, best = accuracy.get("source_only", {}), accuracy.get("oracle", {})
+    found = {}
+    for method in by_method(runs):
+        own = {} if method == "source_only" else accuracy.get(method, {})
+        paired = sorted(own.keys() & base.keys())
+        gain = [own[seed] - base[seed] for seed in paired]
+        compared = [seed for seed in paired if seed in best and method != "oracle"]
+        found[method] = gain, [gap_closed(base[s], own[s], best[s]) for s in compared]
+    return found
+
+
+def test_splits(runs: Sequence[Finished]) -> list[str]:
+    """The test splits on which retrieval was measured, source before target."""
+    found: dict[str, None] = {}
+    for run in runs:
+        for side in ("source", "target"):
+            domains = run.results["config"]["data"][side].split("+")
+            found |= dict.fromkeys(f"{domain}_test" for domain in domains if domain)
+    return [
+        split for split in found if any("mrr" in run.results["eval"].get(split, {}) for run in runs)
+    ]
+
+
+def retrieval_table(runs: Sequence[Finished], split: str) -> str:
+    """A row for each method; the runs of one direction."""
     rows = []
-    if paired := sorted(base.keys() & date.keys()):
-        gains = spread((date[seed] - base[seed] for seed in paired), "{:+.3f}")
-        rows.append(["DATE − source_only", str(len(paired)), gains])
-    if seeds := sorted(base.keys() & date.keys() & oracle.keys()):
-        each = [gap_closed(base[seed], date[seed], oracle[seed]) for seed in seeds]
-        means = (statistics.fmean(by[seed] for seed in seeds) for by in (base, date, oracle))
-        rows.append(["gap_closed, each seed", str(len(seeds)), spread(each)])
-        rows.append(["gap_closed, of the means", str(len(seeds)), spread([gap_closed(*means)])])
-    return [row + [""] * (len(COLUMNS) + 3 - len(row)) for row in rows]
+    for method, some in by_method(runs).items():
+        found = [run.results["eval"].get(split, {}) for run in some]
+        cells = [spread(metrics.get(name) for metrics in found) for name in RETRIEVAL.values()]
+        rows.append([LABELS.get(method, method), str(len(some)), *cells])
+    return markdown(["", "seeds", *RETRIEVAL], rows)
 
 
-def gap_closed(source_only: float, date: float, oracle: float) -> float | None:
+def gap_closed(source_only: float, method: float, oracle: float) -> float | None:
     """The share of the way from source_only to oracle; None where the oracle is no better."""
     gap = oracle - source_only
-    return (date - source_only) / gap if gap > 0 else None
+    return (method - source_only) / gap if gap > 0 else None
 
 
 def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
-    """A row for each refresh: how many were selected, shares of right ones; "" without any."""
+    """A row for each refresh: how many were selected, shares of right ones; "" without shares."""
     rows_of: dict[int, list[dict[str, Any]]] = {}
     for run in runs:
         for refresh in run.results.get("pseudo_boxes", []):
@@ -110,7 +152,7 @@ def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
         [str(step), str(len(rows)), *(cell(rows, name) for name in forms)]
         for step, rows in sorted(rows_of.items())
     ]
-    return markdown(["step", "seeds", *forms], table) if table else ""
+    return markdown(["step", "seeds", *forms], table) if precisions else ""
 
 
 def spread(values: Iterable[float | None], form: str = "{:.3f}") -> str:

@@ -220,23 +220,27 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         box = boxes.xyxy(augment.original_box(out["box_cxcywh"], window, flip))
         return boxes.cxcywh(jnp.clip(box, 0.0, 1.0))
 
-    def found_twice(params: Params, batch: Batch, zoom: float, mirrored: bool) -> Array:
-        """Found in the whole picture, then again in a close-up of what was found.
+    looks = config.pseudo_boxes.looks if "pseudo_boxes" in config else 1
+
+    def searched(params: Params, batch: Batch, zoom: float, mirrored: bool) -> Array:
+        """Found in the whole picture, then, with two looks, again in a close-up of what was found.
 
         There the product has a size that both domains' close-ups share, so a box that was drawn to
         the source's usual size comes out right.
         """
         picture = jnp.tile(jnp.array([WHOLE]), (len(batch["image"]), 1))
         first = found(params, batch, augment.close_up(picture, zoom), mirrored)
+        if looks == 1:
+            return first
         return found(params, batch, augment.close_up(first, SECOND_LOOK), mirrored)
 
     def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
-        return found_twice(params, batch, 1.0, False)
+        return searched(params, batch, 1.0, False)
 
     def agreement(params: Params, batch: Batch) -> Array:
         """IoU of the pseudo box with the one found in the mirrored picture or, where that must not
         be mirrored, in a smaller view."""
-        other = found_twice(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
+        other = searched(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
         return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
 
     def score(params: Params, batch: Batch) -> Array:

@@ -1,0 +1,90 @@
+"""Several finished runs as bars: how often each method finds the box on the target."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from date_jax.evals import comparison
+
+_BAR = "#4c72b0"
+_OTHER = "#c8c8c8"  # of what is compared with
+_ENDS = ("source_only", "oracle")
+
+
+def write(
+    path: Path,
+    runs: Sequence[comparison.Finished],
+    see: Callable[[Any], object] | None = None,
+) -> None:
+    """Draws Acc@0.5 on the target: a panel for each direction, a bar for each method, a dot for
+    each seed; beside each panel with pseudo boxes, their share of right ones over the steps.
+
+    Args:
+        path: of the PNG.
+        runs: at least one.
+        see: is given the figure before it is drawn.
+    """
+    # Only here, for it is slow to import; a Figure of one's own leaves pyplot's global state alone.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    directions = [*dict.fromkeys(run.direction for run in runs)]
+    figure = Figure(figsize=(11, 3.4 * len(directions)), layout="constrained")
+    panels = figure.subplots(len(directions), 2, squeeze=False, width_ratios=(3, 2))
+    for (bars, lines), direction in zip(panels, directions, strict=True):
+        some = comparison.by_method([run for run in runs if run.direction == direction])
+        title = direction or "all domains"
+        _draw_bars(bars, some, title)
+        _draw_boxes(lines, some, title)
+    if see is not None:
+        see(figure)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
+    """Whose Acc@0.5 the target has none of is shown on its source."""
+    for place, (method, runs) in enumerate(methods.items()):
+        found = [comparison.score(run.results, "target", "acc_at_0.5") for run in runs]
+        if not any(value is not None for value in found):
+            found = [comparison.score(run.results, "source", "acc_at_0.5") for run in runs]
+        values = [value for value in found if value is not None]
+        if values:
+            mean = sum(values) / len(values)
+            axes.bar(place, mean, color=_OTHER if method in _ENDS else _BAR, width=0.7)
+            axes.plot([place] * len(values), values, ".", color="black", markersize=5)
+            axes.annotate(f"{mean:.3f}", (place, max(values)), (0, 4), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+    labels = [comparison.LABELS.get(method, method) for method in methods]
+    axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=8)
+    axes.set_ylim(0, 1.08)
+    axes.set_ylabel("Acc@0.5 (test)")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
+    """Mean over the seeds: all of a teacher's boxes dashed, the selected ones solid."""
+    drawn = 0
+    for method, runs in methods.items():
+        for kind, style in (("all", "--"), ("selected", "-")):
+            steps: dict[int, list[float]] = {}
+            for run in runs:
+                for entry in run.results.get("pseudo_boxes", []):
+                    if f"precision_{kind}" in entry:
+                        steps.setdefault(entry["step"], []).append(entry[f"precision_{kind}"])
+            if steps:
+                means = [sum(values) / len(values) for _, values in sorted(steps.items())]
+                label = f"{comparison.LABELS.get(method, method)}, {kind}"
+                axes.plot(
+                    sorted(steps), means, style, marker=".", color=f"C{drawn // 2}", label=label
+                )
+                drawn += 1
+    if not drawn:
+        axes.set_axis_off()
+        return
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("step")
+    axes.set_ylabel("share of right pseudo boxes")
+    axes.set_title(f"{title}: pseudo boxes", fontsize=10)
+    axes.legend(fontsize=7, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
