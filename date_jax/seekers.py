@@ -17,7 +17,7 @@ def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
 
 class ImageSeeker(nn.Module):
-    """Cosine similarity of the concentrated vectors, with a learnt inverse temperature.
+    """The concentrated vectors at length 1, with a learnt inverse temperature for their cosines.
 
     Nothing here mixes a query with a picture, so a gallery's vectors can be computed beforehand.
     """
@@ -25,15 +25,14 @@ class ImageSeeker(nn.Module):
     @nn.compact
     def __call__(
         self, image_rep: Float[Array, "B D"], text_rep: Float[Array, "B D"]
-    ) -> tuple[Float[Array, "B B"], Float[Array, ""], Float[Array, ""]]:
-        """`(similarity [queries images], scale, bias)`; the bias serves the sigmoid loss only."""
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"], Float[Array, ""], Float[Array, ""]]:
+        """`(query, image, scale, bias)`; the bias serves the sigmoid loss only."""
         log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
         bias = self.param("bias", nn.initializers.constant(-10.0), ())
-        similarity = unit(text_rep) @ unit(image_rep).T
         scale = jnp.exp(log_scale)
         # Its gradient passes the limit, or a scale beyond it could never come back.
         scale = scale + jax.lax.stop_gradient(jnp.minimum(scale, MAX_SCALE) - scale)
-        return similarity, scale, bias
+        return unit(text_rep), unit(image_rep), scale, bias
 
 
 class ObjectSeeker(nn.Module):

@@ -5,6 +5,7 @@ parameters. Everything is `jit` over this mesh: XLA writes the collectives.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -105,6 +106,18 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     return jax.tree.map(
         lambda local: jax.make_array_from_process_local_data(sharding, local), dict(batch)
     )
+
+
+def traced_on(mesh: Mesh) -> AbstractContextManager[Any]:
+    """Inside, code that is being traced may use `gathered`."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Inside a step: the same array, whole on every device; unchanged where no mesh is known."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:

@@ -161,7 +161,8 @@ def train_step(
     shardings = dataclasses.replace(shardings, pseudo_boxes=whole)
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
-        return updated(state, batch, task=task, tx=tx, decay=config.optim.ema)
+        with sharding.traced_on(mesh):
+            return updated(state, batch, task=task, tx=tx, decay=config.optim.ema)
 
     return Step(
         shapes=sharding.with_shardings(shapes, shardings),

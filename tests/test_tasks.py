@@ -14,6 +14,7 @@ from PIL import Image
 
 from date_jax import adaptation, tasks
 from date_jax.data import pipeline
+from date_jax.seekers import unit
 from date_jax.tasks import date, pgda
 from date_jax.tasks.task import Task
 
@@ -245,7 +246,8 @@ def test_every_other_option_takes_a_gradient_step(
 def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: ConfigDict) -> None:
     rng = np.random.default_rng(0)
     out = {
-        "similarity": jnp.asarray(rng.uniform(-1, 1, (4, 4)), jnp.float32),
+        "query_embedding": unit(jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)),
+        "image_embedding": unit(jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)),
         "scale": jnp.float32(5.0),
         "bias": jnp.float32(0.0),
     }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
-from date_jax import augment, boxes, losses
+from date_jax import augment, boxes, contrastive, losses
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
 from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
@@ -94,7 +94,7 @@ class Date(nn.Module):
         grid = (-(-image.shape[1] // last), -(-image.shape[2] // last))
         loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
         share = text_mask / text_mask.sum(axis=1, keepdims=True)
-        similarity, scale, bias = self.image_seeker(image_rep, text_rep)
+        query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
         return {
             "image_rep": image_rep,
             "image_mean": image_tokens.mean(axis=1),
@@ -102,7 +102,8 @@ class Date(nn.Module):
             "text_mean": (text_tokens * share[:, :, None].astype(text_tokens.dtype)).sum(axis=1),
             "loc": loc,
             "box_cxcywh": box,
-            "similarity": similarity,
+            "query_embedding": query,
+            "image_embedding": picture,
             "scale": scale,
             "bias": bias,
         }
@@ -147,17 +148,13 @@ def text_id(text: Int[Array, "B T"]) -> UInt32[Array, " B"]:
 
 def image_loss(out: dict[str, Array], batch: Batch, config: ConfigDict) -> Float[Array, ""]:
     """`L_img` over the global batch; rows of one product or one text are each other's positives."""
-    product, text = batch["product_id"], text_id(batch["text"])
-    positive = (product[:, None] == product[None, :]) | (text[:, None] == text[None, :])
+    identity = jnp.stack([batch["product_id"].astype(jnp.uint32), text_id(batch["text"])], axis=1)
+    rows = out["query_embedding"], out["image_embedding"], identity
     if config.loss == "sigmoid":
-        each = losses.contrastive_sigmoid(
-            out["similarity"], positive, scale=out["scale"], bias=out["bias"]
-        )
+        each = contrastive.sigmoid(*rows, scale=out["scale"], bias=out["bias"])
     else:
         temperature = config.prior_temperature if config.prior == "dual_softmax" else 0.0
-        each = losses.contrastive_softmax(
-            out["similarity"], positive, scale=out["scale"], prior_temperature=temperature
-        )
+        each = contrastive.softmax(*rows, scale=out["scale"], prior_temperature=temperature)
     return each.mean()
 
 

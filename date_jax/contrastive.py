@@ -1,0 +1,131 @@
+"""In-batch contrastive losses over the whole global batch, in tiles: no array of B x B ever exists.
+
+Each device keeps its rows and runs through all columns tile by tile; the backward pass computes the
+tiles again. Memory grows with B, and not with its square.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt32
+
+from date_jax import sharding
+from date_jax.transformer import MASKED
+
+TILE = 1024  # columns at a time; a smaller batch is one tile
+
+
+def softmax(
+    query: Float[Array, "B D"],
+    image: Float[Array, "B D"],
+    identity: UInt32[Array, "B K"],
+    *,
+    scale: Float[Array, ""],
+    prior_temperature: float = 0.0,
+    tile: int = TILE,
+) -> Float[Array, " B"]:
+    r"""Images against queries, both directions, per pair.
+
+        L_i = ½ [ CE_v(ℓ · s · m_q2v) + CE_q(ℓ · s · m_v2q) ]                    (after DATE, L_img)
+
+    `m` is the dual-softmax prior: for every image, a softmax over the queries of `τ s` (which query
+    claims it), and the reverse; with `prior_temperature` 0 there is none.
+
+    Args:
+        query, image: unit vectors, row i of each is a pair; `s` is their cosine.
+        identity: rows that agree in one of the K numbers are each other's positives. Targets are
+            spread evenly over them, so that another picture of the same product is never taken for
+            a negative.
+        scale: the learnt inverse temperature ℓ.
+        prior_temperature: τ.
+        tile: columns at a time.
+    """
+
+    def direction(rows: Array, columns: Array) -> Array:
+        given = [columns, identity]
+        if prior_temperature:
+            given.append(_log_normaliser(columns, rows, prior_temperature, tile))
+
+        def added(
+            carry: Any, real: Bool[Array, " t"], part: Array, their: Array, *prior: Array
+        ) -> Any:
+            total, wanted, count = carry
+            similarity = _cosines(rows, part)
+            logits = scale * similarity
+            if prior:
+                logits = logits * jnp.exp(prior_temperature * similarity - prior[0][None])
+            logits = jnp.where(real[None], logits, MASKED)
+            positive = _positive(identity, their) & real[None]
+            total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
+            wanted = wanted + jnp.where(positive, logits, 0.0).sum(axis=1)
+            return total, wanted, count + positive.sum(axis=1)
+
+        none = jnp.zeros(len(rows))
+        total, wanted, count = _folded(added, (none + MASKED, none, none), given, tile)
+        return total - wanted / count
+
+    return (direction(query, image) + direction(image, query)) / 2
+
+
+def sigmoid(
+    query: Float[Array, "B D"],
+    image: Float[Array, "B D"],
+    identity: UInt32[Array, "B K"],
+    *,
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    tile: int = TILE,
+) -> Float[Array, " B"]:
+    """Every pair on its own, as a yes-no question (SigLIP, 2303.15343), summed over a query's row.
+
+    Args: see `softmax`; the logit of a pair is `scale · s + bias`.
+    """
+
+    def added(loss: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
+        sign = jnp.where(_positive(identity, their), 1.0, -1.0)
+        each = -jax.nn.log_sigmoid(sign * (scale * _cosines(query, part) + bias))
+        return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
+
+    return _folded(added, jnp.zeros(len(query)), [image, identity], tile)
+
+
+def _cosines(rows: Float[Array, "B D"], columns: Float[Array, "t D"]) -> Float[Array, "B t"]:
+    # An accelerator's default would round to bfloat16, and the scale multiplies that by up to 100.
+    return jnp.matmul(rows, columns.T, precision="highest")
+
+
+def _positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool[Array, "B t"]:
+    return (rows[:, None] == columns[None]).any(axis=-1)
+
+
+def _log_normaliser(rows: Array, columns: Array, temperature: float, tile: int) -> Array:
+    """log Σ_j exp(temperature · cosine) of every row."""
+
+    def added(total: Array, real: Bool[Array, " t"], part: Array) -> Array:
+        logits = jnp.where(real[None], temperature * _cosines(rows, part), MASKED)
+        return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
+
+    return _folded(added, jnp.full(len(rows), MASKED), [columns], tile)
+
+
+def _folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: int) -> Any:
+    """`added(carry, real, *tiles)` over all tiles of `columns`, `real` being False where a tile is
+    only filled up."""
+    count = len(columns[0])
+    real = jnp.ones(count, bool)
+    if count <= tile:
+        return added(start, real, *columns)
+    missing = -count % tile
+
+    def cut(x: Array) -> Array:
+        # Once for all tiles; else every turn of the loop would ask the other devices.
+        whole = sharding.gathered(x)
+        filled = jnp.pad(whole, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return filled.reshape(-1, tile, *x.shape[1:])
+
+    # What a tile needs in the backward pass is computed again, or all tiles' would be kept.
+    step = jax.checkpoint(added)
+    tiles = [cut(x) for x in (real, *columns)]
+    return jax.lax.scan(lambda carry, part: (step(carry, *part), None), start, tiles)[0]

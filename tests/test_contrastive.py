@@ -1,0 +1,185 @@
+"""Contrastive losses in tiles: against a loop in float64, on one device and on eight."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from date_jax import contrastive, sharding
+
+ROWS, WIDTH, SCALE, BIAS = 11, 5, 14.3, -10.0
+TILES = [ROWS, 4, 3]  # one; two and a part; three and a part
+
+
+def unit_rows(seed: int, rows: int = ROWS) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(rows, WIDTH))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def identities(rows: int = ROWS) -> np.ndarray:
+    """Products repeat, and so do texts, in other rows."""
+    return np.stack([np.arange(rows) // 2, np.arange(rows) * 3 % (rows - 2)], 1).astype(np.uint32)
+
+
+def positives(identity: np.ndarray) -> np.ndarray:
+    return np.array(
+        [[any(x == y for x, y in zip(a, b, strict=True)) for b in identity] for a in identity]
+    )
+
+
+def softmax_by_loop(
+    query: np.ndarray, image: np.ndarray, positive: np.ndarray, temperature: float
+) -> np.ndarray:
+    """METHODS 1.2 word for word: queries i, images j."""
+    s = query.astype(np.float64) @ image.astype(np.float64).T
+    rows = len(s)
+
+    def cross_entropy(search: list[float], wanted: list[int]) -> float:
+        total = sum(np.exp(x) for x in search)
+        return -sum(np.log(np.exp(search[k]) / total) for k in wanted) / len(wanted)
+
+    def claim(i: int, j: int, over_queries: bool) -> float:
+        if not temperature:
+            return 1.0
+        rivals = s[:, j] if over_queries else s[i, :]
+        return np.exp(temperature * s[i, j]) / sum(np.exp(temperature * rivals))
+
+    found = []
+    for k in range(rows):
+        images = [SCALE * s[k, j] * claim(k, j, True) for j in range(rows)]
+        queries = [SCALE * s[i, k] * claim(i, k, False) for i in range(rows)]
+        both = cross_entropy(images, [j for j in range(rows) if positive[k, j]])
+        both += cross_entropy(queries, [i for i in range(rows) if positive[i, k]])
+        found.append(both / 2)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 10.0])
+def test_the_softmax_loss_is_that_of_a_loop(temperature: float, tile: int) -> None:
+    query, image, identity = unit_rows(0), unit_rows(1), identities()
+    found = contrastive.softmax(
+        *map(jnp.asarray, (query, image, identity)),
+        scale=jnp.float32(SCALE),
+        prior_temperature=temperature,
+        tile=tile,
+    )
+    expected = softmax_by_loop(query, image, positives(identity), temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_sigmoid_loss_is_that_of_a_loop(tile: int) -> None:
+    query, image, identity = unit_rows(0), unit_rows(1), identities()
+    found = contrastive.sigmoid(
+        *map(jnp.asarray, (query, image, identity)),
+        scale=jnp.float32(SCALE),
+        bias=jnp.float32(BIAS),
+        tile=tile,
+    )
+    s = query.astype(np.float64) @ image.astype(np.float64).T
+    expected = [
+        sum(
+            -np.log(expit((1 if p else -1) * (SCALE * x + BIAS))) for x, p in zip(*row, strict=True)
+        )
+        for row in zip(s, positives(identity), strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def dense_softmax(query: Any, image: Any, identity: Any, scale: Any, temperature: float) -> Any:
+    """With the whole matrix, for gradients by JAX's own rules."""
+    s = query @ image.T
+    positive = (identity[:, None] == identity[None]).any(-1)
+
+    def direction(s: Any) -> Any:
+        logits = scale * s
+        if temperature:
+            logits = logits * jax.nn.softmax(temperature * s, axis=0)
+        target = positive / positive.sum(axis=1, keepdims=True)
+        return -(target * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
+
+    return ((direction(s) + direction(s.T)) / 2).mean()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 10.0])
+def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_matrix(
+    temperature: float,
+) -> None:
+    rows = 64
+    given = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
+    mesh = sharding.device_mesh()
+    spread = sharding.global_batch(mesh, dict(zip("qvi", given, strict=True)))
+
+    def tiled(query: Any, image: Any, scale: Any, identity: Any) -> Any:
+        with sharding.traced_on(mesh):
+            return contrastive.softmax(
+                query, image, identity, scale=scale, prior_temperature=temperature, tile=12
+            ).mean()
+
+    def dense(query: Any, image: Any, scale: Any, identity: Any) -> Any:
+        return dense_softmax(query, image, identity, scale, temperature)
+
+    scale = jnp.float32(SCALE)
+    found = jax.jit(jax.value_and_grad(tiled, (0, 1, 2)))(
+        spread["q"], spread["v"], scale, spread["i"]
+    )
+    query, image, identity = map(jnp.asarray, given)
+    expected = jax.value_and_grad(dense, (0, 1, 2))(query, image, scale, identity)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), found, expected)
+
+
+def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch() -> None:
+    mesh = sharding.device_mesh()
+
+    def compiled(rows: int) -> Any:
+        like = {"q": unit_rows(0, rows), "v": unit_rows(1, rows), "i": identities(rows)}
+        spread = sharding.global_batch(mesh, like)
+
+        def loss(query: Any, image: Any) -> Any:
+            with sharding.traced_on(mesh):
+                return contrastive.softmax(
+                    query, image, spread["i"], scale=jnp.float32(SCALE), tile=64
+                ).mean()
+
+        return jax.jit(jax.grad(loss, (0, 1))).lower(spread["q"], spread["v"]).compile()
+
+    small, large = compiled(512), compiled(4096)
+    temporary = [program.memory_analysis().temp_size_in_bytes for program in (small, large)]
+    assert temporary[1] < 8 * 1.5 * temporary[0]  # a matrix would take 64 times as much
+    collectives = [len(re.findall(r"all-gather|all-reduce", p.as_text())) for p in (small, large)]
+    assert collectives[0] == collectives[1]
+
+
+def test_a_second_picture_of_a_product_is_not_pushed_away() -> None:
+    query, image = map(jnp.asarray, (unit_rows(0, 3), unit_rows(1, 3)))
+
+    def loss(image: jax.Array, product: list[int]) -> jax.Array:
+        identity = jnp.asarray(product, jnp.uint32)[:, None]
+        return contrastive.softmax(query, image, identity, scale=jnp.float32(10)).sum()
+
+    def pull(product: list[int]) -> float:
+        """How the similarity of query 0 and image 1 changes the loss."""
+        moved = jax.grad(loss)(image, product)[1]
+        alone = jax.grad(loss)(image, [0, 1, 2])[1]
+        return float((moved - alone) @ query[0])
+
+    assert pull([0, 0, 1]) < 0
+
+
+def test_losses_stay_finite_at_the_largest_scale() -> None:
+    query, image = jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+    identity, scale = jnp.arange(2, dtype=jnp.uint32)[:, None], jnp.float32(100)
+    for temperature in (0.0, 100.0):
+        value = jax.value_and_grad(
+            lambda query, t=temperature: contrastive.softmax(
+                query, image, identity, scale=scale, prior_temperature=t
+            ).sum()
+        )(query)
+        assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), value))
+    found = contrastive.sigmoid(query, image, identity, scale=scale, bias=jnp.float32(-10))
+    assert np.isfinite(found).all()
