@@ -59,7 +59,7 @@ CONFIG = {
         "hidden": 8,
     },
     "stages": {"align": 0.0, "pseudo": 0.0},
-    "pseudo_boxes": {"weight": 0.8, "teacher": "ema"},
+    "pseudo_boxes": {"weight": 0.8, "teacher": "ema", "looks": 2},
     "augment": {
         "ramp": 0.25,  # off in the first step, whole in the second
         "focus": 0.5,  # and this the other way round
