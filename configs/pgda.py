@@ -24,9 +24,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "adversarial": {"aligner.kind": "adversarial", **_NO_BOXES},
     "conditional_adversarial": {"aligner.kind": "conditional_adversarial", **_NO_BOXES},
     "pseudo_boxes": {"aligner.kind": "none"},
-    "recalled": {  # selection and teacher as DATE is recalled, without what is ours
+    "recalled": {  # selection and teacher as DATE is recalled; no source gives θ
         "pseudo_boxes.teacher": "frozen",
         "pseudo_boxes.looks": 1,
+        "pseudo_boxes.theta_kind": "absolute",
+        "pseudo_boxes.theta": 0.5,
         "pseudo_boxes.rank.count": 1.0,
         "pseudo_boxes.rank.agreement": 0.0,
         "pseudo_boxes.rank.score": 0.0,

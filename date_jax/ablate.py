@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import date_jax
 from date_jax import commandline, subprocesses, workdir
@@ -32,8 +32,7 @@ from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, nearest
 from date_jax.evals import chart, comparison
 
-SIDES = ("data.source", "data.target")
-VARIED = {"seed": "seeds", **dict.fromkeys(SIDES, "directions")}  # config keys, the flag of each
+_SIDES = ("data.source", "data.target")  # that a direction sets
 MACHINE = "# machine: "  # begins that line of each log
 Results = dict[str, Any]  # what results.json holds
 Methods = dict[str, dict[str, Any]]  # what each method changes, by dotted config key
@@ -81,10 +80,15 @@ def main(_: list[str]) -> None:
     ways = named(
         given.directions, [*commandline.constant(file, "DIRECTIONS", [])], "directions", path
     )
+    if not chosen:
+        raise UsageError(f"--config={path}: it has no METHODS to compare")
     methods = {name: known[name] for name in chosen}
     varied = {key for changes in known.values() for key in changes}
-    overrides = overrides_given(sys.argv, methods)
-    validate(given.config, device_count=1, process_count=1)
+    elsewhere = {"seed", *(_SIDES if ways else ())}
+    flag_of = dict.fromkeys(elsewhere - {"seed"}, "directions") | {"seed": "seeds"}
+    flag_of |= {key: "methods" for changes in methods.values() for key in changes}
+    overrides = overrides_given(sys.argv, flag_of)
+    require_sound(given.config, methods)
     files = {
         way: ":".join(filter(None, [path, ",".join(filter(None, [words, way]))]))
         for way in ways or [""]
@@ -96,7 +100,8 @@ def main(_: list[str]) -> None:
 
     def require_comparable() -> None:
         # What runs is compared with the command; what is only shown, with the first of it.
-        require_same_config(found, base, methods, varied=varied if given.table_only else None)
+        first = varied if given.table_only else None
+        require_same_config(found, base, methods, elsewhere=elsewhere, varied=first)
 
     def command(run: Run) -> list[str]:
         changes = {**methods[run.method], "seed": run.seed}
@@ -110,7 +115,7 @@ def main(_: list[str]) -> None:
         shown = f"python -m date_jax.ablate {shlex.join(words)}"
         ordered = {run: found[run] for run in runs if run in found}
         default = commandline.loaded_config(files[runs[0].direction]).to_dict()
-        text = table(ordered, len(runs), shown, default, methods)
+        text = table(ordered, len(runs), shown, default, leave_out={*elsewhere, *flag_of})
         (root / "table.md").write_text(text)
         chart.write(root / "chart.png", finished(ordered))
         return text
@@ -130,6 +135,18 @@ def main(_: list[str]) -> None:
         )
 
 
+def require_sound(config: ConfigDict, methods: Methods) -> None:
+    """Raises UsageError where the config, or what a method makes of it, contradicts itself."""
+    validate(config, device_count=1, process_count=1)
+    for name, changes in methods.items():
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(changes)
+        try:
+            validate(changed, device_count=1, process_count=1)
+        except UsageError as error:
+            raise UsageError(f"--methods: {name} does not go with this config\n{error}") from error
+
+
 def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> list[str]:
     """The names that a flag asks for, all of `known` without it, each once.
 
@@ -138,7 +155,7 @@ def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> li
     """
     if asked is None:
         return known
-    for name in asked:
+    for name in asked or [""]:
         if not name:
             raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
         if name not in known:
@@ -177,18 +194,21 @@ def run_missing(
     subprocesses.run_all(commands, jobs=jobs, title=title, outcome=outcome)
 
 
-def overrides_given(argv: list[str], methods: Methods) -> list[str]:
+def overrides_given(argv: list[str], flag_of: dict[str, str]) -> list[str]:
     """The `--config.…` arguments, for every run.
+
+    Args:
+        argv: of the command.
+        flag_of: config keys that differ between the runs, and the flag that chooses each.
 
     Raises:
         UsageError: one of them sets what differs between the runs.
     """
-    varied = VARIED | {key: "methods" for changes in methods.values() for key in changes}
     found = []
     for name, value in commandline.flags_given(argv, flags.FLAGS):
         if not name.startswith(("config.", "noconfig.")):
             continue
-        if plural := varied.get(name.partition("config.")[2]):
+        if plural := flag_of.get(name.partition("config.")[2]):
             raise UsageError(f"--{name}={value}: differs between the runs; choose with --{plural}")
         # A switch may stand without its value.
         bare = not value and f"--{name}=" not in argv
@@ -226,6 +246,7 @@ def require_same_config(
     base: dict[str, Any],
     methods: Methods,
     *,
+    elsewhere: set[str],
     varied: set[str] | None = None,
 ) -> None:
     """Raises UsageError where results in one table would come from unequal configs.
@@ -234,6 +255,7 @@ def require_same_config(
         found: results by run.
         base: the config that the methods change.
         methods: what they change in it.
+        elsewhere: keys that differ between the runs for other reasons.
         varied: if given, the first of `found` stands for `base`, but for these keys.
     """
     flat, first = workdir.flat(base), "this command"
@@ -243,7 +265,7 @@ def require_same_config(
             first = run.name
             flat = {**there, **{key: flat[key] for key in varied if key in flat}}
         changes = workdir.config_changes(there, {**flat, **methods[run.method]})
-        changes = {key: change for key, change in changes.items() if key not in VARIED}
+        changes = {key: change for key, change in changes.items() if key not in elsewhere}
         try:
             workdir.require_same_run(run.directory, changes)
         except UsageError as error:
@@ -271,7 +293,12 @@ def finished(found: dict[Run, Results]) -> list[comparison.Finished]:
 
 
 def table(
-    found: dict[Run, Results], count: int, command: str, default: dict[str, Any], methods: Methods
+    found: dict[Run, Results],
+    count: int,
+    command: str,
+    default: dict[str, Any],
+    *,
+    leave_out: set[str],
 ) -> str:
     """What table.md holds: where the numbers come from, and the comparison of the finished runs.
 
@@ -280,15 +307,14 @@ def table(
         count: of the runs that were asked for.
         command: that makes them.
         default: the config without overrides.
-        methods: what they change in it.
+        leave_out: keys that differ between the runs.
     """
     last = max((run.directory / "results.json").stat().st_mtime for run in found)
     logs = [run.log.read_text(errors="replace") for run in found if run.log.exists()]
     lines = [line for log in logs for line in log.splitlines() if line.startswith(MACHINE)]
     machines = [x.removeprefix(MACHINE) for x in dict.fromkeys(lines)] or ["an unknown machine"]
     changes = workdir.config_changes(next(iter(found.values()))["config"], default)
-    varied = {*VARIED, *(key for changed in methods.values() for key in changed)}
-    overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in varied]
+    overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in leave_out]
     head = [
         f"# {len(found)} of {count} runs, {time.strftime('%Y-%m-%d', time.gmtime(last))}",
         f"    {command}",

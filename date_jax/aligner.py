@@ -20,7 +20,9 @@ CELLS = 4  # the conditional discriminator sees the box as its centre's cell in 
 
 
 def _squared_distances(a: Float[Array, "N D"], b: Float[Array, "M D"]) -> Float[Array, "N M"]:
-    squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None, :] - 2 * a @ b.T
+    # Large numbers cancel here, so not in an accelerator's reduced precision.
+    products = jnp.matmul(a, b.T, precision="highest")
+    squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None, :] - 2 * products
     return jnp.maximum(squares, 0.0)
 
 
@@ -50,12 +52,17 @@ def mmd(
     costs all-to-alls.
 
     Args:
-        earlier: rows of earlier batches of the source and of the target, that count as well.
+        earlier: rows of earlier batches of the source and of the target, that count as well. They
+            stand still, so the batch's own rows get the gradient of all.
     """
 
     def parts(batch: Array, queue: Rows | None) -> list[Rows]:
-        rows = Rows(batch.astype(jnp.float32), jnp.ones(len(batch), jnp.float32))
-        return [rows] if queue is None else [rows, queue]
+        x = batch.astype(jnp.float32)
+        if queue is None:
+            return [Rows(x, jnp.ones(len(x), jnp.float32))]
+        still = jax.lax.stop_gradient(x)
+        share = len(x) / (len(x) + queue.weight.sum())
+        return [Rows(still + (x - still) / share, jnp.ones(len(x), jnp.float32)), queue]
 
     sides = {
         "s": parts(source, None if earlier is None else earlier[0]),

@@ -72,6 +72,17 @@ def process(argv: Sequence[str] = ()) -> tuple[int, int]:
     return int(number[1]) if number else 0, 1
 
 
+def cores_worth_a_device(batch_size: int) -> int:
+    """How many devices to make of this machine's cores, should they be all it has.
+
+    A core of its own for a share of the batch is faster than all cores at each small operation:
+    on 2 cores 320 against 225 examples a second. Shares below 16 rows are not worth their sums.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = min(cores or 1, batch_size // 16)
+    return next((n for n in range(most, 1, -1) if batch_size % n == 0), 1)
+
+
 def leave(code: int) -> NoReturn:
     """Exits; past the barrier that JAX sets at the exit of several processes, where one failed."""
     index, count = process()

@@ -164,6 +164,9 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.stages.align={config.stages.align}: the target would never be seen; begin "
             "earlier, or set --config.method=source_only"
         )
+    lacking = [key for key in ("stages", "aligner", "pseudo_boxes") if key not in config]
+    if config.task == "pgda" and lacking:
+        yield f"config.task=pgda: needs config.{lacking[0]}, which this config file does not have"
     if "image_seeker" in config:
         seeker = config.image_seeker
         if not (seeker.weight or config.object_seeker.weight):

@@ -34,6 +34,9 @@ def define_flags(known: flags.FlagValues) -> None:
 
 def main(_: list[str]) -> None:
     """Reads the checkpoint, writes the folder, says what is in it."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
     if not given.workdir or not given.out:
@@ -86,14 +89,15 @@ def card(config: ConfigDict, step: int, scores: dict[str, dict[str, float]]) -> 
         scores: metrics by split, of results.json; may be empty.
     """
     data, method = config.data, config.get("method", "supervised")
+    domains = f"`{data.source}`" + (f" to `{data.target}`" if data.target else "")
     lines = [
         "# A product seeker",
         "",
         "Finds the picture and the box that a text query asks for; trained with date_jax after",
         f"DATE (arXiv 2304.03669): `{method}`, {step:,} of {config.steps:,} steps of",
-        f"{config.batch_size} pairs a domain, data `{data.name}`, source `{data.source}`, target",
-        f"`{data.target}`, pictures of {data.image_size} px, texts of {data.text_length} pieces,",
-        f"seed {config.seed}. The weights are the moving average of training.",
+        f"{config.batch_size} pairs a domain, data `{data.name}`, domains {domains},",
+        f"pictures of {data.image_size} px, texts of {data.text_length} pieces, seed",
+        f"{config.seed}. The weights are the moving average of training.",
         "",
         *table(scores),
         "| file | what it holds |",
@@ -103,9 +107,10 @@ def card(config: ConfigDict, step: int, scores: dict[str, dict[str, float]]) -> 
         "| `seekers.safetensors` | projections, image seeker, object seeker |",
         "| `config.json` | the config of the run |",
         "",
-        "Begin a run with the extractors:",
+        "Begin a run with the extractors, where `config.model` has their sizes (`config.json`):",
         "",
-        "    python -m date_jax.main --config=configs/pgda.py --config.init.image=<here>/image \\",
+        f"    python -m date_jax.main --config=configs/{config.task}.py \\",
+        "        --config.init.image=<here>/image \\",
         "        --config.init.text=<here>/text --config.data.vocab=<here>/text/vocab.txt",
         "",
         "Pixels are in [0, 1], less ImageNet's mean, over its deviation. A plain Swin that reads",

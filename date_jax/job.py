@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from date_jax import adaptation, evals, pretrained, progress, sharding, tasks, workdir
 from date_jax.checkpoint import Checkpoints, steps_in
 from date_jax.data import pipeline
+from date_jax.errors import CheckpointError, DataError, UserError
 from date_jax.evals.collect import Collect, collector
 from date_jax.preemption import Preemption
 from date_jax.progress import Progress, Record
@@ -45,11 +47,15 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     """All parts of the loop, and the state: the latest saved one, or the first."""
     begun = time.perf_counter()
     resumes = bool(steps_in(directory / "checkpoints"))
-    published = {} if resumes else pretrained.given(config)
+    published = {} if resumes else on_all_hosts(lambda: pretrained.given(config))
     corpus = pipeline.load(config.data)
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
-    workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity)
+    weights_read = {"weights": pretrained.digest(published)}
+    workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity | weights_read)
+    require_learnable(config, corpus)
+    if "text" in published:
+        pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
     mesh = sharding.device_mesh(config.mesh.fsdp)
     mirrored = jnp.asarray(corpus.tokenizer.swap_table(_MIRRORED))
     task = tasks.build(config, len(corpus.tokenizer.vocab), mirrored)
@@ -83,6 +89,11 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         identity=identity,
         ready=ready,
     )
+    if config.optim.backbone_scale < 1 and not (found or any(config.init.values())):
+        report = [
+            "warning: the extractors begin with random numbers and learn at "
+            f"{config.optim.backbone_scale} of the rate; config.init names published weights"
+        ]
     lines = [*report, *(f"warning: {warning}" for warning in warnings)]
     if found:
         lines.append(f"going on at step {int(state.step)} of {config.steps}")
@@ -91,6 +102,38 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
             lines.append("  the code has changed since then")
     introduce(job, lines)
     return job, state
+
+
+def on_all_hosts(read: Callable[[], Any]) -> Any:
+    """What `read()` gives; where it fails on one host it fails on all.
+
+    Raises:
+        UserError: that of `read`, or on the other hosts that there was one.
+    """
+    value, problem = None, None
+    try:
+        value = read()
+    except UserError as error:
+        problem = error
+    failed = sharding.rows_of_hosts(np.array(problem is not None))
+    if problem is not None:
+        raise problem
+    if failed.any():
+        raise CheckpointError(f"host {failed.argmax()} cannot read the weights of config.init")
+    return value
+
+
+def require_learnable(config: ConfigDict, corpus: pipeline.Corpus) -> None:
+    """Raises DataError if boxes shall be learnt and not one training row of the source has one."""
+    if not config.object_seeker.weight:
+        return
+    names = adaptation.splits(config.data.source, "train")
+    if not any(corpus.splits[name].arrays()["has_box"].any() for name in names):
+        raise DataError(
+            f"config.data.source: not one training row of {config.data.source} has a box\n"
+            "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
+            "--config.object_seeker.weight=0"
+        )
 
 
 def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:

@@ -4,6 +4,7 @@ A file is read as numbers only, never unpickled. What differs from the network i
 with both shapes; the tables of relative positions are resized where the window differs.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from date_jax.errors import CheckpointError, UsageError
 
 Tensors = Mapping[str, np.ndarray]
 _SHOWN = 4  # names in a line
+_MISSING = 0.1  # share of an extractor's tensors that a file may lack
 
 # Our module or parameter, and what it is called there; \1, \2: number of stage and of block.
 _SWIN_BLOCK = r"encoder.layers.\1.blocks.\2"
@@ -82,6 +84,7 @@ class Layout(NamedTuple):
 
 def _swin_says(image: Any) -> list[tuple[str, str | None, Any]]:
     return [
+        ("model_type", None, "swin"),
         ("patch_size", "patch", image.patch),
         ("embed_dim", "width", image.width),
         ("depths", "depths", list(image.depths)),
@@ -96,6 +99,7 @@ def _swin_says(image: Any) -> list[tuple[str, str | None, Any]]:
 
 def _bert_says(text: Any) -> list[tuple[str, str | None, Any]]:
     return [
+        ("model_type", None, "bert"),
         ("num_hidden_layers", "layers", text.layers),
         ("hidden_size", "width", text.width),
         ("num_attention_heads", "heads", text.heads),
@@ -168,6 +172,32 @@ def given(config: Any) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
                 require_same_sizes(kind, config.model[kind], about, path)
             found[kind] = path, tensors
     return found
+
+
+def require_same_vocabulary(path: Path, vocabulary: list[str]) -> None:
+    """Raises UsageError where the vocab.txt beside text weights is not the run's: with equally many
+    pieces they would load, and every word get another word's vector.
+
+    Args:
+        path: of the weights.
+        vocabulary: the run's pieces, in order.
+    """
+    beside = (path if path.is_dir() else path.parent) / "vocab.txt"
+    if beside.exists() and beside.read_text(encoding="utf-8").split("\n")[:-1] != vocabulary:
+        raise UsageError(
+            f"{path}: its vocabulary is not the one that the queries are read with\n"
+            f"  set --config.data.vocab={beside}"
+        )
+
+
+def digest(files: Mapping[str, tuple[Path, dict[str, np.ndarray]]]) -> str:
+    """Equal on two hosts exactly if they read the same tensors."""
+    found = hashlib.sha256()
+    for kind, (_, tensors) in sorted(files.items()):
+        for name, tensor in sorted(tensors.items()):
+            found.update(f"{kind} {name} {tensor.dtype} {tensor.shape}".encode())
+            found.update(np.ascontiguousarray(tensor).tobytes())
+    return found.hexdigest()
 
 
 def replaced(
@@ -267,7 +297,7 @@ def matched(
         where: the file's name, for messages.
 
     Raises:
-        CheckpointError: shapes differ, or hardly anything in the file belongs to this kind.
+        CheckpointError: shapes differ, or too much is missing for it to be this network.
     """
     known, renamed = _plainly_named(tensors, LAYOUTS[kind].anchor, where)
     values: dict[str, np.ndarray] = {}
@@ -282,7 +312,7 @@ def matched(
         else:
             used.add(name)
             tensor = np.asarray(known[name], np.float32)
-            value = _as_ours(path, tensor, leaf.shape)
+            value = _as_ours(path, tensor, leaf.shape) if published_name else tensor
             if value.shape != leaf.shape:
                 wrong.append(f"  {name}: {tensor.shape} in the file, {path} is {leaf.shape}")
                 if path.startswith("word_embedding") and value.shape[1:] == leaf.shape[1:]:
@@ -299,6 +329,11 @@ def matched(
         more = [f"  and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
         raise CheckpointError(
             "\n".join([f"{where}: the shapes are of another network", *wrong[:_SHOWN], *more])
+        )
+    if len(report.missing) > _MISSING * (len(report.missing) + len(report.loaded)):
+        raise CheckpointError(
+            f"{where}: lacks {len(report.missing)} of the {kind} extractor's tensors, so it is of "
+            f"another network\n  e.g. {', '.join(report.missing[:_SHOWN])}"
         )
     report.left_over.extend(name for name in known if name not in used)
     return values, report
@@ -381,8 +416,8 @@ def about(kind: str, config: Any, *, vocab_size: int) -> dict[str, Any]:
     """
     said = {theirs: value for theirs, _, value in LAYOUTS[kind].expected(config.model[kind])}
     if kind == "image":
-        more = {"model_type": "swin", "image_size": config.data.image_size, "num_channels": 3}
-        return said | more | {"window_size": config.model.image.window}
+        more = {"image_size": config.data.image_size, "window_size": config.model.image.window}
+        return said | more | {"num_channels": 3}
     length = config.data.text_length
-    more = {"model_type": "bert", "vocab_size": vocab_size, "type_vocab_size": 1}
+    more = {"vocab_size": vocab_size, "type_vocab_size": 1}
     return said | more | {"max_position_embeddings": length}

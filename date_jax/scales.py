@@ -59,12 +59,5 @@ def words(arg: str, known: Sequence[str], where: str) -> list[str]:
 
 
 def scale(config: ConfigDict, name: str) -> None:
-    """Gives `config` the sizes of SCALES[name], where it has such keys."""
-    for key, value in SCALES[name].items():
-        *sections, last = key.split(".")
-        part = config
-        for section in sections:
-            part = part.get(section, ConfigDict())
-        if last in part:
-            with part.ignore_type():
-                part[last] = value
+    """Gives `config` the sizes of SCALES[name]."""
+    config.update_from_flattened_dict(SCALES[name])

@@ -156,9 +156,12 @@ def train_step(
 
     shapes = jax.eval_shape(init)
     shardings = sharding.tree_shardings(mesh, shapes)
-    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes.pseudo_boxes)
-    # Read by index from every row of the batch.
-    shardings = dataclasses.replace(shardings, pseudo_boxes=whole)
+    # Read by index, and compared, from every row of the batch.
+    whole = {
+        name: jax.tree.map(lambda _: sharding.replicated(mesh), getattr(shapes, name))
+        for name in ("pseudo_boxes", "queue")
+    }
+    shardings = dataclasses.replace(shardings, **whole)
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         with sharding.traced_on(mesh):

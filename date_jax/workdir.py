@@ -22,6 +22,9 @@ _FREE = (
     "mesh.",
     "data.cache_dir",
     "data.path",
+    "init.",
+    "model.remat",
+    "model.scan",
     "data.shop.workers",
 )
 

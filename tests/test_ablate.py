@@ -353,6 +353,7 @@ def test_a_config_file_edited_between_two_starts_ends_the_comparison(
         ("--seeds=", "--seeds has an empty place"),
         ("--jobs=1000", "--jobs=1000: must be from 1 to"),
         ("--config.steps=0", "config.steps=0: must be"),
+        ("--config.aligner.queue=64", "--methods: pairs does not go with this config"),
     ],
 )
 def test_a_wrong_command_is_refused(
@@ -375,16 +376,56 @@ def test_overrides_reach_every_run_as_they_were_given() -> None:
     argv = ["ablate", "--config=c.py", "--config.steps", "9", "--config.aligner.unbiased"]
     argv += ["--noconfig.aligner.unbiased", "--config.data.vocab=", "--jobs=2"]
     given = ["--config.steps=9", *argv[4:7]]
-    assert ablate.overrides_given(argv, pgda.METHODS) == given
+    assert ablate.overrides_given(argv, {"seed": "seeds"}) == given
 
 
 def test_a_config_without_directions_or_methods_of_its_own_says_so(tmp_path: Path) -> None:
     assert ablate.named(None, ["a", "b"], "methods", "c.py") == ["a", "b"]
     with pytest.raises(errors.UsageError, match=r"there are: none: c.py has no DIRECTIONS"):
         ablate.named(["mall2live"], [], "directions", "c.py")
+    with pytest.raises(errors.UsageError, match="--methods has an empty place"):
+        ablate.named([], ["a"], "methods", "c.py")
     plan = ablate.planned(tmp_path, [""], ["both_seekers"], ["0"])
     assert plan[0].name == "both_seekers-0"
     assert plan[0].directory == tmp_path / "both_seekers-0"
+
+
+def test_own_domains_are_compared_where_the_config_has_no_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended(
+        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, __: int, ___: Any
+    ) -> None:
+        assert [run.name for run in plan] == ["both_seekers-0"]
+        assert "--config.data.source=mall" in command(plan[0])
+        config = date.get_config().unlock()
+        config.data.source = "mall"
+        content = {"config": config.to_dict(), "wall_seconds": 60.0}
+        content["eval"] = {"mall_test": {"acc_at_0.5": 0.5, "mrr": 0.25}}
+        found[plan[0]] = json.loads(json.dumps(content))
+        plan[0].directory.mkdir(parents=True)
+        (plan[0].directory / "results.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr(ablate, "run_missing", pretended)
+    known = flags.FlagValues()
+    ablate.define_flags(known)
+    argv = ["ablate", f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
+    argv += ["--methods=both_seekers", "--config.data.source=mall"]
+    monkeypatch.setattr(sys, "argv", argv)
+    commandline.parse(argv, known)
+    monkeypatch.setattr(flags, "FLAGS", known)
+    ablate.main([])
+    text = (tmp_path / "table.md").read_text()
+    assert "## all domains" in text
+    assert "Config: data.source=mall." in text
+    assert "| both_seekers | 1 | - | - | - | 0.500 |" in text
+    fresh = flags.FlagValues()
+    ablate.define_flags(fresh)
+    commandline.parse(argv[:-1], fresh)
+    monkeypatch.setattr(sys, "argv", argv[:-1])
+    monkeypatch.setattr(flags, "FLAGS", fresh)
+    with pytest.raises(errors.UsageError, match=r"data.source: mall there, mall\+live now"):
+        ablate.main([])
 
 
 @pytest.mark.parametrize(("name", "module"), [("pgda", pgda), ("date", date)])

@@ -59,6 +59,25 @@ def test_mmd_with_earlier_rows_is_that_of_all_rows_together(filled: int, unbiase
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_rows_in_the_queue_do_not_weaken_the_gradient(unbiased: bool) -> None:
+    """A queue of copies: its own rows get what each gets if all of them may move."""
+    source, target = jnp.array(features(7, 0)), jnp.array(features(5, 1, shift=0.4))
+    copies = 3
+
+    def alone(target: jax.Array) -> jax.Array:
+        tiled = jnp.tile(target, (1 + copies, 1))
+        return aligner.mmd(jnp.tile(source, (1 + copies, 1)), tiled, unbiased=unbiased)
+
+    def queued(target_now: jax.Array) -> jax.Array:
+        rows = [jnp.tile(x, (copies, 1)) for x in (source, target)]
+        earlier = tuple(aligner.Rows(x, jnp.ones(len(x))) for x in rows)
+        return aligner.mmd(source, target_now, unbiased=unbiased, earlier=earlier)
+
+    expected, found = (jax.value_and_grad(f)(target) for f in (alone, queued))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-5), found, expected)
+
+
 def test_a_queue_keeps_the_latest_rows_in_front() -> None:
     queue = aligner.empty_queue(5, 3)
     batches = [{name: jnp.full((2, 3), n) for name in FEATURES} for n in (1.0, 2.0, 3.0)]

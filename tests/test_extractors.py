@@ -11,6 +11,7 @@ from scipy.special import erf
 from configs.pgda import get_config
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import Block, ImageExtractor, Merge
+from date_jax.scales import SCALES
 
 WIDTH, HEADS = 4, 2
 
@@ -230,10 +231,10 @@ def test_pictures_of_any_shape_are_padded_to_whole_patches() -> None:
         assert tokens.shape == (2, 3 * 4, 16)
 
 
-PUBLISHED = {  # of the backbones without a head, as Hugging Face's SwinModel has them
-    "swin_t": (96, (2, 2, 6, 2), (3, 6, 12, 24), 27_519_354),
-    "swin_s": (96, (2, 2, 18, 2), (3, 6, 12, 24), 48_837_258),
-    "swin_b": (128, (2, 2, 18, 2), (4, 8, 16, 32), 86_743_224),
+PUBLISHED = {  # parameters of the backbones without a head, as Hugging Face's SwinModel has them
+    "swin_t": 27_519_354,
+    "swin_s": 48_837_258,
+    "swin_b": 86_743_224,
 }
 
 
@@ -246,7 +247,10 @@ def shapes(module: Any, *inputs: Any) -> tuple[Any, int]:
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes_have_their_parameters_and_those_of_rep(size: str) -> None:
-    width, depths, heads, count = PUBLISHED[size]
+    count = PUBLISHED[size]
+    width, depths, heads = (
+        SCALES[size][f"model.image.{key}"] for key in ("width", "depths", "heads")
+    )
     module = ImageExtractor(patch=4, width=width, depths=depths, heads=heads, window=7)
     (rep, tokens), found = shapes(module, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
     assert rep.shape == (1, 8 * width)

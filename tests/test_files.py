@@ -336,7 +336,6 @@ def every(**fields: Any) -> Callable[[Rows], Rows]:
         (every(domain="mall"), "(?s)data.target: no domain 'live'.*its domains: mall"),
         (every(domain="two words"), "may hold only letters"),
         (every(split="test"), "(?s)domain 'mall' has no training rows.*only mall_test"),
-        (every(box=None), "(?s)not one training row of mall has a box.*none"),
         (every(query=7), "query is 7: expected a text"),
         (every(image=""), 'image is "": expected a text'),
         (lambda rows: [], "holds no rows"),

@@ -13,20 +13,12 @@ PACKAGE = ROOT / "date_jax"
 # From the roof to the ground: a module imports only from lines below its own.
 FLOORS = [
     {"main", "ablate", "export", "benchmark", "search"},
-    {"commandline", "train"},
+    {"commandline", "train", "benchmarks"},
     {"job", "evaluation"},
     {"adaptation", "train_step"},
     {"tasks"},
     {"extractors", "seekers", "contrastive", "aligner", "pseudo_boxes", "augment", "evals", "data"},
-    {
-        "transformer",
-        "losses",
-        "all_pairs",
-        "optim",
-        "checkpoint",
-        "pretrained",
-        "config",
-    },
+    {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
     {"subprocesses"},
     {"progress", "preemption", "rendezvous", "workdir"},
     {"scales", "boxes", "sharding"},

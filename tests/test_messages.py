@@ -183,6 +183,7 @@ VALUES = [
         {"aligner.queue": 64, "aligner.kind": "adversarial"},
         "config.aligner.queue=64: only MMD remembers",
     ),
+    ({"image_seeker.target_weight": -1.0}, "config.image_seeker.target_weight=-1.0: must be"),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]
 

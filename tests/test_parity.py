@@ -18,15 +18,15 @@ from safetensors.numpy import save_file
 from date_jax import pretrained
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
+from date_jax.scales import SCALES
 from date_jax.transformer import MASKED, EncoderLayer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 SIZES: dict[str, dict[str, Any]] = {
-    "swin_t": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
-    "swin_s": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
-    "swin_b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    name: {key: SCALES[name][f"model.image.{key}"] for key in ("width", "depths", "heads")}
+    for name in ("swin_t", "swin_s", "swin_b")
 }
 SHALLOW = (2, 2, 2, 2)
 

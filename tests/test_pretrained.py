@@ -1,5 +1,6 @@
 """Published weights in: names, layouts, other windows, and files that must be refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,15 @@ def extractor(kind: str, **changes: Any) -> Any:
     return unflatten_dict({k: v.astype(np.float32) for k, v in drawn.items()}, sep="/")
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_what_is_written_comes_back(kind: str, tmp_path: Path) -> None:
-    params = extractor(kind)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("text", {}),
+        *(("image", {"pooling": pooling}) for pooling in ("rep", "mean", "multi_scale")),
+    ],
+)
+def test_what_is_written_comes_back(kind: str, changes: dict[str, str], tmp_path: Path) -> None:
+    params = extractor(kind, **changes)
     save_file(pretrained.published(kind, params), tmp_path / "a.safetensors")
     tensors, about = pretrained.read(tmp_path / "a.safetensors")
     assert about is None
@@ -171,6 +178,29 @@ def test_another_vocabulary_is_refused_with_what_to_do() -> None:
         pretrained.matched("text", extractor("text"), tensors, where="a")
 
 
+def test_a_file_with_too_little_in_it_is_refused() -> None:
+    tensors = pretrained.published("text", extractor("text"))
+    name = "embeddings.word_embeddings.weight"
+    with pytest.raises(CheckpointError, match=r"lacks 36 of the text extractor's tensors"):
+        pretrained.matched("text", extractor("text"), {name: tensors[name]}, where="a")
+
+
+def test_weights_with_another_vocabulary_beside_them_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\nred\nmug\n")
+    pretrained.require_same_vocabulary(tmp_path, ["[PAD]", "red", "mug"])
+    with pytest.raises(UsageError, match=r"set --config\.data\.vocab=.*vocab\.txt"):
+        pretrained.require_same_vocabulary(tmp_path / "model.safetensors", ["[PAD]", "mug", "red"])
+    (tmp_path / "vocab.txt").unlink()
+    pretrained.require_same_vocabulary(tmp_path, ["anything"])
+
+
+def test_hosts_with_other_numbers_in_their_files_are_told_apart(tmp_path: Path) -> None:
+    one = {"text": (tmp_path / "a", {"x": np.arange(3.0)})}
+    same = {"text": (tmp_path / "b", {"x": np.arange(3.0)})}
+    other = {"text": (tmp_path / "a", {"x": np.arange(3.0) + 1e-6})}
+    assert pretrained.digest(one) == pretrained.digest(same) != pretrained.digest(other)
+
+
 def test_a_file_of_another_kind_is_refused() -> None:
     tensors = pretrained.published("text", extractor("text"))
     with pytest.raises(CheckpointError, match=r"no embeddings\.patch_embeddings.*\n  it holds: "):
@@ -197,6 +227,8 @@ def test_files_that_cannot_be_used_are_refused_unopened(
 
 def test_a_config_of_another_network_is_refused(tiny_config: ConfigDict, tmp_path: Path) -> None:
     text = tiny_config.model.text
+    with pytest.raises(UsageError, match="model_type is distilbert there, this network has bert"):
+        pretrained.require_same_sizes("text", text, {"model_type": "distilbert"}, tmp_path)
     about = {"num_attention_heads": 7, "hidden_size": text.width, "hidden_act": "relu"}
     with pytest.raises(UsageError, match=r"heads is 7 there, config\.model\.text\.heads has 2"):
         pretrained.require_same_sizes("text", text, about, tmp_path)
@@ -217,7 +249,10 @@ def begun(run: Path, tiny_config: ConfigDict) -> State:
     tiny_config.pseudo_boxes.teacher = "frozen"
     with Preemption() as preemption:
         parts, state = job.prepared(tiny_config, run, preemption)
-        train.save(parts, state, 0)
+        if parts.checkpoints.last_step is None:
+            average = jax.tree.map(lambda x: x + 1, state.ema)  # no longer the parameters
+            state = dataclasses.replace(state, ema=average)
+            train.save(parts, state, 0)
         parts.checkpoints.close()
         parts.progress.close()
     return state

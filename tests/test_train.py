@@ -5,13 +5,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, train, workdir
+from configs import date
+from date_jax import adaptation, export, job, train, workdir
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
 from date_jax.progress import Record
 
@@ -28,6 +30,13 @@ def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
 def fingerprints(directory: Path, step: int) -> dict[str, Any]:
     signed = json.loads((directory / f"checkpoints/{step}/meta/metadata").read_text())
     return json.loads(signed["body"])["leaves"]
+
+
+@pytest.fixture
+def tiny_config(tiny_config: ConfigDict) -> ConfigDict:
+    """With everything that a state can hold."""
+    tiny_config.aligner.queue = 24
+    return tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +180,34 @@ def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
     monkeypatch.setattr(adaptation, "batches", poisoned)
     with pytest.raises(DataError, match=r"10 updates in a row .* up to step 10\n .*source \[\d+"):
         train.train(tiny_config, tmp_path)
+
+
+def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict) -> None:
+    none = SimpleNamespace(arrays=lambda: {"has_box": np.zeros(3, bool)})
+    some = SimpleNamespace(arrays=lambda: {"has_box": np.arange(3) > 1})
+    corpus: Any = SimpleNamespace(splits={"mall_train": none, "live_train": some})
+    with pytest.raises(DataError, match="not one training row of mall has a box"):
+        job.require_learnable(tiny_config, corpus)
+    tiny_config.object_seeker.weight = 0.0
+    job.require_learnable(tiny_config, corpus)
+    tiny_config.object_seeker.weight, tiny_config.data.source = 1.0, "mall+live"
+    job.require_learnable(tiny_config, corpus)
+
+
+def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: Path) -> None:
+    config, own = date.get_config(), ("task", "data.source", "data.target")
+    has = workdir.flat(config.to_dict()).keys() - own
+    tiny = workdir.flat(tiny_config.to_dict())
+    config.update_from_flattened_dict({key: tiny[key] for key in has})
+    results = train.train(config, tmp_path / "run")
+    assert {"mall_test", "live_test"} <= results["eval"].keys()
+    assert results["pseudo_boxes"] == []
+    assert "train/target_image" not in lines(tmp_path / "run", "train/")[-1]
+    told = export.exported(tmp_path / "run", tmp_path / "out")
+    assert told[-1].startswith("step 12 of")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "domains `mall+live`," in card
+    assert "--config=configs/date.py" in card
 
 
 def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:

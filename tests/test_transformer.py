@@ -223,3 +223,21 @@ def test_recomputed_and_scanned_layers_have_the_same_parameters_and_numbers(
     assert ("scan[" in program) == scan
     expected, found = (jax.jit(jax.value_and_grad(loss(n)))(params) for n in (plain, saving))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, expected)
+
+
+def test_dropped_units_are_as_many_and_other_ones_in_each_layer_that_is_scanned() -> None:
+    make, given = networks()["bert"]
+    plain = make(dropout=0.3)
+    params = plain.init(jax.random.key(0), *given)
+
+    def outputs(key: int, **options: bool) -> jax.Array:
+        network = make(dropout=0.3, **options)
+        rngs = {"dropout": jax.random.key(key)}
+        return jax.jit(lambda p: network.apply(p, *given, train=True, rngs=rngs)[1])(params)
+
+    recomputed = outputs(1, remat=True)
+    np.testing.assert_allclose(outputs(1, scan=True), recomputed, 1e-5, 1e-6)
+    np.testing.assert_allclose(outputs(1, scan=True, remat=True), recomputed, 1e-5, 1e-6)
+    assert np.abs(outputs(2, scan=True) - recomputed).max() > 0.01
+    calm = plain.apply(params, *given)[1]
+    assert np.abs(calm - recomputed).max() > 0.01

@@ -103,7 +103,7 @@ def _corpus(
     config: Any, on_disk: dict[str, PreparedSplit], vocabulary: Tokenizer | None, notes: list[str]
 ) -> Corpus:
     boxes_of = {name: int(split.has_box().sum()) for name, split in on_disk.items()}
-    check_domains(boxes_of, source=config.source, target=config.target, where=f"{config.name!r}")
+    check_domains(on_disk, source=config.source, target=config.target, where=f"{config.name!r}")
     asked = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
     queries = {name: split.queries() for name, split in on_disk.items()}
     if vocabulary is None:

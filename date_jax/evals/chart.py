@@ -42,11 +42,13 @@ def write(
 
 
 def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """Whose Acc@0.5 the target has none of is shown on its source."""
+    """On the target or, where no run has one with boxes, on the source."""
+    runs_of = [run.results for some in methods.values() for run in some]
+    side = "target"
+    if all(comparison.score(results, side, "acc_at_0.5") is None for results in runs_of):
+        side = "source"
     for place, (method, runs) in enumerate(methods.items()):
-        found = [comparison.score(run.results, "target", "acc_at_0.5") for run in runs]
-        if not any(value is not None for value in found):
-            found = [comparison.score(run.results, "source", "acc_at_0.5") for run in runs]
+        found = [comparison.score(run.results, side, "acc_at_0.5") for run in runs]
         values = [value for value in found if value is not None]
         if values:
             mean = sum(values) / len(values)
@@ -57,7 +59,7 @@ def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: 
     labels = [comparison.LABELS.get(method, method) for method in methods]
     axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=8)
     axes.set_ylim(0, 1.08)
-    axes.set_ylabel("Acc@0.5 (test)")
+    axes.set_ylabel(f"Acc@0.5 ({side}, test)")
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,9 @@ def builder(config: Any, cache: Path) -> "Files":
         )
     path = Path(config.path).expanduser()
     rows = annotations(path)
-    boxes_of = Counter({_split(row): 0 for row in rows})
-    boxes_of.update(_split(row) for row in rows if row.box)
-    check_domains(boxes_of, source=config.source, target=config.target, where=str(path))
+    check_domains(
+        {_split(row) for row in rows}, source=config.source, target=config.target, where=str(path)
+    )
     options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
     made = FilesConfig(name=_cache_key(path, rows, options), path=path, rows=rows, **options)
     return Files(config=made, data_dir=str(cache), file_format="array_record")

@@ -1,0 +1,111 @@
+"""How fast is it here: python -m date_jax.benchmark --config=configs/pgda.py --mode=step
+
+    step        the real training step on random batches: examples/s, MFU, memory, its parts
+    loss        the contrastive loss in tiles beside the whole matrix, as the batch grows
+    selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
+
+Needs no data and no TensorFlow. Prints a table; --out=report.json keeps all numbers.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from date_jax import commandline
+from date_jax.errors import UsageError, nearest
+
+MODES = ("step", "loss", "selection")
+
+
+def define_flags(known: flags.FlagValues) -> None:
+    """Not at import, so that a test can import this file beside another entry point."""
+    config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=known)
+    for name, default, text in (
+        ("mode", "step", f"one of {', '.join(MODES)}"),
+        ("out", "", "a JSON file for the whole report"),
+    ):
+        flags.DEFINE_string(name, default, text, flag_values=known)
+    for name, number, text in (
+        ("rounds", 20, "calls that count"),
+        ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
+        ("batch", 65536, "loss: the largest batch"),
+        ("sources", 40_000, "selection: rows of the source"),
+        ("targets", 10_000, "selection: rows of the target"),
+        ("width", 256, "selection: numbers a row"),
+    ):
+        flags.DEFINE_integer(name, number, text, flag_values=known)
+    flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
+
+
+def main(_: list[str]) -> None:
+    """Runs one mode, prints its table and the machine."""
+    logging.set_verbosity(logging.ERROR)
+    given = flags.FLAGS
+    if given.mode not in MODES:
+        raise UsageError(
+            f"--mode={given.mode}: must be one of {', '.join(MODES)}{nearest(given.mode, MODES)}"
+        )
+    import jax
+
+    devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
+    jax.config.update("jax_num_cpu_devices", devices)
+    from date_jax import sharding
+    from date_jax.benchmarks import loss, measure, selection, step
+    from date_jax.config import validate
+
+    validate(given.config, device_count=jax.device_count(), process_count=jax.process_count())
+    mesh = sharding.device_mesh(given.config.mesh.fsdp)
+    modes = {
+        "step": lambda: step.run(given.config, rounds=given.rounds),
+        "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
+        "selection": lambda: selection.run(
+            mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
+        ),
+    }
+    report = {"mode": given.mode, "machine": measure.machine(), **modes[given.mode]()}
+    if given.out:
+        Path(given.out).write_text(json.dumps(report, indent=2) + "\n")
+    print("\n".join(lines(report)))
+
+
+def lines(report: dict[str, Any], indent: str = "") -> list[str]:
+    """A report for reading: a line for each number, a table for rows."""
+    found = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            found += [f"{indent}{name}", *lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            found += table(value, indent)
+        else:
+            found.append(f"{indent}{name:<32} {shown(value)}")
+    return found
+
+
+def table(rows: list[dict[str, Any]], indent: str = "") -> list[str]:
+    """Rows with equal keys, numbers to the right."""
+    cells = [[*rows[0]], *([shown(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
+    return [
+        indent + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value with as many digits as one reads."""
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    commandline.run(main)

@@ -1,0 +1,58 @@
+"""Flops of a traced program, from its equations: what the mathematics asks for, not what XLA made.
+
+Only matrix products and convolutions count, as for a model's MFU: 2 for each multiply-add. What is
+computed again in the backward pass (remat) is in the program, so trace it without.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
+    """Of one call of `function` with arguments of these shapes.
+
+    Args:
+        function: is traced, not run.
+        args: arrays or shapes.
+    """
+    return _of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of(program: Any) -> float:
+    total = 0.0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            total += _of_product(equation)
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            channels_out = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * math.prod(out) * math.prod(kernel) / kernel[channels_out]
+        else:
+            repeats = equation.params["length"] if name == "scan" else 1
+            inner = [_of(part) for part in _programs(equation.params)]
+            # Of several branches one runs: the most expensive.
+            total += repeats * (max(inner, default=0.0) if name == "cond" else sum(inner))
+    return total
+
+
+def _of_product(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+
+
+def _programs(params: dict[str, Any]) -> list[Any]:
+    """The programs among an equation's parameters."""
+    found = []
+    for name, value in params.items():
+        if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
+            continue
+        for part in value if isinstance(value, tuple | list) else [value]:
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                found.append(part)
+    return found

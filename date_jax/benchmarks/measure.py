@@ -1,0 +1,102 @@
+"""The yardsticks of every benchmark: seconds of a call, this machine's matmul peak, what it is."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from date_jax.workdir import code_version
+
+
+class Seconds(NamedTuple):
+    """Of one call: median, least and most over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.median:.1f} ms ({1e3 * self.least:.1f} to {1e3 * self.most:.1f})"
+
+
+def seconds(call: Callable[[], Any], *, rounds: int, warm_up: int = 3) -> Seconds:
+    """Of `call()`, until all that it returns has been computed.
+
+    Args:
+        call: gives device arrays.
+        rounds: that count.
+        warm_up: calls before them; the first compiles.
+    """
+    taken = []
+    for turn in range(warm_up + rounds):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        if turn >= warm_up:
+            taken.append(time.perf_counter() - begun)
+    return Seconds(statistics.median(taken), min(taken), max(taken))
+
+
+def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, side: int = 0) -> float:
+    """Flop/s of the best of several square matmuls on all devices of the mesh together.
+
+    The ceiling that shares are taken of: measured in the same process, on random numbers (zeros
+    are faster than any data).
+
+    Args:
+        dtype: of the factors and of the product.
+        side: of the matrices; 0 for one that fits the platform.
+    """
+    from date_jax import sharding
+
+    side = side or (1536 if jax.default_backend() == "cpu" else 8192)
+    rng = np.random.default_rng(0)
+    shape = (mesh.size, side, side)
+    pairs = sharding.global_batch(
+        mesh,
+        {
+            name: rng.standard_normal((mesh.size // jax.process_count(), *shape[1:]), np.float32)
+            for name in ("a", "b")
+        },
+    )
+
+    @jax.jit
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=dtype)
+
+    cast = {name: jax.jit(lambda x: x.astype(dtype))(value) for name, value in pairs.items()}
+    best = seconds(lambda: product(cast["a"], cast["b"]), rounds=10).least
+    return 2 * mesh.size * side**3 / best
+
+
+def temporary_bytes(compiled: Any) -> int:
+    """What a compiled program needs on a device beside its arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def machine() -> dict[str, Any]:
+    """What runs here, for the head of a report: devices, versions, load, commit's fingerprint."""
+    model = platform.processor() or platform.machine()
+    if (described := Path("/proc/cpuinfo")).exists():
+        lines = described.read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    affinity = getattr(os, "sched_getaffinity", None)
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "host": f"{model}, {len(affinity(0)) if affinity else os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("jax", "flax")},
+        },
+        "code": code_version(),
+    }

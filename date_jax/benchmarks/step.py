@@ -1,0 +1,176 @@
+"""The real training step on random batches: seconds, memory, share of the machine's matmul peak."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from date_jax import augment, sharding, tasks
+from date_jax.benchmarks import measure
+from date_jax.benchmarks.flops import matmul_flops
+from date_jax.tasks.pgda import adapts
+from date_jax.train_step import Step, optimizer, train_step
+
+TARGETS = 4096  # rows of the table of pseudo boxes
+
+
+def random_domain(config: ConfigDict, rng: np.random.Generator, words: int) -> dict[str, Any]:
+    """This process's rows of one domain's batch."""
+    rows = config.batch_size // jax.process_count()
+    side, length = config.data.image_size, config.data.text_length
+    return {
+        "image": rng.integers(0, 256, (rows, side, side, 3), np.uint8),
+        "text": rng.integers(5, words, (rows, length)).astype(np.int32),
+        "text_mask": np.arange(length)[None] < rng.integers(3, length + 1, (rows, 1)),
+        "product_id": rng.integers(0, 10 * rows, rows).astype(np.int32),
+        "index": rng.integers(0, TARGETS, rows).astype(np.int32),
+        "mask": np.ones(rows, bool),
+    }
+
+
+def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
+    """A training batch in the shapes of the config's last stage, of random numbers."""
+    rng = np.random.default_rng(seed)
+    source = random_domain(config, rng, words)
+    rows = len(source["image"])
+    source["box_cxcywh"] = rng.uniform(0.3, 0.6, (rows, 4)).astype(np.float32)
+    source["box_mask"] = np.ones(rows, bool)
+    batch = {"source": source}
+    return batch | {"target": random_domain(config, rng, words)} if adapts(config) else batch
+
+
+def table() -> dict[str, np.ndarray]:
+    """Pseudo boxes for every target row."""
+    return {
+        "box_cxcywh": np.full((TARGETS, 4), 0.5, np.float32),
+        "weight": np.ones(TARGETS, np.float32),
+    }
+
+
+def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
+    """The task and its step, on random batches' shapes."""
+    words = config.data.vocab_size
+    task = tasks.build(config, words, jnp.arange(words, dtype=jnp.int32))
+    return task, train_step(config, task, mesh, random_batch(config, 0, words), table())
+
+
+def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
+    """Compiles and times the step that training runs.
+
+    Args:
+        config: validated.
+        rounds: steps that count, after three that warm up.
+    """
+    mesh = sharding.device_mesh(config.mesh.fsdp)
+    words = config.data.vocab_size
+    task, step = made(config, mesh)
+    batches = [sharding.global_batch(mesh, random_batch(config, n, words)) for n in range(3)]
+    begun = time.perf_counter()
+    state = step.init()
+    compiled = step.update.lower(state, batches[0]).compile()
+    compile_seconds = time.perf_counter() - begun
+    turn = 0
+
+    def one() -> Any:
+        nonlocal state, turn
+        state, metrics = compiled(state, batches[turn % 3])
+        turn += 1
+        return metrics
+
+    taken = measure.seconds(one, rounds=rounds)
+    examples = config.batch_size * len(batches[0])
+    flops = step_flops(config, task, step, batches[0])
+    peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)
+    memory = compiled.memory_analysis()
+    return {
+        "step_seconds": taken._asdict(),
+        "examples_per_second": examples / taken.median,
+        "examples_per_second_per_device": examples / taken.median / mesh.size,
+        "flops_per_step": flops,
+        "matmul_peak_flops_per_second": peak,
+        "mfu": flops / taken.median / peak,
+        "compile_seconds": compile_seconds,
+        "bytes_per_device": {
+            "arguments": memory.argument_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+        },
+        "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
+    }
+
+
+def step_flops(config: ConfigDict, task: tasks.Task, step: Step, batch: Any) -> float:
+    """Of the matrix products of one step, without those that `remat` does twice."""
+    if config.model.remat:
+        plain = config.copy_and_resolve_references()
+        with plain.unlocked():
+            plain.model.remat = False
+        words = config.data.vocab_size
+        task = tasks.build(plain, words, jnp.arange(words, dtype=jnp.int32))
+
+    def gradient(params: Any, batch: Any) -> Any:
+        joined = batch | {}
+        if "target" in batch:
+            rows = len(batch["target"]["index"])
+            boxes = {"pseudo_box_cxcywh": jnp.zeros((rows, 4)), "pseudo_weight": jnp.ones(rows)}
+            joined["target"] = batch["target"] | boxes
+        loss = lambda p: task.loss(p, joined, step=jnp.zeros((), jnp.int32), rng=jax.random.key(0))  # noqa: E731
+        return jax.grad(loss, has_aux=True)(params)
+
+    return matmul_flops(gradient, step.shapes.params, batch)
+
+
+def parts(
+    config: ConfigDict, mesh: jax.sharding.Mesh, task: tasks.Task, step: Step, *, rounds: int
+) -> dict[str, float]:
+    """Seconds of parts of the step, each alone and with its gradient; they need not add up, since
+    XLA joins neighbours.
+
+    Args:
+        rounds: that count of each.
+    """
+    words = config.data.vocab_size
+    batch = sharding.global_batch(mesh, random_batch(config, 0, words))["source"]
+    state = step.init()
+    params = state.params
+    keys = jax.random.key(0)
+    domains = 2 if adapts(config) else 1
+
+    def timed(function: Callable[..., Any], *args: Any) -> float:
+        compiled = jax.jit(function).lower(*args).compile()
+        return measure.seconds(lambda: compiled(*args), rounds=rounds, warm_up=2).median
+
+    def embedded(name: str) -> Callable[..., Any]:
+        return jax.grad(lambda p, b: task.predict[name](p, b).astype(jnp.float32).sum())
+
+    def view(batch: Any) -> Any:
+        box = batch["box_cxcywh"]
+        swap = jnp.arange(words, dtype=jnp.int32)
+        given = {
+            "rng": keys,
+            "config": config.augment,
+            "strength": jnp.ones(()),
+            "swap_table": swap,
+        }
+        return augment.strong(batch["image"], box, batch["text"], **given)
+
+    tx = optimizer(config)
+
+    def updated(params: Any, opt_state: Any) -> Any:
+        updates, opt_state = tx.update(params, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    image = timed(embedded("image_embedding"), params, batch)
+    text = timed(embedded("query_embedding"), params, batch)
+    whole = timed(embedded("box_cxcywh"), params, batch)
+    return {
+        "augmentation": domains * timed(view, batch),
+        "image extractor": domains * image,
+        "text extractor": domains * text,
+        "fusion": domains * max(0.0, whole - image - text),
+        "optimizer": timed(updated, params, state.opt_state),
+    }
