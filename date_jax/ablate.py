@@ -274,14 +274,11 @@ def require_same_config(
 
 def machine(jobs: int) -> str:
     """What runs here: processor, its cores, versions. It stands in each log, for the table."""
-    model = platform.processor() or platform.machine()
-    if (described := Path("/proc/cpuinfo")).exists():
-        lines = described.read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
     versions = f"jax {importlib.metadata.version('jax')}, date_jax {date_jax.__version__}"
+    host = f"{subprocesses.processor()}, {len(subprocesses.cores())} cores"
     return (
-        f"{model}, {len(subprocesses.cores())} cores, {jobs} runs at a time; Python "
-        f"{platform.python_version()}, {versions} (code {workdir.code_version()})"
+        f"{host}, {jobs} runs at a time; Python {platform.python_version()}, {versions} "
+        f"(code {workdir.code_version()})"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import platform
 import shlex
 import signal
 import statistics
@@ -79,6 +80,15 @@ def cores() -> list[int]:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return sorted(affinity(0)) if affinity else [*range(os.cpu_count() or 1)]
+
+
+def processor() -> str:
+    """Its name, as well as this system tells."""
+    if (described := Path("/proc/cpuinfo")).exists():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def core_shares(jobs: int) -> list[list[int]]:

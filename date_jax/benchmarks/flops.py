@@ -30,7 +30,7 @@ def _of(program: Any) -> float:
         elif name == "conv_general_dilated":
             kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
             channels_out = equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2 * math.prod(out) * math.prod(kernel) / kernel[channels_out]
+            total += 2.0 * math.prod(out) * math.prod(kernel) / kernel[channels_out]
         else:
             repeats = equation.params["length"] if name == "scan" else 1
             inner = [_of(part) for part in _programs(equation.params)]
@@ -42,7 +42,7 @@ def _of(program: Any) -> float:
 def _of_product(equation: Any) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+    return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
 
 
 def _programs(params: dict[str, Any]) -> list[Any]:

@@ -6,13 +6,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from date_jax import sharding, subprocesses
 from date_jax.workdir import code_version
 
 
@@ -54,8 +54,6 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, side: int = 0) -> float:
         dtype: of the factors and of the product.
         side: of the matrices; 0 for one that fits the platform.
     """
-    from date_jax import sharding
-
     side = side or (1536 if jax.default_backend() == "cpu" else 8192)
     rng = np.random.default_rng(0)
     shape = (mesh.size, side, side)
@@ -83,15 +81,10 @@ def temporary_bytes(compiled: Any) -> int:
 
 def machine() -> dict[str, Any]:
     """What runs here, for the head of a report: devices, versions, load, commit's fingerprint."""
-    model = platform.processor() or platform.machine()
-    if (described := Path("/proc/cpuinfo")).exists():
-        lines = described.read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    affinity = getattr(os, "sched_getaffinity", None)
     devices = jax.devices()
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "host": f"{model}, {len(affinity(0)) if affinity else os.cpu_count()} cores",
+        "host": f"{subprocesses.processor()}, {len(subprocesses.cores())} cores",
         "load": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": {
