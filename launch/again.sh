@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs a command again as long as it exits with 75 (preempted, all saved); any other code is its answer.
+#   bash launch/again.sh .venv/bin/python -m date_jax.main --config=configs/pgda.py --workdir=runs/one
+# SIGTERM goes to the command and ends the repetition: then the machine itself is going away.
+set -u
+child='' stopped=
+trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+while :; do
+  "$@" &
+  child=$!
+  code=0; wait "$child" || code=$?
+  while kill -0 "$child" 2>/dev/null; do code=0; wait "$child" || code=$?; done
+  [ "$code" -eq 75 ] && [ -z "$stopped" ] || exit "$code"
+  echo "again: exit code 75, starting the same command" >&2
+done
