@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the main job on every worker of a TPU VM slice, where this repository lies in ~/date_jax; JAX finds the hosts.
-#   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --config=configs/pgda.py:files,swin_b --workdir=/mnt/runs/one ...
+#   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --config=configs/pgda.py:files,swin_b --workdir=/shared/runs/one ...
 #   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --dry-run --config=...     # prints the command only
 # --workdir and the data have to lie on a file system that all workers mount.
 set -eu
