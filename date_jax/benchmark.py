@@ -3,6 +3,7 @@
     step        the real training step on random batches: examples/s, MFU, memory, its parts
     loss        the contrastive loss in tiles beside the whole matrix, as the batch grows
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
+    plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
 
 Needs no data and no TensorFlow. Prints a table; --out=report.json keeps all numbers.
 """
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 from date_jax import commandline
 from date_jax.errors import UsageError, nearest
 
-MODES = ("step", "loss", "selection")
+MODES = ("step", "loss", "selection", "plan")
 
 
 def define_flags(known: flags.FlagValues) -> None:
@@ -28,6 +29,7 @@ def define_flags(known: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=known)
     for name, default, text in (
         ("mode", "step", f"one of {', '.join(MODES)}"),
+        ("topology", "v5e:4x4", "plan: the accelerators to compile for"),
         ("out", "", "a JSON file for the whole report"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=known)
@@ -56,14 +58,18 @@ def main(_: list[str]) -> None:
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
     jax.config.update("jax_num_cpu_devices", devices)
     from date_jax import sharding
-    from date_jax.benchmarks import loss, measure, selection, step
+    from date_jax.benchmarks import loss, measure, plan, selection, step
     from date_jax.config import validate
 
-    validate(given.config, device_count=jax.device_count(), process_count=jax.process_count())
-    mesh = sharding.device_mesh(given.config.mesh.fsdp)
+    count = jax.device_count()
+    if given.mode == "plan":
+        count = len(plan.topology_devices(given.topology))
+    validate(given.config, device_count=count, process_count=jax.process_count())
+    mesh = sharding.device_mesh()
     modes = {
         "step": lambda: step.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
+        "plan": lambda: plan.run(given.config, topology=given.topology),
         "selection": lambda: selection.run(
             mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
         ),

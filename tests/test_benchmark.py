@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from date_jax import benchmark
-from date_jax.benchmarks import loss, measure, selection
+from date_jax.benchmarks import loss, measure, plan, selection
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.sharding import device_mesh
 
@@ -107,3 +107,14 @@ def test_the_command_times_the_real_step_without_tensorflow(
     assert 0 < report["mfu"] < 1
     assert report["parts"].keys() >= {"image extractor", "fusion", "optimizer"}
     assert np.isclose(report["examples_per_second"], 32 / report["step_seconds"]["median"])
+
+
+def test_collectives_are_counted_whatever_their_results_are() -> None:
+    text = """
+      %a = f32[64,32]{1,0} all-gather(%x), dimensions={0}
+      %b = (f32[64,32]{1,0}, f32[64]{0}) all-reduce(%y, %z), to_apply=%sum
+      %c = (f32[8], f32[64]) all-gather-start(%w)
+      %d = f32[64] all-gather-done(%c)
+      %e = f32[64] add(%a, %d)
+    """
+    assert plan.collectives(text) == {"all-gather": 2, "all-reduce": 1}
