@@ -25,6 +25,9 @@ _DEBUG = flags.DEFINE_bool("debug", False, "show tracebacks and the libraries' l
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; TPU, SLURM: found")
 _COUNT = flags.DEFINE_integer("process_count", 1, "processes that train together")
 _INDEX = flags.DEFINE_integer("process_index", 0, "number of this one")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "ask the platform for the other processes, as on TPU VM slices"
+)
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh on a CPU")
 _PATIENCE = 300.0  # seconds that processes which are there wait for one that is not
 
@@ -73,7 +76,7 @@ def _start_jax(config: ConfigDict) -> None:
         if _COORDINATOR.value:
             index, count = _INDEX.value, _COUNT.value
             meet(_COORDINATOR.value, index=index, count=count, timeout=_PATIENCE)
-        if _COORDINATOR.value or _is_cluster():
+        if _COORDINATOR.value or _DISTRIBUTED.value or _is_cluster():
             jax.distributed.initialize(**options)
         jax.devices()
     except (RuntimeError, ValueError) as error:

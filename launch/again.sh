@@ -3,13 +3,14 @@
 #   bash launch/again.sh .venv/bin/python -m date_jax.main --config=configs/pgda.py --workdir=runs/one
 # SIGTERM goes to the command and ends the repetition: then the machine itself is going away.
 set -u
-child='' stopped=
-trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+child='' heard='' stopped=
+trap 'heard=1 stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 while :; do
   "$@" &
   child=$!
   code=0; wait "$child" || code=$?
-  while kill -0 "$child" 2>/dev/null; do code=0; wait "$child" || code=$?; done
+  # A signal ends the wait early: the command is then still saving, and its own code comes with the next one.
+  while [ -n "$heard" ]; do heard=; code=0; wait "$child" || code=$?; done
   [ "$code" -eq 75 ] && [ -z "$stopped" ] || exit "$code"
   echo "again: exit code 75, starting the same command" >&2
 done

@@ -2,13 +2,14 @@
 # Makes a Kubernetes JobSet of the main job on a TPU slice of GKE. Exit code 75 (preempted, saved) and evictions start a
 # pod again and count as nothing; any other failure starts all of them again, ten times at most.
 #   IMAGE=<image with this repository> bash launch/gke.sh --config=configs/pgda.py:files,swin_b --workdir=/runs/one ...
-#   IMAGE=... bash launch/gke.sh --dry-run --config=...       # prints the manifest only
+# --dry-run prints the manifest only. A new run needs a new NAME: Kubernetes changes no job that is there.
 # NAME, ACCELERATOR, TOPOLOGY, HOSTS, CHIPS (a host) and CLAIM (a shared volume, mounted at /runs) have defaults below.
 set -eu
-dry=; [ "${1:-}" = --dry-run ] && dry=1 && shift
+. "$(dirname "$0")/arguments.sh"
+whole HOSTS; whole CHIPS
 [ -n "${IMAGE:-}" ] || { echo "error: name a container image that holds this repository: IMAGE=<image> bash launch/gke.sh ..." >&2; exit 2; }
 arguments=
-for argument in "$@"; do
+for argument in "${job[@]}"; do
   # JSON's strings are YAML's.
   escaped=${argument//\\/\\\\}; arguments+=", \"${escaped//\"/\\\"}\""
 done

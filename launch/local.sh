@@ -14,7 +14,8 @@ if [ -n "$dry" ]; then python=${VENV:-.venv}/bin/python; else . "$(dirname "$0")
 port=${PORT:-$((20000 + RANDOM % 10000))}
 
 pids=()
-trap '[ ${#pids[@]} -eq 0 ] || kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+heard=
+trap 'heard=1; [ ${#pids[@]} -eq 0 ] || kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((index = 0; index < count; index++)); do
   command=("$python" -m date_jax.main "$@" "--coordinator=127.0.0.1:$port" "--process_count=$count" "--process_index=$index")
   if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; continue; fi
@@ -25,8 +26,8 @@ done
 status=0
 for pid in ${pids[@]+"${pids[@]}"}; do
   code=0; wait "$pid" || code=$?
-  # A signal ends the wait early; the process is then still saving.
-  while kill -0 "$pid" 2>/dev/null; do code=0; wait "$pid" || code=$?; done
+  # A signal ends the wait early; the process is then still saving, and its own code comes with the next one.
+  while [ -n "$heard" ]; do heard=; code=0; wait "$pid" || code=$?; done
   [ "$code" -eq 0 ] || status=$code
 done
 exit "$status"

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Runs the main job through SkyPilot on rented machines, this folder as the working folder; a preempted job is recovered
-# and goes on from its checkpoints in the bucket.
-#   BUCKET=s3://my-bucket NODES=2 bash launch/sky.sh --config=configs/pgda.py:files,swin_b --workdir=/runs/one ...
-#   BUCKET=s3://my-bucket bash launch/sky.sh --dry-run --config=...      # prints the task only
+# Runs the main job through SkyPilot on one rented machine with all its accelerators, this folder as the working folder.
+# Where the machine is taken away, SkyPilot rents another one and the job goes on from its checkpoints in the bucket.
+#   BUCKET=s3://my-bucket bash launch/sky.sh --config=configs/pgda.py:files,swin_b --workdir=/runs/one ...
+# --dry-run prints the task only. Several machines would need a file system that all of them see alike, which a bucket
+# is not.
 set -eu
+. "$(dirname "$0")/arguments.sh"
 cd "$(dirname "$0")/.."
-dry=; [ "${1:-}" = --dry-run ] && dry=1 && shift
 [ -n "${BUCKET:-}" ] || { echo "error: name a bucket for the runs: BUCKET=s3://<name> bash launch/sky.sh ..." >&2; exit 2; }
 task() {
   cat << YAML
 name: date-jax
 workdir: .
-num_nodes: ${NODES:-1}
 resources:
   accelerators: ${ACCELERATORS:-H100:8}
 file_mounts:
-  /runs: {source: "${BUCKET}", mode: MOUNT}
+  /runs: {source: "${BUCKET}", mode: MOUNT_CACHED}
 setup: |
   bash launch/setup.sh
   .venv/bin/pip install -q "jax[cuda13]"
 run: |
-  export DATE_JAX_CACHE=\$HOME/.cache/date_jax
-  head=\$(echo "\$SKYPILOT_NODE_IPS" | head -n1)
-  exec bash launch/again.sh .venv/bin/python -m date_jax.main$(printf ' %q' "$@") --coordinator=\$head:8476 --process_count=\$SKYPILOT_NUM_NODES --process_index=\$SKYPILOT_NODE_RANK
+  export DATE_JAX_CACHE=\$HOME/.cache/date_jax JAX_PLATFORMS=cuda
+  exec bash launch/again.sh .venv/bin/python -m date_jax.main$words
 YAML
 }
-if [ -n "$dry" ]; then task "$@"; exit; fi
-task "$@" > .sky.yaml
-exec sky jobs launch --yes .sky.yaml
+if [ -n "$dry" ]; then task; exit; fi
+file=$(mktemp --suffix=.yaml); trap 'rm -f "$file"' EXIT
+task > "$file"
+sky jobs launch --yes "$file"

@@ -1,18 +1,12 @@
 #!/usr/bin/env bash
-# Hands the main job to SLURM: one process a node, all its GPUs; JAX finds the others. Preempted, it is queued again.
+# Hands the main job to SLURM: one process a node with all its GPUs; JAX finds the others. Preempted, it is queued again.
 #   NODES=4 GPUS=8 TIME=24:00:00 bash launch/slurm.sh --config=configs/pgda.py:files,swin_b --workdir=/shared/runs/one ...
-#   NODES=4 bash launch/slurm.sh --dry-run --config=...       # prints the batch script only
-# The repository and --workdir lie on a file system that all nodes share.
+# --dry-run prints the batch script only. The repository and the workdir lie on a file system that all nodes share, and
+# .venv holds a JAX for their GPUs (BUILD.md, Install).
 set -eu
+. "$(dirname "$0")/arguments.sh"
 cd "$(dirname "$0")/.."
-dry=; [ "${1:-}" = --dry-run ] && dry=1 && shift
-case " $* " in
-  *" --workdir="*) ;;
-  *) echo "error: give a --workdir=<folder> that all nodes share" >&2; exit 2 ;;
-esac
-for name in NODES GPUS; do
-  case ${!name:-1} in '' | *[!0-9]* | 0) echo "error: $name=${!name}: must be a positive whole number" >&2; exit 2 ;; esac
-done
+whole NODES; whole GPUS
 script() {
   cat << BATCH
 #!/usr/bin/env bash
@@ -25,14 +19,20 @@ script() {
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@300
 export DATE_JAX_CACHE=\${DATE_JAX_CACHE:-\$HOME/.cache/date_jax}
-srun --kill-on-bad-exit=0 ${VENV:-.venv}/bin/python -m date_jax.main$(printf ' %q' "$@") &
+export JAX_PLATFORMS=cuda
+# Under SLURM JAX would take one GPU a process.
+export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${GPUS:-8} - 1)))
+heard=
+trap 'heard=1' TERM
+srun --kill-on-bad-exit=0 $(printf '%q' "${VENV:-.venv}/bin/python") -m date_jax.main$words &
 step=\$!
-trap 'wait "\$step"' TERM
 code=0; wait "\$step" || code=\$?
+# A signal ends the wait early: the step is then still saving, and its own code comes with the next one.
+while [ -n "\$heard" ]; do heard=; code=0; wait "\$step" || code=\$?; done
 # 75: preempted, all saved; the same job goes on when there is room for it.
 if [ "\$code" -eq 75 ]; then exec scontrol requeue "\$SLURM_JOB_ID"; fi
 exit "\$code"
 BATCH
 }
-if [ -n "$dry" ]; then script "$@"; exit; fi
-script "$@" | sbatch
+if [ -n "$dry" ]; then script; exit; fi
+script | sbatch

@@ -16,7 +16,7 @@ NAMES = {
     "tpu_vm": {"TPU": "slice", "ZONE": "here"},
     "slurm": {"NODES": "4", "GPUS": "2"},
     "gke": {"IMAGE": "shop:1", "HOSTS": "8"},
-    "sky": {"BUCKET": "s3://runs", "NODES": "3"},
+    "sky": {"BUCKET": "s3://runs"},
 }
 # Spaces, quotes and brackets have to arrive as they were given.
 JOB = ["--config=configs/pgda.py:files,swin_b", "--workdir=/runs/a b"]
@@ -45,8 +45,9 @@ def test_a_tpu_slice_runs_the_job_on_all_workers_and_again_after_75() -> None:
     assert command[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "slice"]
     assert {"--zone=here", "--worker=all"} <= {*command}
     remote = command[-1].removeprefix("--command=")
-    assert job_in(remote) == JOB
-    assert "bash launch/again.sh .venv/bin/python -m date_jax.main" in remote
+    assert job_in(remote)[: len(JOB) + 1] == ["--distributed", *JOB]
+    assert "nohup setsid bash launch/again.sh .venv/bin/python -m date_jax.main" in remote
+    assert subprocess.run(["bash", "-n", "-c", remote]).returncode == 0
 
 
 def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> None:
@@ -68,8 +69,27 @@ def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> N
         assert done.returncode == (0 if queued else code)
         given = (tmp_path / "srun.txt").read_text().splitlines()
         assert given[-len(JOB) :] == JOB
-    # A submission's time limit or preemption reaches the job as SIGTERM, whose save is waited for.
-    assert "trap 'wait \"$step\"' TERM" in text
+    assert "export JAX_LOCAL_DEVICE_IDS=0,1\n" in text
+
+
+def test_a_slurm_script_that_is_terminated_waits_for_the_save_and_is_queued_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bin").mkdir()
+    saves = "trap 'sleep 0.3; touch saved; exit 75' TERM; touch ready; while :; do sleep 0.05; done"
+    for tool, answer in (("srun", saves), ("scontrol", 'echo "$@" > scontrol.txt')):
+        (tmp_path / "bin" / tool).write_text(f"#!/bin/bash\n{answer}\n")
+        (tmp_path / "bin" / tool).chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": "/"}
+    environment |= {"SLURM_JOB_ID": "7"}
+    process = subprocess.Popen(
+        ["bash", "-c", shown("slurm")], cwd=tmp_path, env=environment, start_new_session=True
+    )
+    wait_for(tmp_path / "ready")
+    os.killpg(process.pid, signal.SIGTERM)  # the batch shell and its steps alike
+    assert process.wait(20) == 0
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "scontrol.txt").read_text().split() == ["requeue", "7"]
 
 
 def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
@@ -89,30 +109,36 @@ def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
     assert container["name"] == fatal["onExitCodes"]["containerName"]
 
 
-def test_sky_gets_a_task_whose_processes_find_each_other() -> None:
+def test_sky_gets_a_task_that_keeps_its_runs_in_the_bucket() -> None:
     task: Any = yaml.safe_load(shown("sky"))
-    assert task["num_nodes"] == 3
-    assert task["file_mounts"]["/runs"]["source"] == "s3://runs"
-    lines = task["run"].splitlines()
+    assert task["file_mounts"]["/runs"] == {"source": "s3://runs", "mode": "MOUNT_CACHED"}
     for part in (task["setup"], task["run"]):
         assert subprocess.run(["bash", "-n", "-c", part]).returncode == 0
-    code = task["run"].replace("exec bash launch/again.sh", "printf '%s\\n'")
-    environment = {"PATH": os.environ["PATH"], "HOME": "/", "SKYPILOT_NODE_RANK": "1"}
-    environment |= {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
-    ran = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=environment)
-    place = ["--coordinator=10.0.0.1:8476", "--process_count=2", "--process_index=1"]
-    assert ran.stdout.splitlines()[3:] == [*JOB, *place]
-    assert lines[-1].startswith("exec bash launch/again.sh .venv/bin/python -m date_jax.main")
+    last = task["run"].splitlines()[-1]
+    assert last.startswith("exec bash launch/again.sh .venv/bin/python -m date_jax.main")
+    assert job_in(last) == JOB
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_says_what_it_needs(name: str) -> None:
-    missing = script(
-        name, "--dry-run", "--config=configs/pgda.py", **({"NODES": "0"} if name == "slurm" else {})
-    )
-    assert missing.returncode == 2
-    assert missing.stderr.startswith("error: ")
-    assert len(missing.stderr.splitlines()) == 1
+    job = ["--config=configs/pgda.py", "--dry-run"]
+    refused = [script(name, *job, **NAMES[name])]
+    if name == "slurm":
+        refused.append(script(name, *job, "--workdir=/runs/a", **NAMES[name] | {"NODES": "0"}))
+    else:
+        refused.append(script(name, *job, "--workdir=/runs/a"))
+    for done, says in zip(refused, ("give a --workdir", *[""]), strict=True):
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {says}")
+        assert len(done.stderr.splitlines()) == 1
+    assert "NODES=0" in refused[1].stderr or name != "slurm"
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_a_command_runs_again_as_long_as_it_ends_with_75(tmp_path: Path) -> None:
@@ -127,8 +153,7 @@ def test_a_terminated_command_saves_and_is_not_started_again(tmp_path: Path) -> 
     saves += "while :; do sleep 0.05; done"
     command = ["bash", str(ROOT / "launch/again.sh"), "bash", "-c", saves]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.02)
+    wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 75
     assert (tmp_path / "saved").exists()
