@@ -4,8 +4,8 @@ Each device keeps its rows and runs through all columns tile by tile; the backwa
 tiles again. Memory grows with B, and not with its square.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 from date_jax import sharding
 from date_jax.transformer import MASKED
 
+Gather: TypeAlias = Callable[[Array], Array]
 TILE = 1024  # columns at a time; a smaller batch is one tile
 
 
@@ -43,10 +44,12 @@ def softmax(
         tile: columns at a time.
     """
 
-    def direction(rows: Array, columns: Array) -> Array:
-        given = [columns, identity]
+    def direction(all_rows: Gather, given: Sequence[Array], scale: Array) -> Array:
+        rows, others, identity = given
+        columns = [all_rows(others), all_rows(identity)]
         if prior_temperature:
-            given.append(_log_normaliser(columns, rows, prior_temperature, tile))
+            claims = _log_normaliser(others, all_rows(rows), prior_temperature, tile)
+            columns.append(all_rows(claims))
 
         def added(
             carry: Any, real: Bool[Array, " t"], part: Array, their: Array, *prior: Array
@@ -63,10 +66,12 @@ def softmax(
             return total, wanted, count + positive.sum(axis=1)
 
         none = jnp.zeros(len(rows))
-        total, wanted, count = _folded(added, (none + MASKED, none, none), given, tile)
+        total, wanted, count = _folded(added, (none + MASKED, none, none), columns, tile)
         return total - wanted / count
 
-    return (direction(query, image) + direction(image, query)) / 2
+    by_query = sharding.on_own_rows(direction, [query, image, identity], scale)
+    by_image = sharding.on_own_rows(direction, [image, query, identity], scale)
+    return (by_query + by_image) / 2
 
 
 def sigmoid(
@@ -83,12 +88,20 @@ def sigmoid(
     Args: see `softmax`; the logit of a pair is `scale · s + bias`.
     """
 
-    def added(loss: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
-        sign = jnp.where(_positive(identity, their), 1.0, -1.0)
-        each = -jax.nn.log_sigmoid(sign * (scale * _cosines(query, part) + bias))
-        return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
+    def of_rows(
+        all_rows: Gather, given: Sequence[Array], scale: Array, bias: Array
+    ) -> Float[Array, " b"]:
+        query, image, identity = given
 
-    return _folded(added, jnp.zeros(len(query)), [image, identity], tile)
+        def added(loss: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
+            sign = jnp.where(_positive(identity, their), 1.0, -1.0)
+            each = -jax.nn.log_sigmoid(sign * (scale * _cosines(query, part) + bias))
+            return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
+
+        columns = [all_rows(image), all_rows(identity)]
+        return _folded(added, jnp.zeros(len(query)), columns, tile)
+
+    return sharding.on_own_rows(of_rows, [query, image, identity], scale, bias)
 
 
 def _cosines(rows: Float[Array, "B D"], columns: Float[Array, "t D"]) -> Float[Array, "B t"]:
@@ -120,9 +133,7 @@ def _folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: i
     missing = -count % tile
 
     def cut(x: Array) -> Array:
-        # Once for all tiles; else every turn of the loop would ask the other devices.
-        whole = sharding.gathered(x)
-        filled = jnp.pad(whole, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        filled = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(-1, tile, *x.shape[1:])
 
     # What a tile needs in the backward pass is computed again, or all tiles' would be kept.

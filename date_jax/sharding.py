@@ -4,7 +4,7 @@ Two axes. `data` splits the rows of a batch; `fsdp` splits them too and, with th
 parameters. Everything is `jit` over this mesh: XLA writes the collectives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -109,15 +109,35 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def traced_on(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Inside, code that is being traced may use `gathered`."""
+    """Inside, code that is being traced may use `on_own_rows`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def gathered(x: jax.Array) -> jax.Array:
-    """Inside a step: the same array, whole on every device; unchanged where no mesh is known."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+def on_own_rows(
+    function: Callable[..., jax.Array], rows: Sequence[jax.Array], *shared: jax.Array
+) -> jax.Array:
+    """`function(all_rows, rows, *shared)` on every device with its own rows `[B/N ...]`, joined.
+
+    `all_rows(x)` gives the rows of all devices: one exchange, and one in the backward pass,
+    wherever inside it is used. Where no mesh is known all rows are one's own.
+
+    Args:
+        function: to rows `[B/N ...]`.
+        rows: arrays `[B ...]` that are split.
+        shared: arrays that every device has.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(lambda x: x, rows, *shared)
+
+    def on_device(rows: Sequence[jax.Array], *shared: jax.Array) -> jax.Array:
+        return function(lambda x: jax.lax.all_gather(x, _AXES, tiled=True), rows, *shared)
+
+    split, whole = PartitionSpec(_AXES), PartitionSpec()
+    specs = ([split] * len(rows), *[whole] * len(shared))
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(
+        list(rows), *shared
+    )
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:

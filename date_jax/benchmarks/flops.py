@@ -32,7 +32,9 @@ def _of(program: Any) -> float:
             channels_out = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2.0 * math.prod(out) * math.prod(kernel) / kernel[channels_out]
         else:
+            # A shard_map's program is what one device runs.
             repeats = equation.params["length"] if name == "scan" else 1
+            repeats = equation.params["mesh"].size if name == "shard_map" else repeats
             inner = [_of(part) for part in _programs(equation.params)]
             # Of several branches one runs: the most expensive.
             total += repeats * (max(inner, default=0.0) if name == "cond" else sum(inner))
