@@ -40,7 +40,8 @@ def counts(
     target_tile = min(tile, -(-target_rows // mesh.size)) * mesh.size
     is_source = _tiles(np.ones(source_rows, bool), source_tile)
     whole = sharding.everywhere(mesh, ([_tiles(part, source_tile) for part in source], is_source))
-    spread = [_spread(mesh, _tiles(part, target_tile)) for part in target]
+    rows = sharding.columns(mesh)  # of each tile
+    spread = [sharding.placed(_tiles(part, target_tile), rows) for part in target]
     # jit finds the program of an earlier call again: the function is the same.
     counted = jax.jit(_tiled_counts, out_shardings=sharding.replicated(mesh))
     return np.asarray(counted(*whole, spread, np.float32(theta))).reshape(-1)[:target_rows]
@@ -51,13 +52,6 @@ def _tiles(rows: np.ndarray, tile: int) -> np.ndarray:
     missing = -len(rows) % tile
     filled = np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
     return filled.reshape(-1, tile, *rows.shape[1:])
-
-
-def _spread(mesh: jax.sharding.Mesh, tiles: np.ndarray) -> Array:
-    """Places each tile's rows over all devices; every process holds all of them."""
-    return jax.make_array_from_callback(
-        tiles.shape, sharding.columns(mesh), lambda index: tiles[index]
-    )
 
 
 def _tiled_counts(

@@ -5,7 +5,7 @@
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
 
-Needs no data and no TensorFlow. Prints a table; --out=report.json keeps all numbers.
+One process; needs no data and no TensorFlow. Prints a table; --out=report.json keeps all numbers.
 """
 
 import json
@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from date_jax import commandline
 from date_jax.errors import UsageError, nearest
 
+SMALLEST = 1024  # batch of the loss
 MODES = ("step", "loss", "selection", "plan")
 
 
@@ -53,6 +54,10 @@ def main(_: list[str]) -> None:
         raise UsageError(
             f"--mode={given.mode}: must be one of {', '.join(MODES)}{nearest(given.mode, MODES)}"
         )
+    if given.rounds < 1 or given.batch < SMALLEST:
+        raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
+    if given.out and not Path(given.out).parent.is_dir():
+        raise UsageError(f"--out={given.out}: there is no folder {Path(given.out).parent}")
     import jax
 
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
@@ -75,9 +80,9 @@ def main(_: list[str]) -> None:
         ),
     }
     report = {"mode": given.mode, "machine": measure.machine(), **modes[given.mode]()}
+    print("\n".join(lines(report)))
     if given.out:
         Path(given.out).write_text(json.dumps(report, indent=2) + "\n")
-    print("\n".join(lines(report)))
 
 
 def lines(report: dict[str, Any], indent: str = "") -> list[str]:

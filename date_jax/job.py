@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     weights_read = {"weights": pretrained.digest(published)}
     workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity | weights_read)
-    require_learnable(config, corpus)
+    require_learnable(config, corpus.splits)
     if "text" in published:
         pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
     mesh = sharding.device_mesh(config.mesh.fsdp)
@@ -123,12 +123,12 @@ def on_all_hosts(read: Callable[[], Any]) -> Any:
     return value
 
 
-def require_learnable(config: ConfigDict, corpus: pipeline.Corpus) -> None:
+def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
     """Raises DataError if boxes shall be learnt and not one training row of the source has one."""
     if not config.object_seeker.weight:
         return
     names = adaptation.splits(config.data.source, "train")
-    if not any(corpus.splits[name].arrays()["has_box"].any() for name in names):
+    if not any(there[name].arrays()["has_box"].any() for name in names):
         raise DataError(
             f"config.data.source: not one training row of {config.data.source} has a box\n"
             "  nothing can be grounded; for retrieval alone: --config=configs/date.py "

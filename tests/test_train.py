@@ -185,13 +185,13 @@ def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
 def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict) -> None:
     none = SimpleNamespace(arrays=lambda: {"has_box": np.zeros(3, bool)})
     some = SimpleNamespace(arrays=lambda: {"has_box": np.arange(3) > 1})
-    corpus: Any = SimpleNamespace(splits={"mall_train": none, "live_train": some})
+    splits = {"mall_train": none, "live_train": some}
     with pytest.raises(DataError, match="not one training row of mall has a box"):
-        job.require_learnable(tiny_config, corpus)
+        job.require_learnable(tiny_config, splits)
     tiny_config.object_seeker.weight = 0.0
-    job.require_learnable(tiny_config, corpus)
+    job.require_learnable(tiny_config, splits)
     tiny_config.object_seeker.weight, tiny_config.data.source = 1.0, "mall+live"
-    job.require_learnable(tiny_config, corpus)
+    job.require_learnable(tiny_config, splits)
 
 
 def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: Path) -> None:

@@ -23,9 +23,6 @@ class Seconds(NamedTuple):
     least: float
     most: float
 
-    def __str__(self) -> str:
-        return f"{1e3 * self.median:.1f} ms ({1e3 * self.least:.1f} to {1e3 * self.most:.1f})"
-
 
 def seconds(call: Callable[[], Any], *, rounds: int, warm_up: int = 3) -> Seconds:
     """Of `call()`, until all that it returns has been computed.
@@ -44,7 +41,9 @@ def seconds(call: Callable[[], Any], *, rounds: int, warm_up: int = 3) -> Second
     return Seconds(statistics.median(taken), min(taken), max(taken))
 
 
-def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, side: int = 0) -> float:
+def matmul_peak(
+    dtype: Any, mesh: jax.sharding.Mesh, *, precision: str = "default", side: int = 0
+) -> float:
     """Flop/s of the best of several square matmuls on all devices of the mesh together.
 
     The ceiling that shares are taken of: measured in the same process, on random numbers (zeros
@@ -52,6 +51,7 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, side: int = 0) -> float:
 
     Args:
         dtype: of the factors and of the product.
+        precision: of the products, as JAX names it.
         side: of the matrices; 0 for one that fits the platform.
     """
     side = side or (1536 if jax.default_backend() == "cpu" else 8192)
@@ -59,15 +59,12 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, side: int = 0) -> float:
     shape = (mesh.size, side, side)
     pairs = sharding.global_batch(
         mesh,
-        {
-            name: rng.standard_normal((mesh.size // jax.process_count(), *shape[1:]), np.float32)
-            for name in ("a", "b")
-        },
+        {name: rng.standard_normal(shape, np.float32) for name in ("a", "b")},
     )
 
     @jax.jit
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=dtype)
+        return jnp.matmul(a, b, precision=precision, preferred_element_type=dtype)
 
     cast = {name: jax.jit(lambda x: x.astype(dtype))(value) for name, value in pairs.items()}
     best = seconds(lambda: product(cast["a"], cast["b"]), rounds=10).least
