@@ -155,15 +155,20 @@ def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> li
     """
     if asked is None:
         return known
-    for name in asked or [""]:
-        if not name:
-            raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
+    for name in filled(asked, flag):
         if name not in known:
             there = ", ".join(known) or f"none: {path} has no {flag.upper()}"
             raise UsageError(
                 f"--{flag}: {name} is unknown{nearest(name, known)}; there are: {there}"
             )
     return [*dict.fromkeys(asked)]
+
+
+def filled(values: list[str], flag: str) -> list[str]:
+    """The values of a list flag; raises UsageError where there is none, or an empty one."""
+    if not values or not all(values):
+        raise UsageError(f"--{flag} has an empty place: name one or several, joined by commas")
+    return values
 
 
 def run_missing(
@@ -218,9 +223,7 @@ def overrides_given(argv: list[str], flag_of: dict[str, str]) -> list[str]:
 
 def planned(root: Path, directions: list[str], methods: list[str], seeds: list[str]) -> list[Run]:
     """All combinations, seed by seed, so that a part of them already makes a table."""
-    for seed in seeds or [""]:
-        if not seed:
-            raise UsageError("--seeds has an empty place: name one or several, joined by commas")
+    for seed in filled(seeds, "seeds"):
         if not seed.isdecimal():
             raise UsageError(f"--seeds: {seed} must be a whole number, 0 or more")
     runs = [

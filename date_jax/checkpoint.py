@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
@@ -378,16 +379,13 @@ def _changed(leaves: dict[str, Any], meta: dict[str, Any]) -> str:
 def _shapes(leaves: dict[str, Any], part: str) -> dict[str, Any]:
     """The tree of one part, read from the names and descriptions that are saved with a step."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tree: dict[str, Any] = {}
+    shapes = {}
     for name, (described, _) in leaves.items():
         if name.startswith(f".{part}["):
             dtype, _, shape = described.partition("[")
-            *branch, last = re.findall(r"\['([^']*)'\]", name)
-            node = tree
-            for key in branch:
-                node = node.setdefault(key, {})
-            node[last] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype, sharding=here)
-    return tree
+            place = tuple(re.findall(r"\['([^']*)'\]", name))
+            shapes[place] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype, sharding=here)
+    return unflatten_dict(shapes)
 
 
 def _part(directory: Path, target: Any) -> Any:

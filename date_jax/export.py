@@ -56,7 +56,7 @@ def exported(run: Path, out: Path) -> list[str]:
         raise UsageError(f"--out={out}: exists already; name a new folder")
     found = checkpoint.trained(run)
     config, model = ConfigDict(found.meta["config"]), found.params["model"]
-    vocabulary = checkpoint.located(run).parent / "vocab.txt"
+    folder_of_run = checkpoint.located(run).parent
     words = len(model["text_extractor"]["word_embedding"]["embedding"])
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -67,12 +67,12 @@ def exported(run: Path, out: Path) -> list[str]:
         (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         about = pretrained.about(kind, config, vocab_size=words)
         (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-    shutil.copy(vocabulary, partial / "text" / "vocab.txt")
+    shutil.copy(folder_of_run / "vocab.txt", partial / "text" / "vocab.txt")
     rest = {name: part for name, part in model.items() if not name.endswith("_extractor")}
     seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
     (partial / "seekers.safetensors").write_bytes(save(seekers))
     (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    results = checkpoint.located(run).parent / "results.json"
+    results = folder_of_run / "results.json"
     scores = json.loads(results.read_text())["eval"] if results.exists() else {}
     (partial / "README.md").write_text(card(config, found.step, scores))
     partial.rename(out)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from date_jax import adaptation, evals, pretrained, progress, sharding, tasks, workdir
@@ -144,12 +145,11 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
     """
     state = step.init()
 
-    def put(path: Any, leaf: jax.Array) -> jax.Array:
-        name = "/".join(str(key.key) for key in path)
-        return sharding.placed(weights[name], leaf.sharding) if name in weights else leaf
-
     def with_weights(params: Any) -> Any:
-        return params | {"model": jax.tree_util.tree_map_with_path(put, params["model"])}
+        leaves = flatten_dict(params["model"], sep="/")
+        for name, value in weights.items():
+            leaves[name] = sharding.placed(value, leaves[name].sharding)
+        return params | {"model": unflatten_dict(leaves, sep="/")}
 
     if not weights:
         return state

@@ -182,7 +182,7 @@ def require_same_vocabulary(path: Path, vocabulary: list[str]) -> None:
         path: of the weights.
         vocabulary: the run's pieces, in order.
     """
-    beside = (path if path.is_dir() else path.parent) / "vocab.txt"
+    beside = _folder(path) / "vocab.txt"
     if beside.exists() and beside.read_text(encoding="utf-8").split("\n")[:-1] != vocabulary:
         raise UsageError(
             f"{path}: its vocabulary is not the one that the queries are read with\n"
@@ -240,7 +240,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     Raises:
         CheckpointError: it is absent, damaged, or of a kind that would have to be unpickled.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = _folder(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     files = [file for file in files if file.exists()]
     if not files:
@@ -261,6 +261,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
         return tensors, json.loads(about.read_text()) if about.exists() else None
     except ValueError as error:
         raise CheckpointError(f"{about}: is no JSON ({error})") from error
+
+
+def _folder(path: Path) -> Path:
+    """Where the files beside the weights lie."""
+    return path if path.is_dir() else path.parent
 
 
 def _no_pickle(path: Path) -> str:

@@ -50,9 +50,7 @@ def _of_product(equation: Any) -> float:
 def _programs(params: dict[str, Any]) -> list[Any]:
     """The programs among an equation's parameters."""
     found = []
-    for name, value in params.items():
-        if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
-            continue
+    for value in params.values():
         for part in value if isinstance(value, tuple | list) else [value]:
             part = getattr(part, "jaxpr", part)
             if hasattr(part, "eqns"):

@@ -1,5 +1,6 @@
 """Several finished runs as bars: how often each method finds the box on the target."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,12 @@ def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: 
         found = [comparison.score(run.results, side, "acc_at_0.5") for run in runs]
         values = [value for value in found if value is not None]
         if values:
-            mean = sum(values) / len(values)
+            mean = statistics.fmean(values)
             axes.bar(place, mean, color=_OTHER if method in _ENDS else _BAR, width=0.7)
             axes.plot([place] * len(values), values, ".", color="black", markersize=5)
             axes.annotate(f"{mean:.3f}", (place, max(values)), (0, 4), textcoords="offset points",
                           ha="center", fontsize=8)  # fmt: skip
-    labels = [comparison.LABELS.get(method, method) for method in methods]
+    labels = [comparison.label(method) for method in methods]
     axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=8)
     axes.set_ylim(0, 1.08)
     axes.set_ylabel(f"Acc@0.5 ({side}, test)")
@@ -69,17 +70,14 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
     drawn = 0
     for method, runs in methods.items():
         for kind, style in (("all", "--"), ("selected", "-")):
-            steps: dict[int, list[float]] = {}
-            for run in runs:
-                for entry in run.results.get("pseudo_boxes", []):
-                    if f"precision_{kind}" in entry:
-                        steps.setdefault(entry["step"], []).append(entry[f"precision_{kind}"])
-            if steps:
-                means = [sum(values) / len(values) for _, values in sorted(steps.items())]
-                label = f"{comparison.LABELS.get(method, method)}, {kind}"
-                axes.plot(
-                    sorted(steps), means, style, marker=".", color=f"C{drawn // 2}", label=label
-                )
+            name, means = f"precision_{kind}", {}
+            for step, rows in comparison.refreshes(runs).items():
+                if known := [row[name] for row in rows if name in row]:
+                    means[step] = statistics.fmean(known)
+            if means:
+                label = f"{comparison.label(method)}, {kind}"
+                color = f"C{drawn // 2}"
+                axes.plot([*means], [*means.values()], style, marker=".", color=color, label=label)
                 drawn += 1
     if not drawn:
         axes.set_axis_off()

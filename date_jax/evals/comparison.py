@@ -59,7 +59,7 @@ def report(runs: Sequence[Finished]) -> str:
         for method in dict.fromkeys(run.method for run in some):
             if boxes := pseudo_boxes_table([run for run in some if run.method == method]):
                 parts.append(
-                    f"Pseudo boxes of {LABELS.get(method, method)} that are right (IoU ≥ 0.5), "
+                    f"Pseudo boxes of {label(method)} that are right (IoU ≥ 0.5), "
                     "mean over the seeds:"
                 )
                 parts.append(boxes)
@@ -83,7 +83,7 @@ def methods_table(runs: Sequence[Finished]) -> str:
         gain, closed = gained[method]
         minutes = spread((run.results["wall_seconds"] / 60 for run in some), "{:.1f}")
         gap = [spread(gain, "{:+.3f}"), spread(closed)]
-        rows.append([LABELS.get(method, method), str(len(some)), first, *gap, *others, minutes])
+        rows.append([label(method), str(len(some)), first, *gap, *others, minutes])
     first, *others = COLUMNS
     return markdown(["", "seeds", first, "gain", "gap_closed", *others, "minutes"], rows)
 
@@ -124,7 +124,7 @@ def retrieval_table(runs: Sequence[Finished], split: str) -> str:
     for method, some in by_method(runs).items():
         found = [run.results["eval"].get(split, {}) for run in some]
         cells = [spread(metrics.get(name) for metrics in found) for name in RETRIEVAL.values()]
-        rows.append([LABELS.get(method, method), str(len(some)), *cells])
+        rows.append([label(method), str(len(some)), *cells])
     return markdown(["", "seeds", *RETRIEVAL], rows)
 
 
@@ -134,12 +134,23 @@ def gap_closed(source_only: float, method: float, oracle: float) -> float | None
     return (method - source_only) / gap if gap > 0 else None
 
 
-def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
-    """A row for each refresh: how many were selected, shares of right ones; "" without shares."""
+def refreshes(runs: Sequence[Finished]) -> dict[int, list[dict[str, Any]]]:
+    """What is known of the pseudo boxes, of all runs together, by step."""
     rows_of: dict[int, list[dict[str, Any]]] = {}
     for run in runs:
         for refresh in run.results.get("pseudo_boxes", []):
             rows_of.setdefault(refresh["step"], []).append(refresh)
+    return dict(sorted(rows_of.items()))
+
+
+def label(method: str) -> str:
+    """What a method is called in a table."""
+    return LABELS.get(method, method)
+
+
+def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
+    """A row for each refresh: how many were selected, shares of right ones; "" without shares."""
+    rows_of = refreshes(runs)
     names = dict.fromkeys(name for rows in rows_of.values() for row in rows for name in row)
     precisions = [name for name in names if name.startswith("precision_")]
     forms: dict[str, str] = {"selected": "{:.0f}"} | dict.fromkeys(precisions, "{:.3f}")
@@ -150,7 +161,7 @@ def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
 
     table = [
         [str(step), str(len(rows)), *(cell(rows, name) for name in forms)]
-        for step, rows in sorted(rows_of.items())
+        for step, rows in rows_of.items()
     ]
     return markdown(["step", "seeds", *forms], table) if precisions else ""
 
