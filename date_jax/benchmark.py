@@ -66,15 +66,13 @@ def main(_: list[str]) -> None:
     from date_jax.benchmarks import loss, measure, plan, selection, step
     from date_jax.config import validate
 
-    count = jax.device_count()
-    if given.mode == "plan":
-        count = len(plan.topology_devices(given.topology))
-    validate(given.config, device_count=count, process_count=jax.process_count())
+    planned = plan.topology_devices(given.topology) if given.mode == "plan" else jax.devices()
+    validate(given.config, device_count=len(planned), process_count=jax.process_count())
     mesh = sharding.device_mesh()
     modes = {
         "step": lambda: step.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
-        "plan": lambda: plan.run(given.config, topology=given.topology),
+        "plan": lambda: plan.run(given.config, topology=given.topology, devices=planned),
         "selection": lambda: selection.run(
             mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
         ),

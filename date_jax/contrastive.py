@@ -44,34 +44,39 @@ def softmax(
         tile: columns at a time.
     """
 
-    def direction(all_rows: Gather, given: Sequence[Array], scale: Array) -> Array:
-        rows, others, identity = given
-        columns = [all_rows(others), all_rows(identity)]
-        if prior_temperature:
-            claims = _log_normaliser(others, all_rows(rows), prior_temperature, tile)
-            columns.append(all_rows(claims))
+    def of_rows(all_rows: Gather, given: Sequence[Array], scale: Array) -> Float[Array, " b"]:
+        query, image, identity = given
+        queries, images, identities = (all_rows(x) for x in given)
 
-        def added(
-            carry: Any, real: Bool[Array, " t"], part: Array, their: Array, *prior: Array
-        ) -> Any:
-            total, wanted, count = carry
-            similarity = _cosines(rows, part)
-            logits = scale * similarity
-            if prior:
-                logits = logits * jnp.exp(prior_temperature * similarity - prior[0][None])
-            logits = jnp.where(real[None], logits, MASKED)
-            positive = _positive(identity, their) & real[None]
-            total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
-            wanted = wanted + jnp.where(positive, logits, 0.0).sum(axis=1)
-            return total, wanted, count + positive.sum(axis=1)
+        def direction(rows: Array, others: Array, all_own: Array, all_others: Array) -> Array:
+            columns = [all_others, identities]
+            if prior_temperature:
+                claims = _log_normaliser(others, all_own, prior_temperature, tile)
+                columns.append(all_rows(claims))
 
-        none = jnp.zeros(len(rows))
-        total, wanted, count = _folded(added, (none + MASKED, none, none), columns, tile)
-        return total - wanted / count
+            def added(
+                carry: Any, real: Bool[Array, " t"], part: Array, their: Array, *prior: Array
+            ) -> Any:
+                total, wanted, count = carry
+                similarity = _cosines(rows, part)
+                logits = scale * similarity
+                if prior:
+                    logits = logits * jnp.exp(prior_temperature * similarity - prior[0][None])
+                logits = jnp.where(real[None], logits, MASKED)
+                positive = _positive(identity, their) & real[None]
+                total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
+                wanted = wanted + jnp.where(positive, logits, 0.0).sum(axis=1)
+                return total, wanted, count + positive.sum(axis=1)
 
-    by_query = sharding.on_own_rows(direction, [query, image, identity], scale)
-    by_image = sharding.on_own_rows(direction, [image, query, identity], scale)
-    return (by_query + by_image) / 2
+            none = jnp.zeros(len(rows))
+            total, wanted, count = _folded(added, (none + MASKED, none, none), columns, tile)
+            return total - wanted / count
+
+        by_query = direction(query, image, queries, images)
+        by_image = direction(image, query, images, queries)
+        return (by_query + by_image) / 2
+
+    return sharding.on_own_rows(of_rows, [query, image, identity], scale)
 
 
 def sigmoid(

@@ -45,7 +45,7 @@ def row(mesh: jax.sharding.Mesh, batch: int, rounds: int) -> dict[str, Any]:
 
         program = jax.jit(jax.value_and_grad(loss, (0, 1)))
         compiled = program.lower(*given).compile()
-        found[f"{name}_bytes"] = measure.temporary_bytes(compiled)
+        found[f"{name}_bytes"] = measure.bytes_per_device(compiled)["temporary"]
         sharing = mesh.size if jax.default_backend() == "cpu" else 1
         runs = name == "tiled" or found["dense_bytes"] * sharing < DENSE_BYTES
         call = lambda compiled=compiled: compiled(*given)  # noqa: E731

@@ -71,9 +71,14 @@ def matmul_peak(
     return 2 * mesh.size * side**3 / best
 
 
-def temporary_bytes(compiled: Any) -> int:
-    """What a compiled program needs on a device beside its arguments and results."""
-    return compiled.memory_analysis().temp_size_in_bytes
+def bytes_per_device(compiled: Any) -> dict[str, int]:
+    """What a compiled program needs on a device: its arguments, what it makes meanwhile, itself."""
+    memory = compiled.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A training step compiled for accelerators that are not here: does it fit, what does it exchange?
 
-libtpu compiles for a named topology on any machine (`pip install libtpu`); what it answers is no
-timing. Bytes and collectives are of the compiled program, cycles are the compiler's own estimate.
+libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes and collectives
+are those of the compiled program; nothing here is a timing.
 """
 
 import os
@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.benchmarks import step
+from date_jax.benchmarks import measure, step
 from date_jax.errors import SetupError, UsageError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -40,14 +40,15 @@ def topology_devices(name: str) -> Any:
         raise UsageError(f"--topology={name}: {str(error).splitlines()[0][:200]}") from error
 
 
-def run(config: ConfigDict, *, topology: str) -> dict[str, Any]:
+def run(config: ConfigDict, *, topology: str, devices: Any) -> dict[str, Any]:
     """Compiles the config's step for a topology.
 
     Args:
         config: validated for that many devices.
-        topology: see `topology_devices`.
+        topology: its name, for the report.
+        devices: its `topology_devices`.
     """
-    mesh = sharding.device_mesh(config.mesh.fsdp, topology_devices(topology))
+    mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     task, made = step.made(config, mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
@@ -56,18 +57,14 @@ def run(config: ConfigDict, *, topology: str) -> dict[str, Any]:
     begun = time.perf_counter()
     compiled = made.update.lower(made.shapes, batch).compile()
     seconds = time.perf_counter() - begun
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    text = compiled.as_text()
     rows = config.batch_size * len(batch)
     return {
         "topology": topology,
         "devices": mesh.size,
         "rows_per_device": rows / mesh.size,
         "compile_seconds": seconds,
-        "bytes_per_device": {
-            "arguments": memory.argument_size_in_bytes,
-            "temporary": memory.temp_size_in_bytes,
-            "program": memory.generated_code_size_in_bytes,
-        },
+        "bytes_per_device": measure.bytes_per_device(compiled),
         "flops_per_device": step.step_flops(config, task, made, batch) / mesh.size,
         "collectives": collectives(text),
         "instructions": text.count("\n"),

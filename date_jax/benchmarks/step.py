@@ -10,11 +10,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from date_jax import augment, sharding, tasks
+from date_jax import sharding, tasks
 from date_jax.benchmarks import measure
 from date_jax.benchmarks.flops import matmul_flops
+from date_jax.tasks import date
 from date_jax.tasks.pgda import adapts
-from date_jax.train_step import Step, optimizer, train_step
+from date_jax.train_step import Step, optimizer, train_step, with_pseudo_boxes
 
 TARGETS = 4096  # rows of the table of pseudo boxes
 
@@ -55,8 +56,13 @@ def table() -> dict[str, np.ndarray]:
 def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
     """The task and its step, on random batches' shapes."""
     words = config.data.vocab_size
-    task = tasks.build(config, words, jnp.arange(words, dtype=jnp.int32))
+    task = tasks.build(config, words, no_swaps(words))
     return task, train_step(config, task, mesh, random_batch(config, 0, words), table())
+
+
+def no_swaps(words: int) -> jax.Array:
+    """The table of words that a mirrored picture changes, where none does."""
+    return jnp.arange(words, dtype=jnp.int32)
 
 
 def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
@@ -86,7 +92,6 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     examples = config.batch_size * len(batches[0])
     flops = step_flops(config, task, step, batches[0])
     peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)
-    memory = compiled.memory_analysis()
     return {
         "step_seconds": taken._asdict(),
         "examples_per_second": examples / taken.median,
@@ -95,10 +100,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "matmul_peak_flops_per_second": peak,
         "mfu": flops / taken.median / peak,
         "compile_seconds": compile_seconds,
-        "bytes_per_device": {
-            "arguments": memory.argument_size_in_bytes,
-            "temporary": memory.temp_size_in_bytes,
-        },
+        "bytes_per_device": measure.bytes_per_device(compiled),
         "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
     }
 
@@ -109,17 +111,12 @@ def step_flops(config: ConfigDict, task: tasks.Task, step: Step, batch: Any) -> 
         plain = config.copy_and_resolve_references()
         with plain.unlocked():
             plain.model.remat = False
-        words = config.data.vocab_size
-        task = tasks.build(plain, words, jnp.arange(words, dtype=jnp.int32))
+        task = tasks.build(plain, config.data.vocab_size, no_swaps(config.data.vocab_size))
 
     def gradient(params: Any, batch: Any) -> Any:
-        joined = batch | {}
-        if "target" in batch:
-            rows = len(batch["target"]["index"])
-            boxes = {"pseudo_box_cxcywh": jnp.zeros((rows, 4)), "pseudo_weight": jnp.ones(rows)}
-            joined["target"] = batch["target"] | boxes
-        loss = lambda p: task.loss(p, joined, step=jnp.zeros((), jnp.int32), rng=jax.random.key(0))  # noqa: E731
-        return jax.grad(loss, has_aux=True)(params)
+        joined = with_pseudo_boxes(batch, jax.tree.map(jnp.asarray, table()))
+        begin = {"step": jnp.zeros((), jnp.int32), "rng": jax.random.key(0)}
+        return jax.grad(task.loss, has_aux=True)(params, joined, **begin)
 
     return matmul_flops(gradient, step.shapes.params, batch)
 
@@ -137,7 +134,6 @@ def parts(
     batch = sharding.global_batch(mesh, random_batch(config, 0, words))["source"]
     state = step.init()
     params = state.params
-    keys = jax.random.key(0)
     domains = 2 if adapts(config) else 1
 
     def timed(function: Callable[..., Any], *args: Any) -> float:
@@ -148,15 +144,10 @@ def parts(
         return jax.grad(lambda p, b: task.predict[name](p, b).astype(jnp.float32).sum())
 
     def view(batch: Any) -> Any:
-        box = batch["box_cxcywh"]
-        swap = jnp.arange(words, dtype=jnp.int32)
-        given = {
-            "rng": keys,
-            "config": config.augment,
-            "strength": jnp.ones(()),
-            "swap_table": swap,
-        }
-        return augment.strong(batch["image"], box, batch["text"], **given)
+        at = {"step": jnp.int32(config.steps), "rng": jax.random.key(0)}
+        return date.view(
+            batch, batch["box_cxcywh"], **at, config=config, swap_table=no_swaps(words)
+        )
 
     tx = optimizer(config)
 
