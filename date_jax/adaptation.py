@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from date_jax import boxes, pseudo_boxes
 from date_jax.data import pipeline
 from date_jax.data.domains import joined_domains
-from date_jax.evals.collect import collector
+from date_jax.evals.collect import Collect, collector
 from date_jax.tasks.pgda import adapts, align_start, pseudo_start
 from date_jax.tasks.task import Task
 
@@ -90,10 +90,13 @@ class PseudoBoxes:
 
     def __init__(self, task: Task, config: ConfigDict, corpus: Any, mesh: jax.sharding.Mesh):
         self._config, self._corpus, self._mesh = config, corpus, mesh
-        embeddings = ("image_embedding", "query_embedding")
-        self._embed = collector({name: task.predict[name] for name in embeddings}, mesh)
-        taught = ("pseudo_box_cxcywh", "agreement", "score")
-        self._teach = collector({name: task.predict[name] for name in taught}, mesh)
+
+        def made(*names: str) -> Collect:
+            predict = {name: task.predict[name] for name in names}
+            return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
+
+        self._embed = made("image_embedding", "query_embedding")
+        self._teach = made("pseudo_box_cxcywh", "agreement", "score")
 
     def begins(self, step: int) -> bool:
         """Whether `step` is the first with pseudo boxes."""

@@ -4,6 +4,7 @@ Either by moment matching (MMD, no parameters) or by domain discriminators behin
 reversal (DANN, 1505.07818), on the concentrated vectors and on the fused `[LOC]` feature.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from date_jax import losses
+from date_jax import losses, sharding
+from date_jax.tiles import TILE, folded
 
 KINDS = ("none", "mmd", "adversarial", "conditional_adversarial")
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -42,18 +44,20 @@ def mmd(
     *,
     unbiased: bool = False,
     earlier: tuple[Rows, Rows] | None = None,
+    tile: int = TILE,
 ) -> Float[Array, ""]:
     r"""Squared maximum mean discrepancy under a sum of five Gaussian kernels.
 
         MMD² = mean k(x,x') - 2 mean k(x,y) + mean k(y,y'),   k = Σ_a exp(-|·|² / (2 a σ²))
 
     with σ² the mean squared distance over the joined batch, held constant. The unbiased form leaves
-    the diagonals out and may be negative. Gram blocks, because concatenating two sharded batches
-    costs all-to-alls.
+    the diagonals out and may be negative. Each device has its own rows and runs through all others
+    in tiles, so memory grows with N, and not with its square.
 
     Args:
         earlier: rows of earlier batches of the source and of the target, that count as well. They
             stand still, so the batch's own rows get the gradient of all.
+        tile: columns at a time.
     """
 
     def parts(batch: Array, queue: Rows | None) -> list[Rows]:
@@ -64,35 +68,83 @@ def mmd(
         share = len(x) / (len(x) + queue.weight.sum())
         return [Rows(still + (x - still) / share, jnp.ones(len(x), jnp.float32)), queue]
 
-    sides = {
-        "s": parts(source, None if earlier is None else earlier[0]),
-        "t": parts(target, None if earlier is None else earlier[1]),
-    }
-    blocks: dict[str, list[tuple[Array, Array]]] = {"ss": [], "st": [], "tt": []}
-    for name, found in blocks.items():
-        for i, a in enumerate(sides[name[0]]):
-            for j, b in enumerate(sides[name[1]]):
-                pairs = a.weight[:, None] * b.weight[None]
-                if unbiased and name != "st" and i == j:
-                    pairs = pairs * (1.0 - jnp.eye(len(pairs)))
-                found.append((_squared_distances(a.x, b.x), pairs))
-    total = sum(
-        (2 if name == "st" else 1) * (squares * pairs).sum()
-        for name, found in blocks.items()
-        for squares, pairs in found
-    )
-    count = sum(rows.weight.sum() for side in sides.values() for rows in side)
-    variance = jnp.maximum(jax.lax.stop_gradient(total / count**2), 1e-12)
+    ours = parts(source, None if earlier is None else earlier[0])
+    theirs = parts(target, None if earlier is None else earlier[1])
+    variance = jnp.maximum(jax.lax.stop_gradient(_mean_squared_distance(ours + theirs)), 1e-12)
 
-    def kernel_mean(name: str) -> Array:
+    def kernel_mean(side: list[Rows], other: list[Rows], unbiased: bool) -> Array:
         sums, weights = [], []
-        for squares, pairs in blocks[name]:
-            kernels = (jnp.exp(-squares / (2 * a * variance)) for a in BANDWIDTHS)
-            sums.append((sum(kernels, start=jnp.zeros_like(squares)) * pairs).sum())
-            weights.append(pairs.sum())
+        for i, a in enumerate(side):
+            for j, b in enumerate(other):
+                apart = unbiased and i == j
+                sums.append(_kernel_sum(a, b, variance, apart=apart, tile=tile))
+                diagonal = (a.weight**2).sum() if apart else 0.0
+                weights.append(a.weight.sum() * b.weight.sum() - diagonal)
         return jnp.stack(sums).sum() / jnp.stack(weights).sum()
 
-    return kernel_mean("ss") - 2 * kernel_mean("st") + kernel_mean("tt")
+    between = kernel_mean(ours, theirs, False)
+    return kernel_mean(ours, ours, unbiased) - 2 * between + kernel_mean(theirs, theirs, unbiased)
+
+
+def _mean_squared_distance(parts: list[Rows]) -> Float[Array, ""]:
+    """Over all pairs of all rows: twice their variance, so that no pair need be looked at."""
+    count = jnp.stack([rows.weight.sum() for rows in parts]).sum()
+    centre = jnp.stack([rows.weight @ rows.x for rows in parts]).sum(axis=0) / count
+    spread = [(rows.weight @ (rows.x - centre[None]) ** 2).sum() for rows in parts]
+    return 2 * jnp.stack(spread).sum() / count
+
+
+def _kernel_sum(a: Rows, b: Rows, variance: Array, *, apart: bool, tile: int) -> Float[Array, ""]:
+    """Over all pairs of `a` and `b`; `apart` leaves out those of a row with itself."""
+
+    def of_rows(
+        all_rows: Callable[[Array], Array], given: Sequence[Array], variance: Array
+    ) -> Float[Array, " n"]:
+        x, weight, place, *others = given
+
+        def added(
+            total: Array, real: Array, y: Array, its_weight: Array, its_place: Array
+        ) -> Array:
+            squares = _squared_distances(x, y)
+            kernels = sum(
+                (jnp.exp(-squares / (2 * bandwidth * variance)) for bandwidth in BANDWIDTHS),
+                start=jnp.zeros_like(squares),
+            )
+            counts = (real * its_weight)[None] * (place[:, None] != its_place[None])
+            return total + (kernels * counts).sum(axis=1)
+
+        columns = [all_rows(part) for part in others]
+        return weight * folded(added, jnp.zeros(len(x)), columns, tile)
+
+    places = jnp.arange(len(a.x)), jnp.arange(len(b.x)) if apart else jnp.full(len(b.x), -1)
+    rows = [*a, places[0], *b, places[1]]
+    return sharding.on_own_rows(of_rows, rows, variance).sum()
+
+
+def _distances(
+    source: dict[str, Array],
+    target: dict[str, Array],
+    queue: dict[str, Any] | None,
+    *,
+    unbiased: bool,
+) -> dict[str, Float[Array, ""]]:
+    """`mmd` of each of FEATURES, as one program over all of them."""
+
+    def stacked(side: dict[str, Array]) -> Float[Array, "F N D"]:
+        return jnp.stack([side[name].astype(jnp.float32) for name in FEATURES])
+
+    given = [stacked(source), stacked(target)]
+    if queue is not None:
+        given += [stacked(queue["source"]), stacked(queue["target"])]
+
+    def distance(source: Array, target: Array, *queues: Array) -> Array:
+        earlier = None
+        if queue is not None:
+            weight = (jnp.arange(len(queues[0])) < queue["filled"]).astype(jnp.float32)
+            earlier = Rows(queues[0], weight), Rows(queues[1], weight)
+        return mmd(source, target, unbiased=unbiased, earlier=earlier)
+
+    return dict(zip(FEATURES, jax.vmap(distance)(*given), strict=True))
 
 
 def empty_queue(rows: int, width: int) -> dict[str, Any] | None:
@@ -174,22 +226,11 @@ class Aligner(nn.Module):
     ) -> dict[str, Float[Array, ""]]:
         """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `remembered`."""
         if self.kind == "mmd":
-
-            def distance(name: str) -> Array:
-                earlier = None
-                if queue is not None:
-                    there = jnp.arange(len(queue["source"][name])) < queue["filled"]
-                    weight = there.astype(jnp.float32)
-                    earlier = (
-                        Rows(queue["source"][name], weight),
-                        Rows(queue["target"][name], weight),
-                    )
-                return mmd(source[name], target[name], unbiased=self.unbiased, earlier=earlier)
-
+            apart = _distances(source, target, queue, unbiased=self.unbiased)
             return {
-                "image": distance("image_rep") + distance("image_mean"),
-                "text": distance("text_rep") + distance("text_mean"),
-                "object": distance("loc"),
+                "image": apart["image_rep"] + apart["image_mean"],
+                "text": apart["text_rep"] + apart["text_mean"],
+                "object": apart["loc"],
             }
         coefficient = reversal_coefficient(progress)
         discriminators = {

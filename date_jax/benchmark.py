@@ -1,7 +1,7 @@
 """How fast is it here: python -m date_jax.benchmark --config=configs/pgda.py --mode=step
 
     step        the real training step on random batches: examples/s, MFU, memory, its parts
-    loss        the contrastive loss in tiles beside the whole matrix, as the batch grows
+    loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
 
@@ -90,7 +90,7 @@ def lines(report: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             found += [f"{indent}{name}", *lines(value, indent + "  ")]
         elif isinstance(value, list):
-            found += table(value, indent)
+            found += ["", f"{indent}{name}", *table(value, indent + "  ")]
         else:
             found.append(f"{indent}{name:<32} {shown(value)}")
     return found

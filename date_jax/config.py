@@ -59,7 +59,11 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
     ("1 or 2", lambda x: x in (1, 2), ("pseudo_boxes.looks",)),
     ("a whole number, 2 or more", _whole(2), ("data.text_length",)),
     ("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
-    ("a whole number, 0 or more", _whole(0), ("data.shop.workers", "aligner.queue")),
+    (
+        "a whole number, 0 or more",
+        _whole(0),
+        ("data.shop.workers", "aligner.queue", "model.rows_at_once"),
+    ),
     ("a whole number from 0 to 4294967295", _whole(0, 2**32 - 1), ("seed", "data.shop.seed")),
     ("a tuple of positive whole numbers", _sizes, ("model.image.depths", "model.image.heads")),
     (
@@ -274,6 +278,9 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
         value = _get(config, key)
         if value and value % unit:
             yield f"config.{key}={value}: {_multiples(value, unit, 'the devices')}"
+    queue = _get(config, "aligner.queue")
+    if queue and queue % unit:
+        yield f"config.aligner.queue={queue}: {_multiples(queue, unit, 'the devices')}"
     image = _get(config, "model.image")
     if image is not None:
         if len(image.depths) != len(image.heads):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from date_jax import sharding
+from date_jax.tiles import TILE, folded
 from date_jax.transformer import MASKED
 
 Gather: TypeAlias = Callable[[Array], Array]
-TILE = 1024  # columns at a time; a smaller batch is one tile
 
 
 def softmax(
@@ -69,7 +69,7 @@ def softmax(
                 return total, wanted, count + positive.sum(axis=1)
 
             none = jnp.zeros(len(rows))
-            total, wanted, count = _folded(added, (none + MASKED, none, none), columns, tile)
+            total, wanted, count = folded(added, (none + MASKED, none, none), columns, tile)
             return total - wanted / count
 
         by_query = direction(query, image, queries, images)
@@ -104,7 +104,7 @@ def sigmoid(
             return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
 
         columns = [all_rows(image), all_rows(identity)]
-        return _folded(added, jnp.zeros(len(query)), columns, tile)
+        return folded(added, jnp.zeros(len(query)), columns, tile)
 
     return sharding.on_own_rows(of_rows, [query, image, identity], scale, bias)
 
@@ -125,23 +125,4 @@ def _log_normaliser(rows: Array, columns: Array, temperature: float, tile: int) 
         logits = jnp.where(real[None], temperature * _cosines(rows, part), MASKED)
         return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
 
-    return _folded(added, jnp.full(len(rows), MASKED), [columns], tile)
-
-
-def _folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: int) -> Any:
-    """`added(carry, real, *tiles)` over all tiles of `columns`, `real` being False where a tile is
-    only filled up."""
-    count = len(columns[0])
-    real = jnp.ones(count, bool)
-    if count <= tile:
-        return added(start, real, *columns)
-    missing = -count % tile
-
-    def cut(x: Array) -> Array:
-        filled = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        return filled.reshape(-1, tile, *x.shape[1:])
-
-    # What a tile needs in the backward pass is computed again, or all tiles' would be kept.
-    step = jax.checkpoint(added)
-    tiles = [cut(x) for x in (real, *columns)]
-    return jax.lax.scan(lambda carry, part: (step(carry, *part), None), start, tiles)[0]
+    return folded(added, jnp.full(len(rows), MASKED), [columns], tile)

@@ -82,7 +82,9 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         mesh=mesh,
         step=step,
         pseudo_boxes=adaptation.PseudoBoxes(task, config, corpus, mesh),
-        collect=collector(evals.evaluated(task.predict), mesh),
+        collect=collector(
+            evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once
+        ),
         checkpoints=checkpoints,
         progress=Progress(directory, first_step=int(state.step)),
         record=Record(meta.get("record"), begun=begun),

@@ -16,7 +16,7 @@ def _published(width: int, depths: tuple, heads: tuple, window: int, side: int) 
     image = {"patch": 4, "width": width, "depths": depths, "heads": heads, "window": window}
     sections: dict[str, dict[str, Any]] = {
         "data": {"image_size": side, "text_length": 40, "vocab_size": 8_000},
-        "model": {"dtype": "bfloat16", "remat": True, "width": 256},
+        "model": {"dtype": "bfloat16", "remat": True, "rows_at_once": 0, "width": 256},
         "model.image": {**image, "mlp_ratio": 4.0},
         "model.text": _BERT_BASE,
         "model.fusion": _FUSION,

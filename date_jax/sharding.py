@@ -113,6 +113,12 @@ def traced_on(mesh: Mesh) -> AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def rows_of_a_device(count: int) -> int:
+    """How many of `count` rows of a batch each device has; all where no mesh is known."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return count if mesh.empty else count // mesh.size
+
+
 def on_own_rows(
     function: Callable[..., jax.Array], rows: Sequence[jax.Array], *shared: jax.Array
 ) -> jax.Array:

@@ -25,6 +25,7 @@ _FREE = (
     "init.",
     "model.remat",
     "model.scan",
+    "model.rows_at_once",
     "data.shop.workers",
 )
 

@@ -74,7 +74,7 @@ def test_rows_in_the_queue_do_not_weaken_the_gradient(unbiased: bool) -> None:
         earlier = tuple(aligner.Rows(x, jnp.ones(len(x))) for x in rows)
         return aligner.mmd(source, target_now, unbiased=unbiased, earlier=earlier)
 
-    expected, found = (jax.value_and_grad(f)(target) for f in (alone, queued))
+    expected, found = (jax.jit(jax.value_and_grad(f))(target) for f in (alone, queued))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-5), found, expected)
 
 
@@ -118,9 +118,9 @@ def test_mmd_of_equal_sets_is_zero_and_grows_with_their_shift() -> None:
 
 
 def test_the_unbiased_mmd_of_one_distribution_is_zero_on_average() -> None:
-    pairs = [(features(16, n), features(16, 1000 + n)) for n in range(60)]
-    found = [float(aligner.mmd(jnp.array(a), jnp.array(b), unbiased=True)) for a, b in pairs]
-    biased = [float(aligner.mmd(jnp.array(a), jnp.array(b))) for a, b in pairs]
+    source, target = (jnp.stack([features(16, seed + n) for n in range(60)]) for seed in (0, 1000))
+    found = jax.vmap(lambda a, b: aligner.mmd(a, b, unbiased=True))(source, target)
+    biased = jax.vmap(aligner.mmd)(source, target)
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found)) < 4 * error
     assert np.mean(biased) > 10 * error
@@ -128,23 +128,54 @@ def test_the_unbiased_mmd_of_one_distribution_is_zero_on_average() -> None:
 
 def test_mmd_pulls_the_target_towards_the_source() -> None:
     source = jnp.array(features(30, 3))
-    gradient = jax.grad(lambda target: aligner.mmd(source, target))(source + 2.0)
+    gradient = jax.jit(jax.grad(lambda target: aligner.mmd(source, target)))(source + 2.0)
     assert (gradient.mean(axis=0) > 0).all()  # descent moves the target back
 
 
 def test_mmd_of_one_repeated_point_has_a_finite_gradient() -> None:
     point = jnp.ones((4, 3))
-    value, gradient = jax.value_and_grad(lambda target: aligner.mmd(point, target))(point)
+    value, gradient = jax.jit(jax.value_and_grad(lambda target: aligner.mmd(point, target)))(point)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
 
-def test_mmd_of_sharded_batches_is_that_of_one_device() -> None:
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("queue", [0, 16])
+def test_mmd_in_tiles_on_eight_devices_is_that_of_one(queue: int, unbiased: bool) -> None:
     source, target = features(32, 4), features(32, 5, shift=0.5)
+    weight = jnp.array(np.arange(queue) < 11, jnp.float32)
+    rows = tuple(aligner.Rows(jnp.array(features(queue, seed)), weight) for seed in (6, 7))
+    earlier = rows if queue else None
     mesh = sharding.device_mesh()
     spread = sharding.global_batch(mesh, {"source": source, "target": target})
-    found = jax.jit(aligner.mmd)(spread["source"], spread["target"])
-    np.testing.assert_allclose(found, aligner.mmd(jnp.array(source), jnp.array(target)), rtol=1e-4)
+
+    def loss(source: jax.Array, target: jax.Array, tile: int) -> jax.Array:
+        return aligner.mmd(source, target, unbiased=unbiased, earlier=earlier, tile=tile)
+
+    def tiled(source: jax.Array, target: jax.Array) -> jax.Array:
+        with sharding.traced_on(mesh):
+            return loss(source, target, 12)
+
+    found = jax.jit(jax.value_and_grad(tiled, (0, 1)))(spread["source"], spread["target"])
+    whole = jax.jit(jax.value_and_grad(lambda source, target: loss(source, target, 64), (0, 1)))
+    expected = whole(jnp.array(source), jnp.array(target))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, expected)
+
+
+def test_memory_of_mmd_does_not_grow_with_the_square_of_the_batch() -> None:
+    mesh = sharding.device_mesh()
+
+    def temporary_bytes(rows: int) -> int:
+        spread = sharding.global_batch(mesh, {"s": features(rows, 0), "t": features(rows, 1)})
+
+        def loss(source: jax.Array, target: jax.Array) -> jax.Array:
+            with sharding.traced_on(mesh):
+                return aligner.mmd(source, target, tile=64)
+
+        program = jax.jit(jax.grad(loss, (0, 1))).lower(spread["s"], spread["t"]).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(4096) < 8 * 1.5 * temporary_bytes(512)  # all pairs: 64 times as much
 
 
 def test_reversal_keeps_the_value_and_turns_the_gradient() -> None:
@@ -206,7 +237,7 @@ def test_discriminators_learn_the_domain_and_features_unlearn_it(kind: str) -> N
     after = loss(params, target)
     assert after < 0.7 * before
     # Behind the reversal, descent on the same loss makes the domains harder to tell apart.
-    turned = jax.grad(loss, argnums=1)(params, target)
+    turned = jax.jit(jax.grad(loss, argnums=1))(params, target)
     moved = {name: x - 0.5 * turned[name] * len(x) for name, x in target.items()}
     moved["box_cxcywh"] = target["box_cxcywh"]
     assert loss(params, moved) > after
@@ -216,8 +247,10 @@ def test_nothing_is_reversed_at_the_start_of_the_stage() -> None:
     source, target = outputs(8, 0), outputs(8, 50)
     model = aligner.Aligner("adversarial", hidden=4)
     params = model.init(jax.random.key(0), source, target, jnp.float32(0))
-    gradient = jax.grad(lambda t: sum(model.apply(params, source, t, jnp.float32(0)).values()))(
-        target
-    )
+
+    def loss(target: dict[str, jax.Array]) -> jax.Array:
+        return sum(model.apply(params, source, target, jnp.float32(0)).values())
+
+    gradient = jax.jit(jax.grad(loss))(target)
     for name in FEATURES:
         np.testing.assert_array_equal(gradient[name], 0.0)

@@ -66,8 +66,9 @@ def test_every_round_counts_but_those_that_warm_up() -> None:
     assert 0 < taken.least <= taken.median <= taken.most
 
 
-def test_both_forms_of_the_loss_are_measured_and_the_dense_one_needs_more() -> None:
-    found = loss.row(device_mesh(), 4096, rounds=1)
+@pytest.mark.parametrize("name", loss.LOSSES)
+def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(name: str) -> None:
+    found = loss.row(loss.LOSSES[name], device_mesh(), 4096, rounds=1)
     assert found["dense_bytes"] > 2 * found["tiled_bytes"] > 0
     assert found["tiled_seconds"] > 0
 
@@ -81,10 +82,10 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:
     rows = [{"batch": 1024, "seconds": 0.123456}, {"batch": 65536, "seconds": None}]
-    shown = benchmark.lines({"mode": "loss", "machine": {"host": "an abacus"}, "rows": rows})
+    shown = benchmark.lines({"mode": "loss", "machine": {"host": "an abacus"}, "mmd": rows})
     assert [" ".join(line.split()) for line in shown] == [
         *("mode loss", "machine", "host an abacus"),
-        *("batch seconds", "1,024 0.1235", "65,536 -"),
+        *("", "mmd", "batch seconds", "1,024 0.1235", "65,536 -"),
     ]
 
 

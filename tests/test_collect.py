@@ -41,10 +41,11 @@ def image_sum(params: Any, batch: dict[str, Any]) -> jax.Array:
     return params * batch["image"].astype(jnp.float32).sum((1, 2, 3))
 
 
+@pytest.mark.parametrize("rows_at_once", [0, 1])
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 48, 50])
-def test_every_row_comes_once_and_in_order(size: int) -> None:
+def test_every_row_comes_once_and_in_order(size: int, rows_at_once: int) -> None:
     rows = split(size)
-    collect = collector({"sum": image_sum}, sharding.device_mesh())
+    collect = collector({"sum": image_sum}, sharding.device_mesh(), rows_at_once=rows_at_once)
     found = collect(jnp.float32(2), padded(rows))
     np.testing.assert_array_equal(found["index"], np.arange(size))
     np.testing.assert_array_equal(found["sum"], 2.0 * rows["image"].sum((1, 2, 3)))

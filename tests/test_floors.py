@@ -20,7 +20,7 @@ FLOORS = [
     {"extractors", "seekers", "contrastive", "aligner", "pseudo_boxes", "augment", "evals", "data"},
     {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
     {"subprocesses"},
-    {"progress", "preemption", "rendezvous", "workdir"},
+    {"progress", "preemption", "rendezvous", "workdir", "tiles"},
     {"scales", "boxes", "sharding"},
     {"errors"},
 ]

@@ -28,6 +28,7 @@ CONFIG = {
         "dtype": "float32",
         "remat": False,
         "scan": False,
+        "rows_at_once": 0,
         "width": 16,
         "image": {
             "patch": 4,

@@ -87,6 +87,24 @@ def test_eight_devices_learn_what_one_learns(
             np.testing.assert_allclose(many.queue[side][name], rows, 1e-4, 1e-4)
 
 
+def test_a_batch_in_chunks_has_the_loss_and_gradient_of_the_whole_in_less_memory(
+    tiny_config: ConfigDict,
+) -> None:
+    mesh = sharding.device_mesh(devices=jax.devices()[:2])
+    tiny_config.batch_size = 32
+    found, taken = {}, {}
+    for rows in (0, 3):  # 3 does not divide the 16 of a device: 2 are taken
+        tiny_config.model.rows_at_once = rows
+        step = step_on(tiny_config, mesh)
+        given = sharding.global_batch(mesh, batch_of(tiny_config, 0))
+        update = step.update.lower(step.init(), given).compile(QUICK)
+        taken[rows] = update.memory_analysis().temp_size_in_bytes
+        state, metrics = update(step.init(), given)
+        found[rows] = jax.device_get((state.opt_state, metrics))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), found[3], found[0])
+    assert taken[3] < 0.6 * taken[0]
+
+
 def test_an_update_that_is_not_finite_is_left_out(tiny_config: ConfigDict) -> None:
     mesh = sharding.device_mesh()
     step = step_on(tiny_config, mesh)

@@ -1,30 +1,51 @@
-"""The contrastive loss in tiles beside the whole matrix: memory and time as the batch grows."""
+"""Losses that compare all rows of a batch, in tiles beside whole: memory and time as it grows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import contrastive, sharding
+from date_jax import aligner, contrastive, sharding
 from date_jax.benchmarks import measure
+from date_jax.tiles import TILE
 
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256
 DENSE_BYTES = 4e9  # in one memory; what needs more is compiled, and not run
 
 
+def softmax(query: jax.Array, image: jax.Array, identity: jax.Array, tile: int) -> jax.Array:
+    """The contrastive loss as the image seeker has it."""
+    scale = jnp.float32(14.3)
+    return contrastive.softmax(query, image, identity, scale=scale, tile=tile).mean()
+
+
+def mmd(source: jax.Array, target: jax.Array, _: jax.Array, tile: int) -> jax.Array:
+    """The aligner's distance, of one feature."""
+    return aligner.mmd(source, target, tile=tile)
+
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {"contrastive": softmax, "mmd": mmd}
+
+
 def run(mesh: jax.sharding.Mesh, *, rounds: int, most: int) -> dict[str, Any]:
-    """A row for each batch size: temporary bytes of a device and seconds of value and gradient.
+    """A row for each loss and batch: temporary bytes of a device, seconds of value and gradient.
 
     Args:
         rounds: calls that count.
         most: the largest batch.
     """
-    return {"width": WIDTH, "rows": [row(mesh, b, rounds) for b in SIZES if b <= most]}
+    sizes = [b for b in SIZES if b <= most]
+    tables = {name: [row(loss, mesh, b, rounds) for b in sizes] for name, loss in LOSSES.items()}
+    return {"width": WIDTH, **tables}
 
 
-def row(mesh: jax.sharding.Mesh, batch: int, rounds: int) -> dict[str, Any]:
+def row(
+    loss: Callable[..., jax.Array], mesh: jax.sharding.Mesh, batch: int, rounds: int
+) -> dict[str, Any]:
+    """One loss at one size; the whole form is not run where it would not fit."""
     found: dict[str, Any] = {"batch": batch}
     rng = np.random.default_rng(0)
 
@@ -33,17 +54,16 @@ def row(mesh: jax.sharding.Mesh, batch: int, rounds: int) -> dict[str, Any]:
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
     identity = rng.integers(0, 8 * batch, (batch, 2)).astype(np.uint32)
-    local = {"query": unit_rows(), "image": unit_rows(), "identity": identity}
+    local = {"left": unit_rows(), "right": unit_rows(), "identity": identity}
     spread = sharding.global_batch(mesh, local)
-    given = [spread[name] for name in ("query", "image", "identity")]
-    for name, tile in (("tiled", contrastive.TILE), ("dense", batch)):
+    given = [spread[name] for name in ("left", "right", "identity")]
+    for name, tile in (("tiled", TILE), ("dense", batch)):
 
-        def loss(query: Any, image: Any, identity: Any, tile: int = tile) -> Any:
+        def value(left: Any, right: Any, identity: Any, tile: int = tile) -> Any:
             with sharding.traced_on(mesh):
-                scale = jnp.float32(14.3)
-                return contrastive.softmax(query, image, identity, scale=scale, tile=tile).mean()
+                return loss(left, right, identity, tile)
 
-        program = jax.jit(jax.value_and_grad(loss, (0, 1)))
+        program = jax.jit(jax.value_and_grad(value, (0, 1)))
         compiled = program.lower(*given).compile()
         found[f"{name}_bytes"] = measure.bytes_per_device(compiled)["temporary"]
         sharing = mesh.size if jax.default_backend() == "cpu" else 1

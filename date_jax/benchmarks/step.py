@@ -106,12 +106,11 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
 
 
 def step_flops(config: ConfigDict, task: tasks.Task, step: Step, batch: Any) -> float:
-    """Of the matrix products of one step, without those that `remat` does twice."""
-    if config.model.remat:
-        plain = config.copy_and_resolve_references()
-        with plain.unlocked():
-            plain.model.remat = False
-        task = tasks.build(plain, config.data.vocab_size, no_swaps(config.data.vocab_size))
+    """Of the matrix products of one step, without those that are done twice to save memory."""
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.model.update(remat=False, rows_at_once=0)
+    task = tasks.build(plain, config.data.vocab_size, no_swaps(config.data.vocab_size))
 
     def gradient(params: Any, batch: Any) -> Any:
         joined = with_pseudo_boxes(batch, jax.tree.map(jnp.asarray, table()))

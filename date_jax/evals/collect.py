@@ -8,6 +8,7 @@ import numpy as np
 
 from date_jax import sharding
 from date_jax.errors import Preempted
+from date_jax.tiles import in_chunks
 
 # What a row is, beside what is predicted of it. The true box is renamed: there is a predicted one.
 _ROW_KEYS = {
@@ -21,7 +22,7 @@ Predict: TypeAlias = Mapping[str, Callable[[Any, dict[str, Any]], jax.Array]]
 Collect: TypeAlias = Callable[..., dict[str, np.ndarray]]
 
 
-def collector(predict: Predict, mesh: jax.sharding.Mesh) -> Collect:
+def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 0) -> Collect:
     """The function that collects `predict` over batches. Make it once: its first use compiles.
 
     All predictions are one program, so that those which share an extractor pay for it once.
@@ -29,6 +30,7 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh) -> Collect:
     Args:
         predict: by name, `(params, batch) -> [B ...]`.
         mesh: the batch's rows are spread over it, the results are replicated.
+        rows_at_once: of each device; see `in_chunks`. 0 for all.
 
     Returns:
         `collect(params, batches, *, should_stop=None) -> dict of arrays [N ...]`. `batches` are
@@ -41,8 +43,14 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh) -> Collect:
 
     def rows(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
         known = {name: batch[key] for key, name in _ROW_KEYS.items() if key in batch}
-        predicted = {name: function(params, batch) for name, function in predict.items()}
-        return known | predicted | {"mask": batch["mask"]}
+        return known | predicted(params, batch) | {"mask": batch["mask"]}
+
+    def predicted(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        def of(part: dict[str, Any], _: Any) -> dict[str, jax.Array]:
+            return {name: function(params, part) for name, function in predict.items()}
+
+        with sharding.traced_on(mesh):
+            return in_chunks(of, batch, rows_at_once)
 
     replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
 

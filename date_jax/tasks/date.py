@@ -14,6 +14,7 @@ from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
 from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
 from date_jax.tasks.task import Batch, Params, Task
+from date_jax.tiles import in_chunks
 
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
 WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
@@ -293,10 +294,12 @@ def training_view(model: Date, config: ConfigDict, swap_table: Array) -> Callabl
         inputs, box = view(
             batch, box, step=step, rng=view_key, config=config, swap_table=swap_table
         )
-        out = apply(
-            {"params": params["model"]}, **inputs, train=True, rngs={"dropout": dropout_key}
-        )
-        return out, box
+
+        def network(rows: Batch, chunk: Array | None) -> dict[str, Array]:
+            key = dropout_key if chunk is None else jax.random.fold_in(dropout_key, chunk)
+            return apply({"params": params["model"]}, **rows, train=True, rngs={"dropout": key})
+
+        return in_chunks(network, inputs, config.model.rows_at_once), box
 
     return forward
 
