@@ -75,6 +75,9 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
 
     found = checkpoints.restore(step.shapes, check=require_same_run)
     state, meta, warnings = found or (first_state(step, weights), {}, [])
+    shown = Progress(directory, first_step=int(state.step))
+    record = Record(meta.get("record"), begun=begun)
+    record.lose(shown.dropped_until)
     job = Job(
         config=config,
         directory=directory,
@@ -86,8 +89,8 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
             evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once
         ),
         checkpoints=checkpoints,
-        progress=Progress(directory, first_step=int(state.step)),
-        record=Record(meta.get("record"), begun=begun),
+        progress=shown,
+        record=record,
         preemption=preemption,
         identity=identity,
         ready=ready,

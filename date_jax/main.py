@@ -29,6 +29,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "ask the platform for the other processes, as on TPU VM slices"
 )
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh on a CPU")
+_PROFILE = flags.DEFINE_string("profile", "", "steps to trace, e.g. 20:23, into the run's profile/")
 _PATIENCE = 300.0  # seconds that processes which are there wait for one that is not
 
 
@@ -40,10 +41,11 @@ def main(_: list[str]) -> None:
     import jax
 
     from date_jax.config import validate
-    from date_jax.train import train
+    from date_jax.train import steps_to_trace, train
 
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
-    train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir())
+    profile = steps_to_trace(_PROFILE.value)
+    train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(), profile=profile)
 
 
 def _start_jax(config: ConfigDict) -> None:

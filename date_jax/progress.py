@@ -10,6 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+# What a run's time goes into; `train` has the waiting for input in it.
+_KINDS = ("setup", "compile", "train", "save", "evaluate", "refresh")
+_COUNTED = (*(f"{kind}_seconds" for kind in _KINDS), "wait_seconds", "lost_seconds")
 WINDOW_TERMS = ("loss", "box", "image", "iou", "target_image", "pseudo", "gradient_norm")
 
 
@@ -28,11 +31,10 @@ class Record:
         self.sums: dict[str, list[float]] = saved.get("sums", {})  # since the last line
         self.skipped: int = saved.get("skipped", 0)
         self.pseudo_boxes: list[dict[str, float]] = saved.get("pseudo_boxes", [])
-        self.totals: dict[str, float] = saved.get(
-            "totals", {"train_seconds": 0.0, "wait_seconds": 0.0, "examples": 0.0, "steps": 0.0}
-        )
+        counted = dict.fromkeys((*_COUNTED, "examples", "steps"), 0.0)
+        self.totals: dict[str, float] = counted | saved.get("totals", {})
         self.seconds_before: float = saved.get("seconds", 0.0)
-        self._begun, self._since = begun, time.perf_counter()
+        self._begun = self._since = begun
         self._lap = dict(self.totals)
 
     def saved(self) -> dict[str, Any]:
@@ -73,21 +75,29 @@ class Record:
         self.sums, self.skipped = {}, 0
         return means
 
-    def pause(self) -> None:
-        """Leaves the time since the last call out of `totals`: compilation, evaluation, saving."""
-        self._since = time.perf_counter()
+    def book(self, kind: str) -> None:
+        """Books the time since the last booking: setup, compile, save, evaluate, refresh."""
+        now = time.perf_counter()
+        self.totals[f"{kind}_seconds"] += now - self._since
+        self._since = now
 
     def train(self, *, examples: int, wait: float) -> None:
-        """Books the time since the last call as one step's, `wait` of it as waiting for input."""
-        now = time.perf_counter()
-        booked = {
-            "train_seconds": now - self._since,
-            "wait_seconds": wait,
-            "examples": examples,
-            "steps": 1,
-        }
-        self.totals = {name: total + booked[name] for name, total in self.totals.items()}
-        self._since = now
+        """Books the time since the last booking as a step's, `wait` of it as waiting for input."""
+        self.book("train")
+        for name, more in (("wait_seconds", wait), ("examples", examples), ("steps", 1)):
+            self.totals[name] += more
+
+    def lose(self, until: float) -> None:
+        """Books what an earlier start did after its last checkpoint, when `seconds` was `until`."""
+        lost = max(0.0, until - self.seconds_before)
+        self.totals["lost_seconds"] += lost
+        self.seconds_before += lost
+
+    def spent(self) -> dict[str, float]:
+        """Seconds by what they were spent on, those after the last booking left out."""
+        found = {name.removesuffix("_seconds"): self.totals[name] for name in _COUNTED}
+        waited = found.pop("wait")
+        return found | {"train": found["train"] - waited, "input_wait": waited}
 
     def lap(self) -> dict[str, float]:
         """`examples_per_second`, `input_wait` (a share) and `step_seconds` since the last lap."""
@@ -113,10 +123,11 @@ class Progress:
     def __init__(self, directory: Path, *, first_step: int):
         self._primary = jax.process_index() == 0
         self._lines = directory / "metrics.jsonl"
+        self.dropped_until = 0.0  # seconds of the run at which the last line that went was written
         self._writer: Any = None
         if self._primary:
             if self._lines.exists():
-                _drop_lines_after(self._lines, first_step)
+                self.dropped_until = _drop_lines_after(self._lines, first_step)
             from clu import metric_writers  # brings TensorFlow along
 
             self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
@@ -146,19 +157,25 @@ class Progress:
             self._writer.close()
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Keeps what was written before the checkpoint of `step`, which is made before evaluating."""
+def _drop_lines_after(path: Path, step: int) -> float:
+    """Keeps what was written before the checkpoint of `step`, which is made before evaluating.
 
-    def is_past(line: str) -> bool:
+    Returns:
+        Seconds of the run in the last line that went; 0 where none has them.
+    """
+    kept, until = [], 0.0
+    for line in path.read_text().splitlines(keepends=True):
         try:
             entry = json.loads(line)
         except ValueError:  # cut off when the process was killed
-            return True
+            continue
         done_before_saving = any(name.startswith("train/") for name in entry)
-        return entry["step"] > step or (entry["step"] == step and not done_before_saving)
-
-    kept = [line for line in path.read_text().splitlines(keepends=True) if not is_past(line)]
+        if entry["step"] < step or (entry["step"] == step and done_before_saving):
+            kept.append(line)
+        else:
+            until = max(until, entry.get("time/run_seconds", 0.0))
     path.write_text("".join(kept))
+    return until
 
 
 def window_line(
@@ -172,6 +189,13 @@ def window_line(
         f"{lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
         f"{duration((steps - step) * lap['step_seconds'])} left"
     )
+
+
+def spent_line(spent: dict[str, float]) -> str:
+    """`train 81%, compile 9%, ...`, the largest first, without what is below 1 %."""
+    total = sum(spent.values()) or 1.0
+    shares = sorted(((value / total, name) for name, value in spent.items()), reverse=True)
+    return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from date_jax import adaptation, evals, evaluation, progress, sharding
-from date_jax.errors import DataError, Preempted
+from date_jax.errors import DataError, Preempted, UsageError
 from date_jax.evals import pictures
 from date_jax.job import Job, prepared
 from date_jax.preemption import Preemption
@@ -34,12 +34,13 @@ class Pending(NamedTuple):
     rows: dict[str, list[int]]
 
 
-def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def train(config: ConfigDict, directory: Path, *, profile: range = range(0)) -> dict[str, Any]:
     """Begins, or goes on with, the run in `directory`.
 
     Args:
         config: validated.
         directory: for checkpoints, logs and results; on several hosts one that all share.
+        profile: steps to trace into `directory/profile`, for Perfetto or TensorBoard.
 
     Returns:
         What results.json holds.
@@ -52,7 +53,7 @@ def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
     with Preemption() as preemption, Workdir(directory):
         job, state = prepared(config, directory, preemption)
         try:
-            state = trained(job, state)
+            state = trained(job, state, profile)
             results = finished(job, state)
         except (Preempted, KeyboardInterrupt) as stop:
             job.checkpoints.close()
@@ -64,7 +65,7 @@ def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
         return results
 
 
-def trained(job: Job, state: State) -> State:
+def trained(job: Job, state: State, profile: range = range(0)) -> State:
     """The state after the last step.
 
     Raises:
@@ -78,17 +79,20 @@ def trained(job: Job, state: State) -> State:
     pending: list[Pending] = []  # one at most
     skipped: list[Pending] = []  # in a row
     compiled: set[Any] = set()
+    trace = Trace(job.directory / "profile", profile)
+    if profile and not (first <= profile.start < config.steps):
+        job.progress.say(f"warning: nothing is traced, for step {profile.start} does not come")
     job.preemption.arm()
-    record.pause()
+    record.book("setup")
     try:
         while step < config.steps:
             if is_due(job, step, first):
                 settle(job, pending, skipped)
                 state = with_duties_done(job, state, step, first)
-                record.pause()
             if job.preemption.requested():
                 raise Preempted("")
             job.checkpoints.raise_failure()
+            trace.at(step, pending)
             asked = time.perf_counter()
             local = next(batches)
             batch = sharding.global_batch(job.mesh, local)
@@ -107,14 +111,54 @@ def trained(job: Job, state: State) -> State:
                 if len(compiled) == 1:
                     passed = time.perf_counter() - job.ready
                     job.progress.say(f"first training step {passed:.0f} s after the data was ready")
-                record.pause()
+                record.book("compile")
     except Preempted:
         settle(job, pending, skipped)
         save(job, state, step)
         raise
+    finally:
+        trace.end(pending)
     settle(job, pending, skipped)
     save(job, state, step)
     return state
+
+
+def steps_to_trace(text: str) -> range:
+    """`20:23` as steps 20 to 22, none for ""; raises UsageError for anything else."""
+    if not text:
+        return range(0)
+    first, _, after = text.partition(":")
+    if not (first.isdecimal() and after.isdecimal() and int(first) < int(after)):
+        raise UsageError(f"--profile={text}: must be two steps, first:after-the-last, e.g. 20:23")
+    return range(int(first), int(after))
+
+
+class Trace:
+    """The profiler's, over some steps.
+
+    Args:
+        directory: where it is written.
+        steps: none for no trace.
+    """
+
+    def __init__(self, directory: Path, steps: range):
+        self._directory, self._steps, self._runs = directory, steps, False
+
+    def at(self, step: int, pending: list[Pending]) -> None:
+        """Begins or ends at the top of `step`; the step on its way is waited for."""
+        if step in self._steps and not self._runs:
+            jax.block_until_ready([each.metrics for each in pending])
+            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
+            self._runs = True
+        elif step not in self._steps:
+            self.end(pending)
+
+    def end(self, pending: list[Pending]) -> None:
+        """Writes what there is, if it runs."""
+        if self._runs:
+            jax.block_until_ready([each.metrics for each in pending])
+            jax.profiler.stop_trace()
+            self._runs = False
 
 
 def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
@@ -148,7 +192,8 @@ def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
         job.progress.write(
             done.step,
             {f"train/{name}": mean for name, mean in means.items()}
-            | {f"time/{name}": value for name, value in lap.items()},
+            | {f"time/{name}": value for name, value in lap.items()}
+            | {"time/run_seconds": job.record.seconds},
         )
 
 
@@ -178,6 +223,7 @@ def save(job: Job, state: State, step: int) -> None:
     """Writes the checkpoint of `step`, in the background."""
     meta = {"config": job.config.to_dict(), "record": job.record.saved(), **job.identity}
     job.checkpoints.save(step, state, meta)
+    job.record.book("save")
 
 
 def evaluate(job: Job, state: State, step: int, names: list[str]) -> dict[str, evals.Evaluation]:
@@ -195,6 +241,7 @@ def evaluate(job: Job, state: State, step: int, names: list[str]) -> dict[str, e
         job.progress.say(f"step {step} | {name}: {progress.evaluation_line(evaluated.metrics)}")
     scalars = {f"eval/{n}/{k}": v for n, e in found.items() for k, v in e.metrics.items()}
     job.progress.write(step, scalars)
+    job.record.book("evaluate")
     return found
 
 
@@ -213,6 +260,7 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     rows = job.corpus.splits[name].size
     box, chosen = table["box_cxcywh"][:rows], table["weight"][:rows] > 0
     show(job, step, name, box, "pseudo_boxes", chosen=chosen)
+    job.record.book("refresh")
     return dataclasses.replace(state, pseudo_boxes=sharding.everywhere(job.mesh, table))
 
 
@@ -253,6 +301,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
     names = evaluation.splits_of_kind(job.corpus, "val", "test")
     found = evaluate(job, state, config.steps, names)
     job.checkpoints.close()
+    record.book("save")
     metrics = {name: evaluated.metrics for name, evaluated in found.items()}
     seconds = record.totals["train_seconds"]
     results = {
@@ -260,6 +309,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "pseudo_boxes": record.pseudo_boxes,
         "examples_per_second": record.totals["examples"] / seconds if seconds else None,
         "wall_seconds": record.seconds,
+        "seconds": record.spent(),
         "steps": config.steps,
         "config": config.to_dict(),
     }
@@ -270,6 +320,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
     if jax.process_index() == 0:
         (job.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     job.progress.say(progress.evaluation_table(metrics))
+    job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")
     spent = progress.duration(record.seconds)
     job.progress.say(f"done in {spent}: {job.directory}/results.json and predictions.png")
     return results

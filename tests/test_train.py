@@ -13,9 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import adaptation, export, job, train, workdir
+from date_jax import adaptation, export, job, progress, train, workdir
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
-from date_jax.progress import Record
+from date_jax.progress import Progress, Record
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -83,7 +83,10 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     assert results["config"] == json.loads((uninterrupted / "config.json").read_text())
     assert results["config"]["batch_size"] == 16
     assert results["examples_per_second"] > 0
-    assert results["wall_seconds"] > 0
+    spent = results["seconds"]
+    assert all(spent[kind] > 0 for kind in ("setup", "compile", "train", "evaluate", "refresh"))
+    assert spent["lost"] == 0
+    assert 0.7 * results["wall_seconds"] < sum(spent.values()) <= results["wall_seconds"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert (uninterrupted / "vocab.txt").read_text().startswith("[PAD]")
     assert "kernel" in (uninterrupted / "parameters.txt").read_text()
@@ -199,7 +202,8 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
     has = workdir.flat(config.to_dict()).keys() - own
     tiny = workdir.flat(tiny_config.to_dict())
     config.update_from_flattened_dict({key: tiny[key] for key in has})
-    results = train.train(config, tmp_path / "run")
+    results = train.train(config, tmp_path / "run", profile=range(5, 7))
+    assert len(list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))) == 1
     assert {"mall_test", "live_test"} <= results["eval"].keys()
     assert results["pseudo_boxes"] == []
     assert "train/target_image" not in lines(tmp_path / "run", "train/")[-1]
@@ -218,6 +222,41 @@ def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
         {"step": 6, "selected": 10},
         {"step": 9, "selected": 30},
     ]
+
+
+def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = iter([3.0, 10.0, 11.0, 13.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    record = Record(begun=1.0)
+    record.book("setup")
+    record.book("compile")
+    record.train(examples=64, wait=0.25)
+    saved = record.saved()  # at 13: 12 seconds
+    entries = [{"step": 1, "train/loss": 1.0, "time/run_seconds": 11.0}]
+    entries += [{"step": n, "train/loss": 1.0, "time/run_seconds": 10.0 + n} for n in (2, 5)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries) + '{"step": 6, "tra')
+    shown = Progress(tmp_path, first_step=2)
+    shown.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    later = Record(saved, begun=100.0)
+    later.lose(shown.dropped_until)
+    kinds = {"setup": 2, "compile": 7, "train": 0.75, "input_wait": 0.25, "lost": 3}
+    assert later.spent() == {"save": 0, "evaluate": 0, "refresh": 0, **kinds}
+    assert later.seconds_before == 15
+    assert progress.spent_line(later.spent()) == (
+        "compile 54%, lost 23%, setup 15%, train 6%, input_wait 2%"
+    )
+
+
+def test_steps_to_trace_are_named_by_the_first_and_the_one_after_the_last() -> None:
+    assert list(train.steps_to_trace("20:23")) == [20, 21, 22]
+    assert not train.steps_to_trace("")
+    for wrong in ("7", "7:7", "9:7", "a:b", "1:2:3", "-1:4"):
+        with pytest.raises(UsageError, match=f"--profile={wrong}: must be two steps"):
+            train.steps_to_trace(wrong)
 
 
 @pytest.mark.parametrize("method", ["source_only", "oracle"])
