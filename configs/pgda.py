@@ -70,9 +70,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.dtype = "float32"  # compute; parameters and losses are float32
     config.model.remat = False  # compute layers again in the backward pass: less memory
     config.model.scan = False  # compile equal layers once: sooner at work where they are many
-    # Rows of a device that are in the network at a time, forth and back again; 0 = all. As many as
-    # fit a CPU's cache are faster there; an accelerator with too little memory needs it for large
-    # batches.
+    # Rows of a device that go through the network at a time; 0 = all, right for accelerators until
+    # their memory is full. On a CPU it is fastest when a chunk's activations fit the cache.
     config.model.rows_at_once = 4
     config.model.width = 64  # D
     config.model.image = ConfigDict(

@@ -4,7 +4,7 @@ Either by moment matching (MMD, no parameters) or by domain discriminators behin
 reversal (DANN, 1505.07818), on the concentrated vectors and on the fused `[LOC]` feature.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -60,65 +60,122 @@ def mmd(
         tile: columns at a time.
     """
 
-    def parts(batch: Array, queue: Rows | None) -> list[Rows]:
+    def rows_of(batch: Array, queue: Rows | None) -> list[Rows]:
         x = batch.astype(jnp.float32)
-        if queue is None:
-            return [Rows(x, jnp.ones(len(x), jnp.float32))]
-        still = jax.lax.stop_gradient(x)
-        share = len(x) / (len(x) + queue.weight.sum())
-        return [Rows(still + (x - still) / share, jnp.ones(len(x), jnp.float32)), queue]
+        if queue is not None:
+            still = jax.lax.stop_gradient(x)
+            x = still + (x - still) * (len(x) + queue.weight.sum()) / len(x)
+        own = Rows(x, jnp.ones(len(x), jnp.float32))
+        return [own] if queue is None else [own, queue]
 
-    ours = parts(source, None if earlier is None else earlier[0])
-    theirs = parts(target, None if earlier is None else earlier[1])
-    variance = jnp.maximum(jax.lax.stop_gradient(_mean_squared_distance(ours + theirs)), 1e-12)
+    sides = {
+        "source": rows_of(source, None if earlier is None else earlier[0]),
+        "target": rows_of(target, None if earlier is None else earlier[1]),
+    }
+    centre, variance = _centre_and_variance([rows for side in sides.values() for rows in side])
+    sides = {
+        name: [Rows(rows.x - centre[None], rows.weight) for rows in side]
+        for name, side in sides.items()
+    }
 
-    def kernel_mean(side: list[Rows], other: list[Rows], unbiased: bool) -> Array:
-        sums, weights = [], []
-        for i, a in enumerate(side):
-            for j, b in enumerate(other):
-                apart = unbiased and i == j
-                sums.append(_kernel_sum(a, b, variance, apart=apart, tile=tile))
-                diagonal = (a.weight**2).sum() if apart else 0.0
-                weights.append(a.weight.sum() * b.weight.sum() - diagonal)
-        return jnp.stack(sums).sum() / jnp.stack(weights).sum()
+    def kernel_mean(name: str, other: str) -> Array:
+        (a, *a_queue), (b, *b_queue) = sides[name], sides[other]
+        without_self = unbiased and name == other
+        total = _kernel_sum(a, b, variance, without_self=without_self, tile=tile)
+        for queue, batch in [*((q, b) for q in a_queue), *((q, a) for q in b_queue)]:
+            total += _kernel_sum(batch, queue, variance, columns_are_whole=True, tile=tile)
+        for rows, columns in zip(a_queue, b_queue, strict=True):
+            sums = _kernel_sums(rows, columns, variance, without_self=without_self, tile=tile)
+            total += sums.sum()
+        weights = [jnp.stack([rows.weight.sum() for rows in sides[s]]).sum() for s in (name, other)]
+        pairs = weights[0] * weights[1]
+        return total / (pairs - weights[0] if without_self else pairs)  # a weight is 0 or 1
 
-    between = kernel_mean(ours, theirs, False)
-    return kernel_mean(ours, ours, unbiased) - 2 * between + kernel_mean(theirs, theirs, unbiased)
-
-
-def _mean_squared_distance(parts: list[Rows]) -> Float[Array, ""]:
-    """Over all pairs of all rows: twice their variance, so that no pair need be looked at."""
-    count = jnp.stack([rows.weight.sum() for rows in parts]).sum()
-    centre = jnp.stack([rows.weight @ rows.x for rows in parts]).sum(axis=0) / count
-    spread = [(rows.weight @ (rows.x - centre[None]) ** 2).sum() for rows in parts]
-    return 2 * jnp.stack(spread).sum() / count
+    between = kernel_mean("source", "target")
+    return kernel_mean("source", "source") - 2 * between + kernel_mean("target", "target")
 
 
-def _kernel_sum(a: Rows, b: Rows, variance: Array, *, apart: bool, tile: int) -> Float[Array, ""]:
-    """Over all pairs of `a` and `b`; `apart` leaves out those of a row with itself."""
+def _centre_and_variance(parts: list[Rows]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+    """The mean of all rows, and the mean squared distance over all their pairs: twice their
+    variance, so that no pair need be looked at. Both stand still."""
 
-    def of_rows(
-        all_rows: Callable[[Array], Array], given: Sequence[Array], variance: Array
+    def total(values: list[Array]) -> Array:
+        return jax.lax.stop_gradient(jnp.stack(values).sum(axis=0))
+
+    count = total([rows.weight.sum() for rows in parts])
+    centre = total([(rows.weight[:, None] * rows.x).sum(axis=0) for rows in parts]) / count
+    spread = [(rows.weight[:, None] * (rows.x - centre[None]) ** 2).sum() for rows in parts]
+    return centre, jnp.maximum(2 * total(spread) / count, 1e-12)
+
+
+def _kernel_sum(
+    rows: Rows,
+    columns: Rows,
+    variance: Array,
+    *,
+    columns_are_whole: bool = False,
+    without_self: bool = False,
+    tile: int,
+) -> Float[Array, ""]:
+    """Over all pairs, each device with its own of `rows`; see `_kernel_sums`.
+
+    Args:
+        columns_are_whole: every device has all of them.
+    """
+    place, column_place = jnp.arange(len(rows.x)), jnp.arange(len(columns.x))
+
+    def of_device(
+        all_rows: sharding.Gather, given: Sequence[Any], variance: Array, *whole: Any
     ) -> Float[Array, " n"]:
-        x, weight, place, *others = given
+        rows, place, *split = given
+        columns, column_place = whole or jax.tree.map(all_rows, split)
+        return _kernel_sums(
+            rows,
+            columns,
+            variance,
+            places=(place, column_place),
+            without_self=without_self,
+            tile=tile,
+        )
 
-        def added(
-            total: Array, real: Array, y: Array, its_weight: Array, its_place: Array
-        ) -> Array:
-            squares = _squared_distances(x, y)
-            kernels = sum(
-                (jnp.exp(-squares / (2 * bandwidth * variance)) for bandwidth in BANDWIDTHS),
-                start=jnp.zeros_like(squares),
-            )
-            counts = (real * its_weight)[None] * (place[:, None] != its_place[None])
-            return total + (kernels * counts).sum(axis=1)
+    others = columns, column_place
+    if columns_are_whole:
+        return sharding.on_own_rows(of_device, [rows, place], variance, *others).sum()
+    return sharding.on_own_rows(of_device, [rows, place, *others], variance).sum()
 
-        columns = [all_rows(part) for part in others]
-        return weight * folded(added, jnp.zeros(len(x)), columns, tile)
 
-    places = jnp.arange(len(a.x)), jnp.arange(len(b.x)) if apart else jnp.full(len(b.x), -1)
-    rows = [*a, places[0], *b, places[1]]
-    return sharding.on_own_rows(of_rows, rows, variance).sum()
+def _kernel_sums(
+    rows: Rows,
+    columns: Rows,
+    variance: Array,
+    *,
+    places: tuple[Array, Array] | None = None,
+    without_self: bool,
+    tile: int,
+) -> Float[Array, " n"]:
+    """Each row's kernels with all columns, weighted on both sides.
+
+    Args:
+        places: of rows and columns in their set; None where both are whole.
+        without_self: leaves out the pair of a row with itself.
+    """
+    place, column_place = places or (jnp.arange(len(rows.x)), jnp.arange(len(columns.x)))
+
+    def added(
+        total: Array, real: Array, column: Array, column_weight: Array, column_place: Array
+    ) -> Array:
+        squares = _squared_distances(rows.x, column)
+        kernels = sum(
+            (jnp.exp(-squares / (2 * bandwidth * variance)) for bandwidth in BANDWIDTHS),
+            start=jnp.zeros_like(squares),
+        )
+        weight = jnp.broadcast_to((real * column_weight)[None], squares.shape)
+        if without_self:
+            weight = weight * (place[:, None] != column_place[None])
+        return total + (kernels * weight).sum(axis=1)
+
+    start = jnp.zeros(len(rows.x))
+    return rows.weight * folded(added, start, [*columns, column_place], tile)
 
 
 def _distances(
@@ -128,7 +185,7 @@ def _distances(
     *,
     unbiased: bool,
 ) -> dict[str, Float[Array, ""]]:
-    """`mmd` of each of FEATURES, as one program over all of them."""
+    """`mmd` of each of FEATURES: one program, a tile of each at a time."""
 
     def stacked(side: dict[str, Array]) -> Float[Array, "F N D"]:
         return jnp.stack([side[name].astype(jnp.float32) for name in FEATURES])
@@ -226,11 +283,11 @@ class Aligner(nn.Module):
     ) -> dict[str, Float[Array, ""]]:
         """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `remembered`."""
         if self.kind == "mmd":
-            apart = _distances(source, target, queue, unbiased=self.unbiased)
+            distance = _distances(source, target, queue, unbiased=self.unbiased)
             return {
-                "image": apart["image_rep"] + apart["image_mean"],
-                "text": apart["text_rep"] + apart["text_mean"],
-                "object": apart["loc"],
+                "image": distance["image_rep"] + distance["image_mean"],
+                "text": distance["text_rep"] + distance["text_mean"],
+                "object": distance["loc"],
             }
         coefficient = reversal_coefficient(progress)
         discriminators = {

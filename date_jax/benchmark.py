@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from date_jax import commandline
 from date_jax.errors import UsageError, nearest
 
-SMALLEST = 1024  # batch of the loss
+SMALLEST = 2048  # batch of the loss
 MODES = ("step", "loss", "selection", "plan")
 
 

@@ -278,9 +278,6 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
         value = _get(config, key)
         if value and value % unit:
             yield f"config.{key}={value}: {_multiples(value, unit, 'the devices')}"
-    queue = _get(config, "aligner.queue")
-    if queue and queue % unit:
-        yield f"config.aligner.queue={queue}: {_multiples(queue, unit, 'the devices')}"
     image = _get(config, "model.image")
     if image is not None:
         if len(image.depths) != len(image.heads):

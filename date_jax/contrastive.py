@@ -4,18 +4,17 @@ Each device keeps its rows and runs through all columns tile by tile; the backwa
 tiles again. Memory grows with B, and not with its square.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 from date_jax import sharding
+from date_jax.sharding import Gather
 from date_jax.tiles import TILE, folded
 from date_jax.transformer import MASKED
-
-Gather: TypeAlias = Callable[[Array], Array]
 
 
 def softmax(

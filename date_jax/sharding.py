@@ -6,7 +6,7 @@ parameters. Everything is `jit` over this mesh: XLA writes the collectives.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -108,35 +108,44 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+Gather: TypeAlias = Callable[[jax.Array], jax.Array]
+
+
 def traced_on(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Inside, code that is being traced may use `on_own_rows`."""
+    """Inside, code that is being traced knows the mesh: `on_own_rows` and what it serves."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def rows_of_a_device(count: int) -> int:
-    """How many of `count` rows of a batch each device has; all where no mesh is known."""
+    """How many of `count` rows of a batch each device has; all where no mesh is known.
+
+    Raises:
+        ValueError: the devices cannot have equally many.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return count if mesh.empty else count // mesh.size
+    size = 1 if mesh.empty else mesh.size
+    if count % size:
+        raise ValueError(f"{count} rows cannot be split over {size} devices")
+    return count // size
 
 
-def on_own_rows(
-    function: Callable[..., jax.Array], rows: Sequence[jax.Array], *shared: jax.Array
-) -> jax.Array:
+def on_own_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) -> Any:
     """`function(all_rows, rows, *shared)` on every device with its own rows `[B/N ...]`, joined.
 
     `all_rows(x)` gives the rows of all devices: one exchange, and one in the backward pass,
-    wherever inside it is used. Where no mesh is known all rows are one's own.
+    wherever inside it is used. The gradient of what is shared is exchanged once. Where no mesh is
+    known all rows are one's own.
 
     Args:
-        function: to rows `[B/N ...]`.
-        rows: arrays `[B ...]` that are split.
-        shared: arrays that every device has.
+        function: to rows `[B/N ...]`, or a tree of them.
+        rows: arrays `[B ...]`, or trees of them, that are split.
+        shared: arrays, or trees of them, that every device has whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(lambda x: x, rows, *shared)
 
-    def on_device(rows: Sequence[jax.Array], *shared: jax.Array) -> jax.Array:
+    def on_device(rows: Sequence[Any], *shared: Any) -> Any:
         return function(lambda x: jax.lax.all_gather(x, _AXES, tiled=True), rows, *shared)
 
     split, whole = PartitionSpec(_AXES), PartitionSpec()

@@ -159,7 +159,9 @@ def test_mmd_in_tiles_on_eight_devices_is_that_of_one(queue: int, unbiased: bool
     found = jax.jit(jax.value_and_grad(tiled, (0, 1)))(spread["source"], spread["target"])
     whole = jax.jit(jax.value_and_grad(lambda source, target: loss(source, target, 64), (0, 1)))
     expected = whole(jnp.array(source), jnp.array(target))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, expected)
+    # The value is what is left of three means between 1 and 5.
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found[1], expected[1])
 
 
 def test_memory_of_mmd_does_not_grow_with_the_square_of_the_batch() -> None:

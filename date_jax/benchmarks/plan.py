@@ -49,7 +49,7 @@ def run(config: ConfigDict, *, topology: str, devices: Any) -> dict[str, Any]:
         devices: its `topology_devices`.
     """
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
-    task, made = step.made(config, mesh)
+    _, made = step.made(config, mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
         step.random_batch(config, 0, config.data.vocab_size),
@@ -65,7 +65,7 @@ def run(config: ConfigDict, *, topology: str, devices: Any) -> dict[str, Any]:
         "rows_per_device": rows / mesh.size,
         "compile_seconds": seconds,
         "bytes_per_device": measure.bytes_per_device(compiled),
-        "flops_per_device": step.step_flops(config, task, made, batch) / mesh.size,
+        "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
         "collectives": collectives(text),
         "instructions": text.count("\n"),
     }

@@ -15,6 +15,7 @@ from date_jax.benchmarks import measure
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.tasks import date
 from date_jax.tasks.pgda import adapts
+from date_jax.tiles import in_chunks
 from date_jax.train_step import Step, optimizer, train_step, with_pseudo_boxes
 
 TARGETS = 4096  # rows of the table of pseudo boxes
@@ -90,7 +91,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
 
     taken = measure.seconds(one, rounds=rounds)
     examples = config.batch_size * len(batches[0])
-    flops = step_flops(config, task, step, batches[0])
+    flops = step_flops(config, step, batches[0])
     peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)
     return {
         "step_seconds": taken._asdict(),
@@ -105,8 +106,8 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def step_flops(config: ConfigDict, task: tasks.Task, step: Step, batch: Any) -> float:
-    """Of the matrix products of one step, without those that are done twice to save memory."""
+def step_flops(config: ConfigDict, step: Step, batch: Any) -> float:
+    """Of the matrix products of one step, without the layers that are done twice to save memory."""
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
         plain.model.update(remat=False, rows_at_once=0)
@@ -140,7 +141,15 @@ def parts(
         return measure.seconds(lambda: compiled(*args), rounds=rounds, warm_up=2).median
 
     def embedded(name: str) -> Callable[..., Any]:
-        return jax.grad(lambda p, b: task.predict[name](p, b).astype(jnp.float32).sum())
+        def of(params: Any, rows: Any, _: Any) -> dict[str, jax.Array]:
+            return {name: task.predict[name](params, rows)}
+
+        def total(params: Any, batch: Any) -> jax.Array:
+            with sharding.traced_on(mesh):
+                found = in_chunks(of, params, batch, at_once=config.model.rows_at_once)
+            return found[name].astype(jnp.float32).sum()
+
+        return jax.grad(total)
 
     def view(batch: Any) -> Any:
         at = {"step": jnp.int32(config.steps), "rng": jax.random.key(0)}

@@ -49,7 +49,7 @@ def evaluate(
     """The metrics of one split, exact for any number of rows and the same on every process.
 
     Args:
-        collect: `collector(evaluated(task.predict), mesh)`, made once for all splits.
+        collect: `collector(evaluated(task.predict), mesh, ...)`, made once for all splits.
         params: the network's.
         batches: this process's evaluation batches of the split, with boxes.
         should_stop: see `collector`.

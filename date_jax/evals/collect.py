@@ -46,11 +46,11 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         return known | predicted(params, batch) | {"mask": batch["mask"]}
 
     def predicted(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        def of(part: dict[str, Any], _: Any) -> dict[str, jax.Array]:
+        def of(params: Any, part: dict[str, Any], _: Any) -> dict[str, jax.Array]:
             return {name: function(params, part) for name, function in predict.items()}
 
         with sharding.traced_on(mesh):
-            return in_chunks(of, batch, rows_at_once)
+            return in_chunks(of, params, batch, at_once=rows_at_once)
 
     replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
 

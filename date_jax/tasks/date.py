@@ -287,6 +287,11 @@ def training_view(model: Date, config: ConfigDict, swap_table: Array) -> Callabl
     view of a domain's batch, and the box inside that view."""
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
 
+    def network(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
+        params, key = shared
+        rngs = {"dropout": key if chunk is None else jax.random.fold_in(key, chunk)}
+        return apply({"params": params}, **rows, train=True, rngs=rngs)
+
     def forward(
         params: Params, batch: Batch, box: Array, step: Array, rng: Array
     ) -> tuple[dict[str, Array], Array]:
@@ -295,11 +300,8 @@ def training_view(model: Date, config: ConfigDict, swap_table: Array) -> Callabl
             batch, box, step=step, rng=view_key, config=config, swap_table=swap_table
         )
 
-        def network(rows: Batch, chunk: Array | None) -> dict[str, Array]:
-            key = dropout_key if chunk is None else jax.random.fold_in(dropout_key, chunk)
-            return apply({"params": params["model"]}, **rows, train=True, rngs={"dropout": key})
-
-        return in_chunks(network, inputs, config.model.rows_at_once), box
+        shared = params["model"], dropout_key
+        return in_chunks(network, shared, inputs, at_once=config.model.rows_at_once), box
 
     return forward
 
