@@ -137,6 +137,7 @@ VALUES = [
     ({"augment.zoom_in": 0.5}, "config.augment.zoom_in=0.5: must be a number, 1"),
     ({"aligner.kind": "mmdd"}, "none, mmd, adversarial, conditional_adversarial (did you mean"),
     ({"method": "DATE"}, "config.method=DATE: must be one of date, source_only, oracle"),
+    ({"model.rows_at_once": -1}, "config.model.rows_at_once=-1: must be a whole number, 0 or more"),
     ({"model.dtype": "fp16"}, "config.model.dtype=fp16: must be one of float32, bfloat16"),
     ({"model.image.depths": ()}, "config.model.image.depths=(): must be a tuple of positive"),
     ({"model.image.depths": (2, 0)}, "config.model.image.depths=(2, 0): must be a tuple"),

@@ -261,6 +261,21 @@ def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: C
     assert loss([0, 1, 2, 3], alike) == loss([0, 0, 2, 3], other) != loss([0, 1, 2, 3], other)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_each_chunk_of_a_batch_drops_other_units(config: ConfigDict, dropout: float) -> None:
+    config.model.rows_at_once, config.model.fusion.dropout = 2, dropout
+    config.augment.focus = 0.0  # and at step 0 nothing else changes a picture
+    model = date.Date(config.model, VOCAB, 6)
+    forward = date.training_view(model, config, jnp.arange(VOCAB, dtype=jnp.int32))
+    alike = {name: np.repeat(rows[:1], ROWS, axis=0) for name, rows in domain(0).items()}
+    boxes = jnp.full((ROWS, 4), 0.5)
+    view = jax.jit(lambda p: forward(p, alike, boxes, jnp.int32(0), jax.random.key(1))[0]["loc"])
+    found = np.asarray(view(some_params(built(config)))).reshape(4, 2, -1)
+    apart = np.abs(found[:, None] - found[None]).max(axis=(2, 3))
+    same = apart < 1e-6
+    assert (same == (np.eye(4, dtype=bool) if dropout else np.ones((4, 4), bool))).all()
+
+
 def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> None:
     task = built(config)
     params = some_params(task)
