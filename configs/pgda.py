@@ -15,7 +15,8 @@ from date_jax.scales import SCALES, scale, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
 WORDS = ("files", *DIRECTIONS, *SCALES)
-# What date_jax.ablate compares, and what each changes. Pairs of the target are in all that see it.
+# What date_jax.ablate compares, and what each changes. All but source_only train retrieval on the
+# target's pairs.
 _NO_BOXES = {"pseudo_boxes.weight": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"method": "source_only"},
@@ -61,13 +62,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
     config.data.vocab_size = 1000
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
-    config.data.bad_image_budget = 0.01  # share of unreadable pictures that may be dropped
+    config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.shop = ConfigDict(
-        {"pictures": 10_000, "products": 2_000, "seed": 0, "workers": 0}  # a domain; 0 = all cores
+        {
+            "pictures": 10_000,
+            "products": 2_000,
+            "seed": 0,
+            "workers": 0,
+        }  # pictures a domain; workers: 0 = all cores
     )
 
     config.model = ConfigDict()
-    config.model.dtype = "float32"  # compute; parameters and losses are float32
+    config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
     config.model.remat = False  # compute layers again in the backward pass: less memory
     config.model.scan = False  # compile equal layers once: sooner at work where they are many
     # Rows of a device that go through the network at a time; 0 = all, right for accelerators until
@@ -82,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "heads": (2, 4),
             "window": 4,
             "mlp_ratio": 2.0,
-            "pooling": "rep",
+            "pooling": "rep",  # rep | mean | multi_scale
         }
     )
     config.model.text = ConfigDict(
@@ -99,33 +105,34 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "weight": 0.1,
             "target_weight": 0.1,
-            "loss": "softmax",
-            "prior": "none",
+            "loss": "softmax",  # softmax | sigmoid
+            "prior": "none",  # none | dual_softmax
             "prior_temperature": 10.0,
         }
     )
     config.object_seeker = ConfigDict({"weight": 1.0, "l1_weight": 1.0, "giou_weight": 1.0})
     config.aligner = ConfigDict(
         {
-            "kind": "mmd",
+            "kind": "mmd",  # none | mmd | adversarial | conditional_adversarial
             "weight": 0.1,
             "image_weight": 1.0,
             "text_weight": 1.0,
             "unbiased": False,
             "queue": 0,  # rows of earlier batches that MMD compares too; for batches below 64
-            "hidden": 1024,
+            "hidden": 1024,  # width of the adversarial kinds' discriminators
         }
     )
-    config.stages = ConfigDict({"align": 0.4, "pseudo": 0.5})  # shares of `steps`
+    # Where stages 2 (target and aligner) and 3 (pseudo boxes) begin, as shares of `steps`.
+    config.stages = ConfigDict({"align": 0.4, "pseudo": 0.5})
     config.pseudo_boxes = ConfigDict(
         {
             "weight": 1.0,
             "every": 250,  # steps
-            "teacher": "ema",
+            "teacher": "ema",  # ema | frozen: as it was at the start of the stage
             "looks": 2,  # the second at a close-up of the box that the first one found
             # These three make the count, and matter where it has a weight in `rank`.
-            "combine": "mean",
-            "theta_kind": "quantile",
+            "combine": "mean",  # mean | rank | min, of picture and text
+            "theta_kind": "quantile",  # quantile | absolute
             "theta": 0.9,
             "keep_start": 0.5,
             "keep_end": 0.8,
@@ -155,7 +162,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "learning_rate": 1.5e-3,
             "warmup": 0.05,
-            "schedule": "cosine",
+            "schedule": "cosine",  # cosine | step
             "beta2": 0.98,  # with 0.999 the plateau at the start lasts twice as long
             "weight_decay": 1e-4,
             "clip": 1.0,

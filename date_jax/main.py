@@ -72,6 +72,9 @@ def _start_jax(config: ConfigDict) -> None:
             "num_processes": _COUNT.value,
             "process_id": _INDEX.value,
         }
+        if _COORDINATOR.value.startswith(("127.0.0.1:", "localhost:")):
+            # Or it would listen to the whole network, for processes of this machine alone.
+            options["coordinator_bind_address"] = _COORDINATOR.value
     elif _COUNT.value > 1:
         raise UsageError(f"--process_count={_COUNT.value} needs --coordinator=<host>:<port>")
     try:

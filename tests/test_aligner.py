@@ -16,7 +16,7 @@ def features(rows: int, seed: int, shift: float = 0.0, width: int = 5) -> np.nda
 
 
 def mmd_by_loop(source: np.ndarray, target: np.ndarray, *, unbiased: bool) -> float:
-    """METHODS 1.4 pair by pair in float64."""
+    """The formula, pair by pair, in float64."""
     x, y = source.astype(np.float64), target.astype(np.float64)
     joined = [*x, *y]
     distances = [((a - b) ** 2).sum() for a in joined for b in joined]

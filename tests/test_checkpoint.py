@@ -76,7 +76,7 @@ def assert_equal(state: Small, value: float) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the steps 2 and 3."""
-    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    directory = tmp_path_factory.mktemp("runs") / "run" / "checkpoints"
     checkpoints = Checkpoints(directory, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, placed(step, 2), {"note": f"of {step}"})

@@ -34,7 +34,7 @@ def positives(identity: np.ndarray) -> np.ndarray:
 def softmax_by_loop(
     query: np.ndarray, image: np.ndarray, positive: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """METHODS 1.2 word for word: queries i, images j."""
+    """The formula word for word: queries i, images j."""
     s = query.astype(np.float64) @ image.astype(np.float64).T
     rows = len(s)
 

@@ -267,7 +267,7 @@ def test_each_chunk_of_a_batch_drops_other_units(config: ConfigDict, dropout: fl
     config.augment.focus = 0.0  # and at step 0 nothing else changes a picture
     model = date.Date(config.model, VOCAB, 6)
     forward = date.training_view(model, config, jnp.arange(VOCAB, dtype=jnp.int32))
-    alike = {name: np.repeat(rows[:1], ROWS, axis=0) for name, rows in domain(0).items()}
+    alike = {name: jnp.repeat(rows[:1], ROWS, axis=0) for name, rows in domain(0).items()}
     boxes = jnp.full((ROWS, 4), 0.5)
     view = jax.jit(lambda p: forward(p, alike, boxes, jnp.int32(0), jax.random.key(1))[0]["loc"])
     found = np.asarray(view(some_params(built(config)))).reshape(4, 2, -1)

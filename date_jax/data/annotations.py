@@ -1,6 +1,6 @@
 """Rows of the user's own data: a JSON Lines or CSV file, read and doubted before anything is made.
 
-One row is a picture, a query, a box or none, a domain and a split (METHODS: "your own").
+One row is a picture, a query, a box or none, a domain and a split.
 """
 
 import csv
