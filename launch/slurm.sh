@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Hands the main job to SLURM: one process a node with all its GPUs; JAX finds the others. Preempted, it is queued again.
-#   NODES=4 GPUS=8 TIME=24:00:00 bash launch/slurm.sh --config=configs/pgda.py:files,swin_b --workdir=/mnt/nfs/runs/one ...
+#   NODES=4 GPUS=8 TIME=24:00:00 bash launch/slurm.sh --config=configs/pgda.py:files,swin_b --workdir=/nfs/runs/one ...
 # --dry-run prints the batch script only. The repository and the workdir lie on a file system that all nodes share, and
 # .venv holds a JAX for their GPUs (BUILD.md, Install).
 set -eu

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts the main job on every worker of a TPU VM slice, where this repository lies in ~/date_jax, and leaves it running;
 # each worker writes ~/date_jax/run.log.
-#   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --config=configs/pgda.py:files,swin_b --workdir=/mnt/nfs/runs/one ...
+#   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --config=configs/pgda.py:files,swin_b --workdir=/nfs/runs/one ...
 # --dry-run prints the command only. The workdir and the data have to lie on a file system that all workers mount.
 set -eu
 . "$(dirname "$0")/arguments.sh"
