@@ -116,12 +116,10 @@ def located(path: Path) -> Path:
     for directory in (path, path / "checkpoints"):
         if steps_in(directory):
             return directory
-    around = [path, path.parent] if path.parent.is_dir() else []
-    near = sorted(
-        {run.parent for root in around if root.is_dir() for run in root.glob("*/checkpoints")}
-        | {run.parent for run in path.glob("*/*/checkpoints")}
-    )
-    near = [run for run in near if steps_in(run / "checkpoints")]
+    # The nearest first: inside it, deeper inside, beside it.
+    roots = [(path, "*/checkpoints"), (path, "*/*/checkpoints"), (path.parent, "*/checkpoints")]
+    found = dict.fromkeys(d.parent for root, pattern in roots for d in sorted(root.glob(pattern)))
+    near = [run for run in found if steps_in(run / "checkpoints")]
     what = "no checkpoint in it" if path.exists() else "no such directory"
     hint = "; runs near it: " + ", ".join(map(str, near[:5])) if near else ""
     raise CheckpointError(f"{path}: {what}{hint}")
