@@ -30,9 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "pseudo_boxes.looks": 1,
         "pseudo_boxes.theta_kind": "absolute",
         "pseudo_boxes.theta": 0.5,
-        "pseudo_boxes.rank.count": 1.0,
-        "pseudo_boxes.rank.agreement": 0.0,
-        "pseudo_boxes.rank.score": 0.0,
+        "pseudo_boxes.rank": "count",
         "pseudo_boxes.keep_end": 0.5,
     },
     "date": {},
@@ -130,13 +128,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "every": 250,  # steps
             "teacher": "ema",  # ema | frozen: as it was at the start of the stage
             "looks": 2,  # the second at a close-up of the box that the first one found
-            # These three make the count, and matter where it has a weight in `rank`.
+            "rank": "agreement",  # agreement (of two views) | count (of similar source pairs)
+            # These three make the count.
             "combine": "mean",  # mean | rank | min, of picture and text
             "theta_kind": "quantile",  # quantile | absolute
             "theta": 0.9,
             "keep_start": 0.5,
             "keep_end": 0.8,
-            "rank": {"count": 0.0, "agreement": 1.0, "score": 1.0},
             "min_agreement": 0.0,
             "min_row_agreement": 0.0,
         }

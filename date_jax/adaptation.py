@@ -96,7 +96,7 @@ class PseudoBoxes:
             return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 
         self._embed = made("image_embedding", "query_embedding")
-        self._teach = made("pseudo_box_cxcywh", "agreement", "score")
+        self._teach = made("pseudo_box_cxcywh", "agreement")
 
     def begins(self, step: int) -> bool:
         """Whether `step` is the first with pseudo boxes."""

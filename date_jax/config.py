@@ -25,6 +25,7 @@ CHOICES = {
     "image_seeker.prior": ("none", "dual_softmax"),
     "aligner.kind": ("none", "mmd", "adversarial", "conditional_adversarial"),
     "pseudo_boxes.teacher": ("ema", "frozen"),
+    "pseudo_boxes.rank": ("agreement", "count"),
     "pseudo_boxes.theta_kind": ("quantile", "absolute"),
     "pseudo_boxes.combine": ("mean", "rank", "min"),
     "optim.schedule": ("cosine", "step"),
@@ -82,7 +83,6 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("image_seeker.weight", "image_seeker.target_weight", "object_seeker.weight"),
             *("object_seeker.l1_weight", "object_seeker.giou_weight", "pseudo_boxes.weight"),
             *("aligner.weight", "aligner.image_weight", "aligner.text_weight"),
-            *(f"pseudo_boxes.rank.{signal}" for signal in ("count", "agreement", "score")),
         ),
     ),
     (
@@ -250,8 +250,6 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.pseudo_boxes.min_agreement={pseudo.min_agreement}: a frozen teacher's never "
             "changes; set pseudo_boxes.teacher=ema, or min_agreement=0"
         )
-    if not any(pseudo.rank.values()):
-        yield "config.pseudo_boxes.rank: all weights are 0, so there is nothing to rank by"
 
 
 def _oracle_contradictions(config: ConfigDict) -> Iterator[str]:

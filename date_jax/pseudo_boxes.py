@@ -1,10 +1,9 @@
 """Which of the teacher's boxes on the target to trust now (DATE's dynamic pseudo-box generator).
 
-The source and the target are embedded as a whole. A target pair that resembles many source pairs
-lies where the network has learnt; that count, the teacher's agreement with itself on another view,
-and how much better its box fits the query than the whole picture does rank the targets, and the
-best share gets boxes. Counting alone favours crowded, average-looking pictures; `refresh` measures
-each rule where it is told the truth.
+The targets are ranked, and the best share gets boxes. By `agreement`: how well the teacher's boxes
+in two views of the picture lie on each other. By `count`, as DATE does: source and target are
+embedded as a whole, and a target pair that resembles many source pairs lies where the network has
+learnt; but crowded, average-looking pictures resemble most.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from date_jax import all_pairs, boxes
 
+RANKS = ("agreement", "count")
 COMBINE = ("mean", "rank", "min")
 THETA_KINDS = ("quantile", "absolute")
 _QUANTILE_ROWS = 2048  # 2 million pairs pin a quantile to three digits
@@ -59,12 +59,12 @@ def refresh(
     """The teacher's boxes of all target rows and which of them to train on, from now on.
 
     Args:
-        embed: a collector of `image_embedding` and `query_embedding`.
-        teach: a collector of `pseudo_box_cxcywh`, `agreement` and `score`.
+        embed: a collector of `image_embedding` and `query_embedding`; asked to rank by `count`.
+        teach: a collector of `pseudo_box_cxcywh` and `agreement`.
         params: what `embed` runs with: the current extractors.
         teacher_params: what `teach` runs with.
         source_batches: gives one pass over the whole source, unaugmented; likewise
-            `target_batches`, which is asked twice. Neither needs boxes.
+            `target_batches`, which may be asked twice. Neither needs boxes.
         config: the `pseudo_boxes` section.
         mesh: the pairs are counted on all of it.
         progress: 0 at the start of the stage, 1 at its end.
@@ -75,42 +75,38 @@ def refresh(
 
     Returns:
         The table, the same on every process, and as metrics: `selected` (rows that weigh 1),
-        `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs),
-        `theta`; with `truth` the shares of boxes with IoU >= 0.5: `precision_all`,
-        `precision_selected` (of the rows that rank best, earned or not) and
-        `precision_by_count`, `_agreement`, `_score`: as many rows, by one rank alone.
+        `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs), with
+        rank by `count` also `theta`; with `truth` the shares of boxes with IoU >= 0.5:
+        `precision_all` and `precision_selected` (of the rows that rank best, earned or not).
     """
-    source = embed(params, source_batches(), should_stop=should_stop)
-    target = embed(params, target_batches(), should_stop=should_stop)
     taught = teach(teacher_params, target_batches(), should_stop=should_stop)
-    count, theta = _resemblance(source, target, config, mesh=mesh, rng=rng)
-    signals = {
-        "count": count,
-        "agreement": taught["agreement"],
-        "score": taught["score"],
-    }
+    counted: dict[str, float] = {}
+    reliability = taught["agreement"].astype(np.float64)
+    if config.rank == "count":
+        source = embed(params, source_batches(), should_stop=should_stop)
+        target = embed(params, target_batches(), should_stop=should_stop)
+        reliability, counted["theta"] = _resemblance(source, target, config, mesh=mesh, rng=rng)
     share = keep_share(config, progress)
     is_steady = taught["agreement"] >= config.min_row_agreement
-    rank = np.where(is_steady, reliability(**signals, weights=config.rank), -np.inf)
-    chosen = selection(rank, share) & is_steady
+    chosen = selection(np.where(is_steady, reliability, -np.inf), share) & is_steady
     mean_agreement = float(np.mean(taught["agreement"]))
     earned = mean_agreement >= config.min_agreement
     metrics = {
         "selected": float(chosen.sum() * earned),
         "mean_agreement": mean_agreement,
         "earned": float(earned),
-        "theta": theta,
+        **counted,
     }
     if truth is not None:
-        true = {name: np.asarray(value)[target["index"]] for name, value in truth.items()}
+        true = {name: np.asarray(value)[taught["index"]] for name, value in truth.items()}
         right = np.asarray(_is_right(taught["pseudo_box_cxcywh"], true["box_cxcywh"]))
-        metrics |= _precision(right, true["box_mask"], chosen, signals)
+        metrics |= _precision(right, true["box_mask"], chosen)
     table = {
         "box_cxcywh": np.asarray(taught["pseudo_box_cxcywh"], np.float32),
         "weight": (chosen & earned).astype(np.float32),
     }
     # Collected in the split's order, which is that of `index`; the table is read by `index`.
-    place = np.argsort(target["index"], kind="stable")
+    place = np.argsort(taught["index"], kind="stable")
     return Refreshed({name: rows[place] for name, rows in table.items()}, metrics)
 
 
@@ -119,28 +115,6 @@ def keep_share(config: Any, progress: float) -> float:
     its end, which no refresh reaches."""
     progress = min(max(progress, 0.0), 1.0)
     return config.keep_start + (config.keep_end - config.keep_start) * progress
-
-
-def reliability(
-    count: Real[np.ndarray, " N"],
-    agreement: Real[np.ndarray, " N"],
-    score: Real[np.ndarray, " N"],
-    *,
-    weights: Any,
-) -> Float[np.ndarray, " N"]:
-    """The weighted sum of the three signals' percentile ranks; larger is more to be trusted.
-
-    Args:
-        count: source pairs that the target pair resembles.
-        agreement: IoU of the teacher's boxes in two views of the picture.
-        score: the image seeker's, of the query with the box less that with the picture.
-        weights: of `count`, `agreement` and `score`, by these names.
-    """
-    signals = {"count": count, "agreement": agreement, "score": score}
-    return sum(
-        (weights[name] * percentile_rank(signal) for name, signal in signals.items()),
-        start=np.zeros(len(count)),
-    )
 
 
 def percentile_rank(values: Real[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -276,14 +250,9 @@ def _precision(
     right: Bool[np.ndarray, " N"],
     box_mask: Bool[np.ndarray, " N"],
     chosen: Bool[np.ndarray, " N"],
-    signals: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """Shares of right boxes: among all targets, the chosen ones, those one signal ranks best."""
-    alone = {
-        f"precision_by_{name}": selection(np.asarray(signal, np.float64), chosen.mean())
-        for name, signal in signals.items()
-    }
-    sets = {"precision_all": np.ones_like(chosen), "precision_selected": chosen} | alone
+    """Shares of right boxes, among all targets and among the chosen ones."""
+    sets = {"precision_all": np.ones_like(chosen), "precision_selected": chosen}
     known = {name: rows & box_mask for name, rows in sets.items()}
     # Without a known row there is no precision, and no entry.
     return {name: float(right[rows].mean()) for name, rows in known.items() if rows.any()}

@@ -161,7 +161,7 @@ VALUES = [
     ({"stages.pseudo": 1.2}, "config.stages.pseudo=1.2: must be a number from 0 to 1"),
     ({"optim.ema": 0.0}, "would be the student itself"),
     ({"pseudo_boxes.theta": -0.5}, "a quantile must be from 0 to 1"),
-    ({"pseudo_boxes.rank.agreement": 0.0, "pseudo_boxes.rank.score": 0.0}, "nothing to rank by"),
+    ({"pseudo_boxes.rank": "score"}, "config.pseudo_boxes.rank=score: must be one of agreement, c"),
     ({"pseudo_boxes.teacher": "frozen", "pseudo_boxes.min_agreement": 0.5}, "never changes"),
     ({"stages.align": 1.0, "stages.pseudo": 1.0}, "the target would never be seen"),
     ({"image_seeker.loss": "sigmoid", "image_seeker.prior": "dual_softmax"}, "has no softmax"),
@@ -254,6 +254,7 @@ def test_choices_are_those_the_modules_know() -> None:
     assert config.CHOICES["aligner.kind"] == aligner.KINDS
     assert config.CHOICES["pseudo_boxes.combine"] == pseudo_boxes.COMBINE
     assert config.CHOICES["pseudo_boxes.theta_kind"] == pseudo_boxes.THETA_KINDS
+    assert config.CHOICES["pseudo_boxes.rank"] == pseudo_boxes.RANKS
 
 
 def raising(error: BaseException) -> Callable[[list[str]], None]:

@@ -154,19 +154,6 @@ def test_centring_removes_the_common_part_and_keeps_the_domains_apart() -> None:
     assert cosines(s.image, t.image).mean() < -0.5
 
 
-def test_reliability_is_the_weighted_sum_of_percentile_ranks() -> None:
-    rng = np.random.default_rng(0)
-    count = rng.integers(0, 5, 40)  # many ties
-    agreement, score = rng.random(40), rng.normal(size=40)
-    weights = {"count": 0.5, "agreement": 2.0, "score": 1.0}
-    found = pseudo_boxes.reliability(count, agreement, score, weights=weights)
-    expected = sum(
-        weight * (rankdata(values) - 0.5) / 40
-        for weight, values in zip(weights.values(), (count, agreement, score), strict=True)
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.1, 1 / 3, 0.5, 0.99, 1.0])
 def test_exactly_the_share_is_selected_and_the_first_of_equal_rows(share: float) -> None:
     rank = np.random.default_rng(1).integers(0, 4, 57).astype(np.float64)
@@ -204,7 +191,7 @@ def said(name: str) -> Callable[[Any, dict[str, Any]], jax.Array]:
 
 
 def toy(
-    rank: dict[str, float],
+    rank: str,
     *,
     rows: int = 201,
     progress: float = 0.0,
@@ -221,7 +208,6 @@ def toy(
         "text_vector": unit_rows(rows, 6, 21),
         "box": moved.astype(np.float32),
         "steadiness": (0.9 - 0.5 * noisy + 0.05 * rng.random(rows)).astype(np.float32),
-        "gain": rng.normal(size=rows).astype(np.float32),
     }
     source = {"image_vector": unit_rows(90, 6, 22), "text_vector": unit_rows(90, 6, 23)}
     settings = {
@@ -233,7 +219,7 @@ def toy(
     embed = collector(
         {"image_embedding": said("image_vector"), "query_embedding": said("text_vector")}, mesh
     )
-    taught = {"pseudo_box_cxcywh": "box", "agreement": "steadiness", "score": "gain"}
+    taught = {"pseudo_box_cxcywh": "box", "agreement": "steadiness"}
     teach = collector({name: said(key) for name, key in taught.items()}, mesh)
     mask = np.arange(rows) % 10 > 0
     truth = {"box_cxcywh": true.astype(np.float32), "box_mask": mask}
@@ -253,57 +239,43 @@ def toy(
     return refreshed, target | {"noisy": noisy, "mask": mask}
 
 
-ALONE = {
-    "count": {"count": 1.0, "agreement": 0.0, "score": 0.0},
-    "agreement": {"count": 0.0, "agreement": 1.0, "score": 0.0},
-    "score": {"count": 0.0, "agreement": 0.0, "score": 1.0},
-}
-
-
 def test_selecting_by_agreement_raises_precision() -> None:
-    (table, metrics), target = toy(ALONE["agreement"])
+    (table, metrics), target = toy("agreement")
     mask, noisy = target["mask"], target["noisy"]
     assert metrics["precision_all"] == pytest.approx(np.mean(~noisy[mask]))
-    assert metrics["precision_selected"] == metrics["precision_by_agreement"] == 1.0
+    assert metrics["precision_selected"] == 1.0
     assert metrics["selected"] == table["weight"].sum() == round(0.3 * 201)
     assert metrics["mean_agreement"] == pytest.approx(target["steadiness"].mean())
     np.testing.assert_array_equal(table["box_cxcywh"], target["box"])
     assert not table["weight"][noisy].any()
 
 
-@pytest.mark.parametrize("rule", ["count", "score"])
-def test_each_rule_selects_what_its_loop_selects(rule: str) -> None:
-    (table, metrics), target = toy(ALONE[rule])
-    if rule == "score":
-        signal = target["gain"]
-    else:
-        source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
-        pair = pseudo_boxes.centred(source, Features(target["image_vector"], target["text_vector"]))
-        signal = counts_by_loop(*pair, metrics["theta"], "mean")
+def test_selecting_by_counts_selects_what_a_loop_selects() -> None:
+    (table, metrics), target = toy("count")
+    source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
+    pair = pseudo_boxes.centred(source, Features(target["image_vector"], target["text_vector"]))
+    signal = counts_by_loop(*pair, metrics["theta"], "mean")
     expected = sorted(range(201), key=lambda row: (-signal[row], row))[: round(0.3 * 201)]
     assert set(np.flatnonzero(table["weight"])) == set(expected)
     known = [row for row in expected if target["mask"][row]]
     precision = np.mean(~target["noisy"][known])
-    assert metrics["precision_selected"] == metrics[f"precision_by_{rule}"]
     assert metrics["precision_selected"] == pytest.approx(precision)
 
 
 def test_more_rows_are_selected_at_the_end_of_the_stage() -> None:
-    (_, metrics), _ = toy(ALONE["count"], progress=1.0)
+    (_, metrics), _ = toy("count", progress=1.0)
     assert metrics["selected"] == round(0.5 * 201)
 
 
 def test_rows_below_the_least_agreement_are_never_selected() -> None:
-    (table, metrics), target = toy(
-        ALONE["count"], progress=1.0, keep_end=0.9, min_row_agreement=0.7
-    )
+    (table, metrics), target = toy("count", progress=1.0, keep_end=0.9, min_row_agreement=0.7)
     assert not table["weight"][target["noisy"]].any()
     assert metrics["selected"] == np.sum(~target["noisy"])
     assert metrics["precision_selected"] == 1.0
 
 
 def test_a_teacher_that_has_not_earned_it_teaches_nothing() -> None:
-    (table, metrics), _ = toy(ALONE["agreement"], min_agreement=0.99)
+    (table, metrics), _ = toy("agreement", min_agreement=0.99)
     assert not table["weight"].any()
     assert metrics["selected"] == metrics["earned"] == 0.0
     assert metrics["precision_selected"] == 1.0  # still measured: would it be right to begin?
@@ -312,15 +284,15 @@ def test_a_teacher_that_has_not_earned_it_teaches_nothing() -> None:
 @pytest.mark.parametrize("combine", pseudo_boxes.COMBINE)
 @pytest.mark.parametrize("kind", pseudo_boxes.THETA_KINDS)
 def test_every_kind_of_threshold_and_combination_refreshes(kind: str, combine: str) -> None:
-    (table, metrics), _ = toy(ALONE["count"], rows=50, theta_kind=kind, combine=combine)
+    (table, metrics), _ = toy("count", rows=50, theta_kind=kind, combine=combine)
     assert metrics["selected"] == table["weight"].sum() == 15
     assert table["weight"].dtype == table["box_cxcywh"].dtype == np.float32
 
 
 def test_the_table_does_not_depend_on_the_truth() -> None:
-    told, _ = toy(ALONE["agreement"], rows=40)
-    untold, _ = toy(ALONE["agreement"], rows=40, is_told_the_truth=False)
-    assert set(untold.metrics) == {"selected", "mean_agreement", "earned", "theta"}
+    told, _ = toy("agreement", rows=40)
+    untold, _ = toy("agreement", rows=40, is_told_the_truth=False)
+    assert set(untold.metrics) == {"selected", "mean_agreement", "earned"}
     for name, rows in untold.table.items():
         np.testing.assert_array_equal(told.table[name], rows)
 

@@ -283,16 +283,15 @@ def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> 
     found = jax.device_get(predict.lower(params, domain(0)).compile(QUICK)(params, domain(0)))
     assert found.keys() == {
         *("image_embedding", "query_embedding", "box_cxcywh"),
-        *("pseudo_box_cxcywh", "agreement", "score"),
+        *("pseudo_box_cxcywh", "agreement"),
     }
     for name in ("image_embedding", "query_embedding"):
         assert found[name].shape == (ROWS, config.model.width)
         np.testing.assert_allclose(np.linalg.norm(found[name], axis=1), 1, rtol=1e-5)
     assert found["box_cxcywh"].shape == found["pseudo_box_cxcywh"].shape == (ROWS, 4)
     assert ((found["box_cxcywh"] > 0) & (found["box_cxcywh"] < 1)).all()
-    assert found["agreement"].shape == found["score"].shape == (ROWS,)
+    assert found["agreement"].shape == (ROWS,)
     assert ((found["agreement"] >= 0) & (found["agreement"] <= 1)).all()
-    assert (np.abs(found["score"]) <= 2).all()
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])
@@ -328,12 +327,6 @@ def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
     again = np.asarray(predict({**rows, "image": views})["box_cxcywh"]) * windows[:, 2:]
     again[:, :2] += windows[:, :2]
     np.testing.assert_allclose(found["pseudo_box_cxcywh"], again, atol=0.02)
-
-    views, _ = seen(found["pseudo_box_cxcywh"], date.TIGHT)
-    near = predict({**rows, "image": views})["image_embedding"]
-    query = found["query_embedding"]
-    gain = np.sum(near * query, axis=1) - np.sum(found["image_embedding"] * query, axis=1)
-    np.testing.assert_allclose(found["score"], gain, atol=0.02)
 
 
 @pytest.mark.parametrize(

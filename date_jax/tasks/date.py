@@ -20,7 +20,6 @@ NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
 WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
 _PRIME = 16777619  # FNV's: odd, so that no power of it loses a bit
 SECOND_LOOK = 1.5  # side of the close-up in which a box is found again, by its longer side
-TIGHT = 1.2  # the same of the close-up that is held against the query
 OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirrored one
 
 
@@ -241,25 +240,12 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         other = searched(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
         return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
 
-    def score(params: Params, batch: Batch) -> Array:
-        """How much better the pseudo box alone fits the query than the whole picture does.
-
-        The difference of two cosines of the image seeker: a product that was mistaken for the
-        queried one fits worse than the picture that shows both.
-        """
-        window = augment.close_up(pseudo_box_cxcywh(params, batch), TIGHT)
-        image = seen(batch, window, jnp.zeros((len(window),), bool))
-        rep, _ = apply({"params": params["model"]}, image, method=Date.image)
-        gain = unit(rep) - image_embedding(params, batch)
-        return (gain * query_embedding(params, batch)).sum(axis=1)
-
     return {
         "image_embedding": image_embedding,
         "query_embedding": query_embedding,
         "box_cxcywh": box_cxcywh,
         "pseudo_box_cxcywh": pseudo_box_cxcywh,
         "agreement": agreement,
-        "score": score,
     }
 
 
