@@ -61,14 +61,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.vocab_size = 1000
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
-    config.data.shop = ConfigDict(
-        {
-            "pictures": 10_000,
-            "products": 2_000,
-            "seed": 0,
-            "workers": 0,
-        }  # pictures a domain; workers: 0 = all cores
-    )
+    # `pictures` of each domain; `workers` that render them, 0 = all cores.
+    config.data.shop = ConfigDict({"pictures": 10_000, "products": 2_000, "seed": 0, "workers": 0})
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32

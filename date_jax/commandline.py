@@ -57,7 +57,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = INTERRUPTED
         text = str(error) or "the same command resumes from the last checkpoint, if there is one"
         print(f"interrupted: {text}", file=sys.stderr)
-    except Exception:
+    except Exception:  # a fault of ours: shown whole, and the other processes must not wait for it
         code = 1
         traceback.print_exc()
     leave(code)

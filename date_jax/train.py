@@ -147,7 +147,7 @@ class Trace:
     def at(self, step: int, pending: list[Pending]) -> None:
         """Begins or ends at the top of `step`; the step on its way is waited for."""
         if step in self._steps and not self._runs:
-            jax.block_until_ready([each.metrics for each in pending])
+            self._wait(pending)
             jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
             self._runs = True
         elif step not in self._steps:
@@ -156,9 +156,12 @@ class Trace:
     def end(self, pending: list[Pending]) -> None:
         """Writes what there is, if it runs."""
         if self._runs:
-            jax.block_until_ready([each.metrics for each in pending])
+            self._wait(pending)
             jax.profiler.stop_trace()
             self._runs = False
+
+    def _wait(self, pending: list[Pending]) -> None:
+        jax.block_until_ready([each.metrics for each in pending])
 
 
 def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:

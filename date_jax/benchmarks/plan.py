@@ -32,6 +32,7 @@ def topology_devices(name: str) -> Any:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask the cloud where it is
     try:
         return topologies.get_topology_desc(name, platform="tpu").devices
+    # What libtpu raises depends on what is wrong: not there, no such platform, no such name.
     except (RuntimeError, ValueError, NotImplementedError) as error:
         if "libtpu" in str(error).lower() and "not" in str(error).lower():
             raise SetupError(
