@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax.data import pipeline
-from date_jax.data.preprocess import header, prepared_png
+from date_jax.data.preprocess import header, prepared_jpeg
 from date_jax.errors import DataError
 
 RED, BLUE = (230, 20, 20), (20, 20, 230)
@@ -217,9 +217,9 @@ def test_any_mode_becomes_rgb_over_white(
     tmp_path: Path, name: str, save: Callable[[Path], None], expected: tuple[int, ...]
 ) -> None:
     save(tmp_path / name)
-    png = prepared_png(tmp_path / name, image_size=16, fit="letterbox", max_pixels=10**6)
-    (tmp_path / "prepared.png").write_bytes(png)
-    image = np.asarray(Image.open(tmp_path / "prepared.png"))
+    jpeg = prepared_jpeg(tmp_path / name, image_size=16, fit="letterbox", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    image = np.asarray(Image.open(tmp_path / "prepared.jpg"))
     assert image.shape == (16, 16, 3)
     np.testing.assert_allclose(image[7, 8], expected, atol=3)
 
@@ -228,9 +228,9 @@ def test_a_large_jpeg_read_at_a_fraction_looks_like_the_whole(tmp_path: Path) ->
     x, y = np.meshgrid(np.linspace(0, 255, 800), np.linspace(0, 255, 600))
     whole = Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
     whole.save(tmp_path / "large.jpg", quality=95)
-    png = prepared_png(tmp_path / "large.jpg", image_size=32, fit="stretch", max_pixels=10**6)
-    (tmp_path / "prepared.png").write_bytes(png)
-    fraction = np.asarray(Image.open(tmp_path / "prepared.png")).astype(int)
+    jpeg = prepared_jpeg(tmp_path / "large.jpg", image_size=32, fit="stretch", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    fraction = np.asarray(Image.open(tmp_path / "prepared.jpg")).astype(int)
     assert np.abs(fraction - np.asarray(whole.resize((32, 32)))).max() <= 6
 
 

@@ -50,7 +50,9 @@ def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
 
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
-                builder=self, features=features(config.image_size), disable_shuffling=True
+                builder=self,
+                features=features(config.image_size, "png"),
+                disable_shuffling=True,
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

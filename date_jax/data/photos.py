@@ -63,19 +63,19 @@ class Photos:
                 self._unreadable[name] = str(found)
         self._check_budget()
 
-    def pngs(self, names: Sequence[str], progress: "Progress") -> Iterator[tuple[str, bytes]]:
+    def jpegs(self, names: Sequence[str], progress: "Progress") -> Iterator[tuple[str, bytes]]:
         """Name and prepared picture of those of `names` that can be read, in their order.
 
         Raises:
             DataError: as on construction; some files show only now that they end too early.
         """
         readable = [name for name in names if name in self.headers]
-        for name, png in _in_threads(self._png, readable):
+        for name, jpeg in _in_threads(self._jpeg, readable):
             progress.advance()
-            if isinstance(png, bytes):
-                yield name, png
+            if isinstance(jpeg, bytes):
+                yield name, jpeg
             else:
-                self._unreadable[name] = str(png)
+                self._unreadable[name] = str(jpeg)
                 self._check_budget()
 
     def notes(self) -> list[str]:
@@ -100,9 +100,9 @@ class Photos:
         except UnreadablePictureError as error:
             return error
 
-    def _png(self, name: str) -> bytes | UnreadablePictureError:
+    def _jpeg(self, name: str) -> bytes | UnreadablePictureError:
         try:
-            return preprocess.prepared_png(
+            return preprocess.prepared_jpeg(
                 self._folder / name,
                 image_size=self._size,
                 fit=self._fit,

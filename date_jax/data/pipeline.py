@@ -152,14 +152,15 @@ def _pictures(
     shape = (corpus.image_size, corpus.image_size, 3)
     spec = {"image": tf.io.FixedLenFeature([], tf.string)}
 
-    def picture(png: Any) -> Any:
-        return tf.ensure_shape(tf.io.decode_png(png, channels=3), shape)
+    def picture(encoded: Any) -> Any:
+        decoded = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.ensure_shape(decoded, shape)
 
     def batch(step: Any) -> tuple[Any, Any]:
         index = tf.ensure_shape(row_numbers(step), [rows])
         record = tf.ensure_shape(tf.numpy_function(records.__getitem__, [index], tf.string), [rows])
-        png = tf.io.parse_example(record, spec)["image"]
-        return index, tf.map_fn(picture, png, fn_output_signature=tf.uint8)
+        encoded = tf.io.parse_example(record, spec)["image"]
+        return index, tf.map_fn(picture, encoded, fn_output_signature=tf.uint8)
 
     # It is a graph already; AutoGraph would read all of its source to find that out.
     batch = tf.autograph.experimental.do_not_convert(batch)

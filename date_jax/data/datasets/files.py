@@ -18,7 +18,7 @@ from date_jax.data.photos import Photos, Progress
 from date_jax.data.preprocess import prepared_box
 from date_jax.errors import DataError
 
-PREPARE_VERSION = 1  # raise it when prepared pictures change: what was made before is made anew
+PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made before is made anew
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            features=records.features(self.builder_config.image_size),
+            features=records.features(self.builder_config.image_size, "jpeg"),
             disable_shuffling=True,  # in the file's order; the pipeline shuffles
             metadata=tfds.core.MetadataDict(notes=[]),
         )
@@ -104,7 +104,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
         """
         config = self.builder_config
         number = 0
-        for image, png in photos.pngs(list(rows_of), progress):
+        for image, jpeg in photos.jpegs(list(rows_of), progress):
             size = photos.headers[image][:2]
             for row in rows_of[image]:
                 box = np.zeros(4, np.float32)
@@ -113,7 +113,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                 yield (
                     number,
                     {
-                        "image": io.BytesIO(png),
+                        "image": io.BytesIO(jpeg),
                         "query": row.query,
                         "box_xyxy": box,
                         "has_box": row.box is not None,

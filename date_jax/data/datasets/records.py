@@ -4,17 +4,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 
-def features(image_size: int) -> tfds.features.FeaturesDict:
+def features(image_size: int, encoding: str) -> tfds.features.FeaturesDict:
     """What every builder of this folder writes, one record a picture-query pair.
 
-    image is PNG of `image_size` x `image_size` RGB pixels (a builder may pass the encoded bytes).
+    image is a PNG or JPEG, as `encoding` says, of `image_size` x `image_size` RGB pixels (a builder
+    may pass the encoded bytes).
     box_xyxy is normalised to that picture, zeros where has_box is False. row is the record's
     number in its source: the picture's number in `shop`, the line of a file (from 1) otherwise.
     """
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(
-                shape=(image_size, image_size, 3), dtype=np.uint8, encoding_format="png"
+                shape=(image_size, image_size, 3), dtype=np.uint8, encoding_format=encoding
             ),
             "query": tfds.features.Text(),
             "box_xyxy": tfds.features.Tensor(shape=(4,), dtype=np.float32),

@@ -50,7 +50,7 @@ class Shop(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=records.features(self.builder_config.image_size),
+            features=records.features(self.builder_config.image_size, "png"),
             disable_shuffling=True,  # record i is picture i; the pipeline shuffles
         )
 
