@@ -1,11 +1,13 @@
 """How fast is it here: python -m date_jax.benchmark --config=configs/pgda.py --mode=step
 
     step        the real training step on random batches: examples/s, MFU, memory, its parts
+    input       the input pipeline by cores, as a share of the raw decoding of its pictures
     loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
 
-One process; needs no data and no TensorFlow. Prints a table; --out=report.json keeps all numbers.
+All but `input` make their data and need no TensorFlow. Prints a table; --out=report.json keeps all
+numbers.
 """
 
 import json
@@ -21,8 +23,9 @@ from ml_collections import config_flags
 from date_jax import commandline
 from date_jax.errors import UsageError, nearest
 
+PEERS = ("torch", "torch_compile")
 SMALLEST = 2048  # batch of the loss
-MODES = ("step", "loss", "selection", "plan")
+MODES = ("step", "input", "loss", "selection", "plan")
 
 
 def define_flags(known: flags.FlagValues) -> None:
@@ -31,6 +34,7 @@ def define_flags(known: flags.FlagValues) -> None:
     for name, default, text in (
         ("mode", "step", f"one of {', '.join(MODES)}"),
         ("topology", "v5e:4x4", "plan: the accelerators to compile for"),
+        ("compare", "", "step: torch | torch_compile, the same network there, in turns"),
         ("out", "", "a JSON file for the whole report"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=known)
@@ -54,6 +58,10 @@ def main(_: list[str]) -> None:
         raise UsageError(
             f"--mode={given.mode}: must be one of {', '.join(MODES)}{nearest(given.mode, MODES)}"
         )
+    if given.compare and (given.mode != "step" or given.compare not in PEERS):
+        raise UsageError(
+            f"--compare={given.compare}: only --mode=step compares, with {' or '.join(PEERS)}"
+        )
     if given.rounds < 1 or given.batch < SMALLEST:
         raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
     if given.out and not Path(given.out).parent.is_dir():
@@ -63,14 +71,22 @@ def main(_: list[str]) -> None:
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
     jax.config.update("jax_num_cpu_devices", devices)
     from date_jax import sharding
-    from date_jax.benchmarks import loss, measure, plan, selection, step
+    from date_jax.benchmarks import compare, input, loss, measure, plan, selection, step
     from date_jax.config import validate
 
     planned = plan.topology_devices(given.topology) if given.mode == "plan" else jax.devices()
     validate(given.config, device_count=len(planned), process_count=jax.process_count())
     mesh = sharding.device_mesh()
+
+    def timed() -> dict[str, Any]:
+        if not given.compare:
+            return step.run(given.config, rounds=given.rounds)
+        peer = {"peer": given.compare, "rounds": given.rounds, "devices": devices}
+        return compare.run(given.config, **peer)
+
     modes = {
-        "step": lambda: step.run(given.config, rounds=given.rounds),
+        "step": timed,
+        "input": lambda: input.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
         "plan": lambda: plan.run(given.config, topology=given.topology, devices=planned),
         "selection": lambda: selection.run(

@@ -108,25 +108,31 @@ def _told(command: Command, code: int, outcome: Callable[[Command], str]) -> str
 def _started(command: Command, title: str, share: list[int]) -> subprocess.Popen:
     """The command's process, on these cores: XLA makes as many threads as it has cores."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
-    pins = hasattr(os, "sched_setaffinity")  # on Linux
-    before = cores()
     program, *rest = command.arguments
-    with command.log.open("a") as log:
+    with command.log.open("a") as log, pinned(share):
         log.write(f"{title}\n# {shlex.join([Path(program).name, *rest])}\n")
         log.flush()
+        return subprocess.Popen(
+            command.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # or Ctrl-C in the terminal ends it before it can save
+        )
+
+
+@contextlib.contextmanager
+def pinned(share: Sequence[int]) -> Iterator[None]:
+    """What is started inside runs on these cores only, with all of its threads (on Linux)."""
+    pins = hasattr(os, "sched_setaffinity")
+    before = cores()
+    if pins:
+        os.sched_setaffinity(0, share)  # a child inherits it
+    try:
+        yield
+    finally:
         if pins:
-            os.sched_setaffinity(0, share)  # a child inherits it, and so do all of its threads
-        try:
-            return subprocess.Popen(
-                command.arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # or Ctrl-C in the terminal ends it before it can save
-            )
-        finally:
-            if pins:
-                os.sched_setaffinity(0, before)
+            os.sched_setaffinity(0, before)
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:

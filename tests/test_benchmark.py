@@ -1,8 +1,11 @@
 """The benchmark counts and prints what it should; how fast anything is, no test says."""
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from PIL import Image
 
-from date_jax import benchmark
-from date_jax.benchmarks import loss, measure, plan, selection
+from date_jax import benchmark, subprocesses
+from date_jax.benchmarks import compare, input, loss, measure, plan, selection
+from date_jax.benchmarks.children import Child
 from date_jax.benchmarks.flops import matmul_flops
+from date_jax.errors import SetupError, UsageError
 from date_jax.sharding import device_mesh
 
 A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.float32)
@@ -87,6 +94,59 @@ def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:
         *("mode loss", "machine", "host an abacus"),
         *("", "mmd", "batch seconds", "1,024 0.1235", "65,536 -"),
     ]
+
+
+def test_the_pipeline_and_the_raw_decoder_are_measured_on_the_same_pictures(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input, "SECONDS", 0.05)
+    found = input.measured({"config": json.loads(tiny_config.to_json()), "rounds": 2})
+    assert [len(found[name]) for name in ("pipeline", "raw")] == [2, 2]
+    assert min(found["pipeline"] + found["raw"]) > 0
+    about = found["about"]
+    assert about["raw_decoder"] == "libpng (Pillow)"
+    assert 0.1 < about["kilobytes_per_picture"] < 32 * 32 * 3 / 1e3
+
+
+def test_a_jpeg_is_decoded_raw_by_libjpeg_turbo() -> None:
+    jpeg = BytesIO()
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(jpeg, "JPEG")
+    name, decode = input._raw_decoder(jpeg.getvalue())
+    assert "turbo" in name
+    assert decode(jpeg.getvalue()) == 1
+
+
+def test_a_child_answers_with_its_own_cores_and_what_it_raises_is_raised_here(
+    tiny_config: ConfigDict,
+) -> None:
+    tiny_config.data.name = "shpo"
+    question = {"config": json.loads(tiny_config.to_json()), "rounds": 1}
+    before = subprocesses.cores()
+    with Child("date_jax.benchmarks.input", before[:1]) as child:
+        assert subprocesses.cores() == before
+        assert os.sched_getaffinity(child._process.pid) == {before[0]}
+        with pytest.raises(UsageError, match=r"unknown data set 'shpo' \(did you mean 'shop'"):
+            child.ask(question)
+        child._process.kill()
+        with pytest.raises(SetupError, match=r"input ended with exit code -9; why stands above"):
+            child.ask(question)
+
+
+@pytest.mark.parametrize(
+    ("config_file", "changes", "message"),
+    [
+        ("pgda", {}, r"the peer is supervised.*configs/date.py"),
+        ("date", {}, r"has no \[REP\].*pooling=mean"),
+        ("date", {"model.image.pooling": "mean"}, r"set --config.model.image.window=8"),
+    ],
+)
+def test_what_the_peer_does_not_have_is_refused(
+    config_file: str, changes: dict[str, Any], message: str
+) -> None:
+    config = importlib.import_module(f"configs.{config_file}").get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UsageError, match=message):
+        compare.run(config, peer="torch", rounds=1, devices=1)
 
 
 @pytest.mark.slow

@@ -15,10 +15,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from date_jax import pretrained
+from configs import date as date_config
+from date_jax import augment, pretrained
+from date_jax.benchmarks import compare, step, torch_peer
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
 from date_jax.scales import SCALES
+from date_jax.tasks.date import Date, source_losses
 from date_jax.transformer import MASKED, EncoderLayer
 
 torch = pytest.importorskip("torch")
@@ -274,6 +277,31 @@ def test_the_fusion_layers_are_those_of_torch_with_positions_at_every_layer(
             {"params": fusion_params(layer)}, found + where, jnp.asarray(mask)
         )
     np.testing.assert_allclose(found[mask], expected.numpy()[mask], 0, 1e-4)
+
+
+def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
+    tiny_config: ConfigDict, tmp_path: Path
+) -> None:
+    config = date_config.get_config()
+    config.model, config.data = tiny_config.model, tiny_config.data
+    config.model.image.update(pooling="mean", window=4)  # the last stage's grid
+    batch = step.random_batch(config, 0, config.data.vocab_size)["source"]
+    batch["product_id"][1] = batch["product_id"][0]
+    model = Date(config.model, config.data.vocab_size, config.data.text_length)
+    rows = jax.tree.map(jnp.asarray, batch)
+    inputs = augment.plain(rows["image"]), rows["text"], rows["text_mask"]
+    params = jax.jit(model.init)(jax.random.key(0), *inputs)["params"]
+    compare.write_weights(tmp_path, config, params)
+    peer = torch_peer.Peer(config, tmp_path).eval()
+    assert sum(p.numel() for p in peer.parameters()) == sum(x.size for x in jax.tree.leaves(params))
+    ours = model.apply({"params": params}, *inputs)
+    given = {name: torch.from_numpy(value) for name, value in batch.items()}
+    theirs = peer(given)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value.detach().numpy(), 0, 1e-4, err_msg=name)
+    terms = source_losses(ours, rows, rows["box_cxcywh"], config)
+    expected = torch_peer.loss(peer, theirs, given, config).item()
+    np.testing.assert_allclose(terms["loss"], expected, 1e-5)
 
 
 def fusion_params(layer: Any) -> dict[str, Any]:

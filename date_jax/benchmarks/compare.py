@@ -1,0 +1,168 @@
+"""The training step beside the same network in PyTorch, in turns, on the same machine.
+
+Both have the same weights and batches, and must agree on their outputs before anything is timed.
+Ours is the step that training runs, with augmentation and moving average; the peer does without.
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from date_jax import pretrained, sharding, subprocesses
+from date_jax.benchmarks import step
+from date_jax.benchmarks.children import Child, answer
+from date_jax.errors import SetupError, UsageError
+
+TOLERANCE = 1e-4  # of outputs in float32
+SECONDS = 3.0  # that one measurement lasts, about
+
+
+def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str, Any]:
+    """Seconds a step of both, and the median over the rounds of the ratio ours / theirs.
+
+    Args:
+        config: supervised, with the last stage's mean as the picture's vector, as the peer has it.
+        peer: "torch", or "torch_compile" for its compiled form.
+        rounds: each has ours, theirs, theirs, ours.
+        devices: that ours makes of a CPU.
+
+    Raises:
+        SetupError: PyTorch is not installed, or the two networks do not agree.
+        UsageError: the config asks for what the peer does not have.
+    """
+    if config.task != "date" or config.model.image.pooling != "mean":
+        raise UsageError(
+            "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
+            "and --config.model.image.pooling=mean"
+        )
+    image = config.model.image
+    grid = config.data.image_size // (image.patch << (len(image.depths) - 1))
+    if image.window != grid:
+        raise UsageError(
+            f"--compare: our last stage is one window of {grid} tokens, the peer's windows are all "
+            f"alike: set --config.model.image.window={grid}"
+        )
+    cores = subprocesses.cores()
+    own, other = "date_jax.benchmarks.compare", "date_jax.benchmarks.torch_peer"
+    threads = {"JAX_NUM_CPU_DEVICES": str(devices)}
+    with (
+        TemporaryDirectory() as folder,
+        Child(own, cores, threads) as ours,
+        Child(other, cores) as theirs,
+    ):
+        question = {
+            "config": json.loads(config.to_json()),
+            "weights": folder,
+            "compiled": peer == "torch_compile",
+        }
+        one, two = ours.ask(question), theirs.ask(question)
+        difference = _difference(one, two, exact=config.model.dtype == "float32")
+        times: dict[str, list[float]] = {"ours": [], "theirs": []}
+        steps = {name: _steps(side) for name, side in (("ours", ours), ("theirs", theirs))}
+        for _ in range(rounds):
+            for name, side in (
+                ("ours", ours),
+                ("theirs", theirs),
+                ("theirs", theirs),
+                ("ours", ours),
+            ):
+                times[name].append(side.ask({"steps": steps[name]})["seconds"])
+    pairs = {name: [*zip(x[::2], x[1::2], strict=True)] for name, x in times.items()}
+    ratios = [sum(a) / sum(b) for a, b in zip(pairs["ours"], pairs["theirs"], strict=True)]
+    noise = [abs(a / b - 1) for both in pairs.values() for a, b in both]
+    gap, ratio = statistics.median(noise), statistics.median(ratios)
+    return {
+        "peer": f"{two['version']}{', compiled' if question['compiled'] else ''}",
+        "parameters": one["parameters"],
+        "largest_difference": difference,
+        "seconds": statistics.median(times["ours"]),
+        "peer_seconds": statistics.median(times["theirs"]),
+        "ratio": ratio,
+        "ratio_least": min(ratios),
+        "ratio_most": max(ratios),
+        "noise": gap,
+        "verdict": "inconclusive" if abs(ratio - 1) <= gap else ("faster", "slower")[ratio > 1],
+    }
+
+
+def _difference(one: dict[str, Any], two: dict[str, Any], *, exact: bool) -> float:
+    """The largest between the outputs; in bfloat16 it is only told."""
+    if one["parameters"] != two["parameters"]:
+        raise SetupError(
+            f"ours has {one['parameters']:,} parameters, the peer {two['parameters']:,}: these are "
+            "not the same network"
+        )
+    pairs = [(np.array(one["out"][name]), np.array(two["out"][name])) for name in one["out"]]
+    found = max(float(np.abs(a - b).max()) for a, b in pairs)
+    if exact and not found <= TOLERANCE:
+        raise SetupError(f"the outputs differ by {found:.2g}: these are not the same network")
+    return found
+
+
+def _steps(side: Child) -> int:
+    """How many steps make a measurement; the first warm up."""
+    for _ in range(2):
+        side.ask({"steps": 2})
+    return max(1, round(SECONDS / side.ask({"steps": 2})["seconds"]))
+
+
+class Side:
+    """Our side of the comparison: made by the first question, timed by the others."""
+
+    _state: Any
+
+    def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
+        if "weights" in question:
+            return self._begin(ConfigDict(question["config"]), Path(question["weights"]))
+        begun = time.perf_counter()
+        for _ in range(question["steps"]):
+            self._state, metrics = self._update(self._state, self._batches[self._turn % 3])
+            self._turn += 1
+        jax.block_until_ready((self._state, metrics))
+        return {"seconds": (time.perf_counter() - begun) / question["steps"]}
+
+    def _begin(self, config: ConfigDict, weights: Path) -> dict[str, Any]:
+        mesh = sharding.device_mesh(config.mesh.fsdp)
+        task, made = step.made(config, mesh)
+        words = config.data.vocab_size
+        rows = [step.random_batch(config, seed, words) for seed in range(3)]
+        self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
+        self._turn, self._update, self._state = 0, made.update, made.init()
+        params = self._state.params
+        write_weights(weights, config, params["model"])
+        names = ("box_cxcywh", "query_embedding", "image_embedding")
+        batch = jax.tree.map(jnp.asarray, rows[0]["source"])
+        out = jax.jit(lambda p, b: {name: task.predict[name](p, b) for name in names})(
+            params, batch
+        )
+        return {
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "out": {name: np.asarray(x).tolist() for name, x in out.items()},
+        }
+
+
+def write_weights(folder: Path, config: ConfigDict, params: Any) -> None:
+    """The extractors as folders that transformers reads, the rest under our names."""
+    for kind in pretrained.LAYOUTS:
+        (folder / kind).mkdir()
+        tensors = pretrained.published(kind, params[f"{kind}_extractor"])
+        save_file(tensors, folder / kind / "model.safetensors", metadata={"format": "pt"})
+        about = pretrained.about(kind, config, vocab_size=config.data.vocab_size)
+        (folder / kind / "config.json").write_text(json.dumps(about))
+    rest = {name: part for name, part in params.items() if not name.endswith("_extractor")}
+    flat = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
+    save_file(flat, folder / "seekers.safetensors")
+
+
+if __name__ == "__main__":
+    answer(Side())
