@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ from ml_collections import ConfigDict
 from date_jax import boxes, pseudo_boxes
 from date_jax.data import pipeline
 from date_jax.data.domains import joined_domains
+from date_jax.errors import Preempted
 from date_jax.evals.collect import Collect, collector
+from date_jax.progress import Countdown
 from date_jax.tasks.pgda import adapts, align_start, pseudo_start
 from date_jax.tasks.task import Task
 
@@ -86,10 +89,22 @@ class PseudoBoxes:
     Args:
         task: of `tasks.build`.
         mesh: what the embedding of the two data sets is spread over.
+        folder: of the run; holds what is counted so far while pairs are.
+        say: takes a line about that.
     """
 
-    def __init__(self, task: Task, config: ConfigDict, corpus: Any, mesh: jax.sharding.Mesh):
+    def __init__(
+        self,
+        task: Task,
+        config: ConfigDict,
+        corpus: Any,
+        mesh: jax.sharding.Mesh,
+        *,
+        folder: Path,
+        say: Callable[[str], None],
+    ):
         self._config, self._corpus, self._mesh = config, corpus, mesh
+        self._folder, self._say = folder, say
 
         def made(*names: str) -> Collect:
             predict = {name: task.predict[name] for name in names}
@@ -133,6 +148,13 @@ class PseudoBoxes:
             table = {"box_cxcywh": truth["box_cxcywh"], "weight": weight}
             return table, {"selected": float(weight.sum())}
         start = pseudo_start(config)
+        countdown = Countdown(self._say, f"step {step} | source rows compared with the target")
+
+        def after_block(done: int, rows: int) -> None:
+            if done < rows and should_stop():
+                raise Preempted("stopped while pairs were counted")
+            countdown.at(done, rows)
+
         refreshed = pseudo_boxes.refresh(
             self._embed,
             self._teach,
@@ -146,6 +168,7 @@ class PseudoBoxes:
             rng=jax.random.fold_in(jax.random.key(config.seed), step),
             truth=truth,
             should_stop=should_stop,
+            counting=pseudo_boxes.Counting(self._folder, after_block),
         )
         return refreshed.table, refreshed.metrics
 

@@ -84,7 +84,9 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         corpus=corpus,
         mesh=mesh,
         step=step,
-        pseudo_boxes=adaptation.PseudoBoxes(task, config, corpus, mesh),
+        pseudo_boxes=adaptation.PseudoBoxes(
+            task, config, corpus, mesh, folder=directory, say=shown.say
+        ),
         collect=collector(
             evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once
         ),

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,31 @@ class Progress:
         if self._writer is not None:
             self._writer.flush()
             self._writer.close()
+
+
+class Countdown:
+    """Says how far a long loop is and how long it will take, at most every `every` seconds.
+
+    Args:
+        say: takes a line.
+        what: what is counted, in front of each line.
+    """
+
+    def __init__(self, say: Callable[[str], None], what: str, *, every: float = 10.0):
+        self._say, self._what, self._every = say, what, every
+        self._begun: tuple[float, int] | None = None
+        self._told = time.monotonic()
+
+    def at(self, done: int, total: int) -> None:
+        """To be called whenever `done` of `total` are done; a loop may begin in the middle."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now, done
+        elif now - self._told >= self._every:
+            self._told = now
+            since, first = self._begun
+            left = (now - since) / (done - first) * (total - done)
+            self._say(f"{self._what}: {done:,} of {total:,} | {duration(left)} left")
 
 
 def _drop_lines_after(path: Path, step: int) -> float:

@@ -7,6 +7,7 @@ learnt; but crowded, average-looking pictures resemble most.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,18 @@ class Features(NamedTuple):
     text: np.ndarray
 
 
+class Counting(NamedTuple):
+    """What `all_pairs.counts` is told beside the features.
+
+    Attributes:
+        folder: holds what is counted so far until all is, on process 0.
+        after_block: told how many of how many source rows are done; may raise to stop.
+    """
+
+    folder: Path
+    after_block: Callable[[int, int], None]
+
+
 def refresh(
     embed: Callable[..., dict[str, np.ndarray]],
     teach: Callable[..., dict[str, np.ndarray]],
@@ -55,6 +68,7 @@ def refresh(
     rng: Array,
     truth: Mapping[str, np.ndarray] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    counting: Counting | None = None,
 ) -> Refreshed:
     """The teacher's boxes of all target rows and which of them to train on, from now on.
 
@@ -72,6 +86,7 @@ def refresh(
         truth: true `box_cxcywh` `[N 4]` and `box_mask` `[N]` of the target rows by `index`. Only
             for `precision_…` among the metrics; nothing in the table depends on it.
         should_stop: see `collector`.
+        counting: see `Counting`; without it counting is neither saved nor told.
 
     Returns:
         The table, the same on every process, and as metrics: `selected` (rows that weigh 1),
@@ -85,7 +100,9 @@ def refresh(
     if config.rank == "count":
         source = embed(params, source_batches(), should_stop=should_stop)
         target = embed(params, target_batches(), should_stop=should_stop)
-        reliability, counted["theta"] = _resemblance(source, target, config, mesh=mesh, rng=rng)
+        reliability, counted["theta"] = _resemblance(
+            source, target, config, mesh=mesh, rng=rng, counting=counting
+        )
     share = keep_share(config, progress)
     is_steady = taught["agreement"] >= config.min_row_agreement
     chosen = selection(np.where(is_steady, reliability, -np.inf), share) & is_steady
@@ -139,12 +156,13 @@ def similarity_counts(
     *,
     combine: str,
     mesh: jax.sharding.Mesh,
-    tile: int = 1024,
+    tile: int = all_pairs.TILE,
+    counting: Counting | None = None,
 ) -> Float[np.ndarray, " N"]:
     """For each target row the number of source rows whose combined cosine with it exceeds θ.
 
-    Exact in float32. The targets are spread over the mesh; each device holds the whole source, and
-    no array of pairs larger than `tile x tile`.
+    Exact in float32. The targets are spread over the mesh, the source comes by in blocks, and there
+    is no array of pairs larger than `tile x tile`.
 
     Args:
         source: embeddings of all source rows.
@@ -154,13 +172,19 @@ def similarity_counts(
             itself and returns the mean of the two counts' percentile ranks.
         mesh: of `sharding.device_mesh`.
         tile: rows of a tile on one device.
+        counting: see `Counting`.
     """
-    counted = [
-        all_pairs.counts(s, t, limit, mesh=mesh, tile=tile)
-        for s, t, limit in zip(
-            _channels(source, combine), _channels(target, combine), theta, strict=True
-        )
-    ]
+    channels = zip(_channels(source, combine), _channels(target, combine), theta, strict=True)
+    counted, files = [], []
+    for number, (s, t, limit) in enumerate(channels):
+        options: dict[str, Any] = {}
+        if counting is not None:
+            files.append(counting.folder / f"counts{number}.npz")
+            options = {"saved": files[-1], "after_block": counting.after_block}
+        counted.append(all_pairs.counts(s, t, limit, mesh=mesh, tile=tile, **options))
+    if jax.process_index() == 0:
+        for file in files:
+            file.unlink(missing_ok=True)
     if combine == "rank":
         return np.mean([percentile_rank(count) for count in counted], axis=0)
     return counted[0].astype(np.float64)
@@ -215,6 +239,7 @@ def _resemblance(
     *,
     mesh: jax.sharding.Mesh,
     rng: Array,
+    counting: Counting | None,
 ) -> tuple[Float[np.ndarray, " N"], float]:
     """The targets' counts, and θ (of "rank": the mean of both)."""
     pairs = [
@@ -224,7 +249,8 @@ def _resemblance(
         pairs = [*centred(*pairs)]
     kind, combine = config.theta_kind, config.combine
     theta = thresholds(pairs[0], config.theta, kind=kind, combine=combine, rng=rng)
-    count = similarity_counts(pairs[0], pairs[1], theta, combine=combine, mesh=mesh)
+    options: dict[str, Any] = {"combine": combine, "mesh": mesh, "counting": counting}
+    count = similarity_counts(pairs[0], pairs[1], theta, **options)
     return count, float(np.mean(theta))
 
 

@@ -175,6 +175,13 @@ def rows_of_hosts(local: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(local))
 
 
+def of_first_host(tree: Any) -> Any:
+    """Process 0's tree of host arrays, on every process; the others give arrays of those shapes."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
 def wait_for_hosts(name: str) -> None:
     """Returns once every process has come here with the same `name`."""
     if jax.process_count() > 1:

@@ -82,9 +82,18 @@ def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(name: st
 
 def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
     found = selection.run(device_mesh(), sources=300, targets=200, width=16, modalities=1)
+    whole = found["growth"][-1]
+    assert [row["pairs"] for row in found["growth"]] == [
+        18 * 12,
+        37 * 25,
+        75 * 50,
+        150 * 100,
+        60_000,
+    ]
     # A product of two random unit vectors has deviation width^-0.5; the limit is twice that.
-    assert found["mean_count"] / 300 == pytest.approx(0.025, abs=0.01)
-    assert found["share_of_peak"] > 0
+    assert whole["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
+    assert found["share_of_peak"] == whole["share_of_peak"] > 0
+    assert 0 < whole["temporary_bytes"] < 8 * 1024 * 1024 * 4
 
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:

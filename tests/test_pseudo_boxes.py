@@ -1,4 +1,6 @@
+import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -93,6 +95,90 @@ def test_counts_on_all_devices_are_those_on_one() -> None:
     np.testing.assert_array_equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 100])
+def test_counts_of_one_block_after_the_other_are_those_of_the_whole(block: int) -> None:
+    source, target = features(45, 6), features(30, 7)
+    told: list[tuple[int, int]] = []
+    options = {"mesh": sharding.device_mesh(), "tile": 8, "block": block}
+    found = all_pairs.counts(
+        [source.image], [target.image], 0.2, **options, after_block=lambda *at: told.append(at)
+    )
+    np.testing.assert_array_equal(found, (cosines(source.image, target.image) > 0.2).sum(axis=0))
+    assert told == [(min(end, 45), 45) for end in range(8 * block, 45 + 8 * block, 8 * block)]
+
+
+def test_what_was_counted_is_saved_and_not_counted_again(tmp_path: Path) -> None:
+    source, target = features(50, 8), features(20, 9)
+    saved = tmp_path / "counts.npz"
+
+    def counted(stop_at: int, theta: float = 0.2) -> tuple[np.ndarray, list[int]]:
+        ends = []
+
+        def after_block(end: int, _: int) -> None:
+            ends.append(end)
+            if end == stop_at:
+                raise InterruptedError
+
+        options = {"mesh": sharding.device_mesh(), "tile": 10, "block": 1, "saved": saved}
+        total = np.zeros(0)
+        with contextlib.suppress(InterruptedError):
+            total = all_pairs.counts(
+                [source.image], [target.image], theta, **options, after_block=after_block
+            )
+        return total, ends
+
+    expected = (cosines(source.image, target.image) > 0.2).sum(axis=0)
+    assert counted(stop_at=30)[1] == [10, 20, 30]
+    total, ends = counted(stop_at=0)
+    np.testing.assert_array_equal(total, expected)
+    assert ends == [40, 50]
+    total, ends = counted(stop_at=0)
+    np.testing.assert_array_equal(total, expected)
+    assert ends == []
+    assert counted(stop_at=0, theta=0.3)[1] == [10, 20, 30, 40, 50]  # another question
+    saved.write_bytes(saved.read_bytes()[:200])  # cut short
+    total, ends = counted(stop_at=0)
+    np.testing.assert_array_equal(total, expected)
+    assert ends == [10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize("combine", ["mean", "rank"])
+def test_counting_leaves_no_file_behind_and_one_that_stops_goes_on(
+    combine: str, tmp_path: Path
+) -> None:
+    source, target = features(3000, 8), features(20, 9)
+    theta = (0.2,) * (1 + (combine == "rank"))
+
+    def counted(stops: bool) -> tuple[np.ndarray | None, int]:
+        ends = []
+
+        def after_block(end: int, _: int) -> None:
+            ends.append(end)
+            if stops:
+                raise InterruptedError
+
+        found = None
+        with contextlib.suppress(InterruptedError):
+            found = pseudo_boxes.similarity_counts(
+                *(source, target, theta),
+                combine=combine,
+                mesh=sharding.device_mesh(),
+                tile=16,
+                counting=pseudo_boxes.Counting(tmp_path, after_block),
+            )
+        return found, len(ends)
+
+    whole, blocks = counted(stops=False)
+    assert not [*tmp_path.iterdir()]
+    assert blocks == 3 * len(theta)  # of 64 tiles
+    assert counted(stops=True) == (None, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["counts0.npz"]
+    again, fewer = counted(stops=False)
+    assert fewer == blocks - 1
+    assert not [*tmp_path.iterdir()]
+    np.testing.assert_array_equal(again, whole)
+
+
 def test_no_array_of_all_pairs_is_made() -> None:
     rows, tile = 4096, 64
     mesh = sharding.device_mesh()
@@ -101,7 +187,7 @@ def test_no_array_of_all_pairs_is_made() -> None:
         np.zeros((rows // tile // mesh.size, tile * mesh.size, 4), np.float32),
         sharding.columns(mesh),
     )
-    counted = jax.jit(all_pairs._tiled_counts, out_shardings=sharding.replicated(mesh))
+    counted = jax.jit(all_pairs.tiled_counts, out_shardings=sharding.replicated(mesh))
     compiled = counted.lower(
         [source], jnp.ones((rows // tile, tile), bool), [target], jnp.float32(0)
     ).compile()

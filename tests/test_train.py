@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import adaptation, export, job, progress, train, workdir
+from date_jax import adaptation, all_pairs, export, job, progress, train, workdir
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
 from date_jax.progress import Progress, Record
 
@@ -137,6 +137,35 @@ def test_a_stop_in_a_refresh_saves_what_was_trained(
     assert fingerprints(tmp_path, 12) == fingerprints(uninterrupted, 12)
 
 
+def test_a_stop_while_pairs_are_counted_loses_none_of_them(
+    tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_config.pseudo_boxes.rank = "count"
+    ends: list[int] = []
+    stops = True
+    counts = all_pairs.counts
+
+    def in_small_blocks(*args: Any, **options: Any) -> np.ndarray:
+        def after_block(end: int, rows: int) -> None:
+            ends.append(end)
+            if stops and end == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+            options["after_block"](end, rows)
+
+        changed = {"tile": 10, "block": 1, "after_block": after_block}
+        return counts(*args, **{**options, **changed})
+
+    monkeypatch.setattr(all_pairs, "counts", in_small_blocks)
+    with pytest.raises(Preempted, match="step 6 is saved"):
+        train.train(tiny_config, tmp_path)
+    assert ends == [10, 20]
+    assert (tmp_path / "counts0.npz").exists()
+    stops = False
+    train.train(tiny_config, tmp_path)
+    assert ends[2:5] == [30, 40, 48]
+    assert not (tmp_path / "counts0.npz").exists()
+
+
 def test_ctrl_c_says_what_is_saved(tiny_config: ConfigDict, tmp_path: Path, stop_at: Any) -> None:
     stop_at(5, signal.SIGINT)
     # A shell that starts the tests in its background has Ctrl-C ignored for them.
@@ -249,6 +278,16 @@ def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
     assert progress.spent_line(later.spent()) == (
         "compile 54%, lost 23%, setup 15%, train 6%, input_wait 2%"
     )
+
+
+def test_a_long_loop_tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter([0.0, 1.0, 5.0, 12.0, 13.0, 31.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    countdown = progress.Countdown(said.append, "rows")
+    for done in (4000, 4400, 5100, 5200, 7000):  # goes on from where it was stopped
+        countdown.at(done, 10_000)
+    assert said == ["rows: 5,100 of 10,000 | 0m49s left", "rows: 7,000 of 10,000 | 0m30s left"]
 
 
 def test_steps_to_trace_are_named_by_the_first_and_the_one_after_the_last() -> None:

@@ -1,5 +1,7 @@
 """Counting over all pairs, as the pseudo-box generator does: its share of the matmul peak."""
 
+import math
+import sys
 import time
 from typing import Any
 
@@ -7,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import all_pairs
+from date_jax import all_pairs, progress, sharding
 from date_jax.benchmarks import measure
+
+_PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows
 
 
 def run(
     mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int, modalities: int
 ) -> dict[str, Any]:
-    """Random unit vectors; the second of two calls counts, the first compiles.
+    """Random unit vectors, from a sixteenth of both sets to the whole.
 
     Args:
         sources, targets: rows of the two sets.
@@ -25,26 +29,78 @@ def run(
 
     def features(rows: int) -> list[np.ndarray]:
         made = [rng.standard_normal((rows, width), np.float32) for _ in range(modalities)]
-        return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in made]
+        for x in made:
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+        return made
 
     source, target = features(sources), features(targets)
     theta = 2.0 / width**0.5
-    taken = []
-    for _ in range(2):
-        begun = time.perf_counter()
-        found = all_pairs.counts(source, target, theta, mesh=mesh)
-        taken.append(time.perf_counter() - begun)
-    flops = 2.0 * sources * targets * width * modalities
     peak = measure.matmul_peak(jnp.float32, mesh, precision="highest")  # as the counts are
+    grown = []
+    for part in _PARTS:
+        s, t = ([x[: max(1, len(x) // part)] for x in side] for side in (source, target))
+        grown.append(measured(s, t, theta, mesh, peak))
+    pairs, seconds = ([row[name] for row in grown] for name in ("pairs", "seconds"))
+    slope = np.polyfit(np.log(pairs), np.log(seconds), 1)[0]
     return {
-        "sources": sources,
-        "targets": targets,
         "width": width,
         "modalities": modalities,
-        "seconds": taken[1],
-        "seconds_with_compilation": taken[0],
-        "flops_per_second": flops / taken[1],
         "matmul_peak_flops_per_second": peak,
-        "share_of_peak": flops / taken[1] / peak,
-        "mean_count": float(found.mean()),
+        "share_of_peak": grown[-1]["share_of_peak"],
+        "seconds_grow_with_pairs_to_the": float(slope),
+        "growth": grown,
     }
+
+
+def measured(
+    source: list[np.ndarray],
+    target: list[np.ndarray],
+    theta: float,
+    mesh: jax.sharding.Mesh,
+    peak: float,
+) -> dict[str, Any]:
+    """One size: the second of two calls, for the first compiles; it runs on a block of the source.
+
+    Args:
+        source, target: features, a matrix for each modality.
+        theta: products above it count.
+        peak: flop/s to take a share of.
+    """
+    block = all_pairs.BLOCK * all_pairs.TILE
+    all_pairs.counts([x[:block] for x in source], target, theta, mesh=mesh)
+    countdown = progress.Countdown(lambda line: print(line, file=sys.stderr), "source rows")
+    begun = time.perf_counter()
+    found = all_pairs.counts(source, target, theta, mesh=mesh, after_block=countdown.at)
+    seconds = time.perf_counter() - begun
+    pairs = len(source[0]) * len(target[0])
+    flops = 2.0 * pairs * sum(x.shape[1] for x in source)
+    return {
+        "sources": len(source[0]),
+        "targets": len(target[0]),
+        "pairs": pairs,
+        "seconds": seconds,
+        "flops_per_second": flops / seconds,
+        "share_of_peak": flops / seconds / peak,
+        "temporary_bytes": temporary_bytes(source, target, mesh),
+        "mean_share_counted": float(found.mean()) / len(source[0]),
+    }
+
+
+def temporary_bytes(
+    source: list[np.ndarray], target: list[np.ndarray], mesh: jax.sharding.Mesh
+) -> int:
+    """What a device needs beside the block of the source and its share of the targets."""
+    tile = all_pairs.TILE
+    rows = min(all_pairs.BLOCK, math.ceil(len(source[0]) / tile))
+    here, spread = sharding.replicated(mesh), sharding.columns(mesh)
+    tiles = math.ceil(len(target[0]) / (tile * mesh.size))
+
+    def shapes(count: int, side: int, of: list[np.ndarray], where: Any) -> list[Any]:
+        size = [(count, side, x.shape[1]) for x in of]
+        return [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where) for shape in size]
+
+    real = jax.ShapeDtypeStruct((rows, tile), jnp.bool_, sharding=here)
+    given = shapes(rows, tile, source, here), real, shapes(tiles, tile * mesh.size, target, spread)
+    program = jax.jit(all_pairs.tiled_counts, out_shardings=here)
+    compiled = program.lower(*given, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+    return measure.bytes_per_device(compiled)["temporary"]
