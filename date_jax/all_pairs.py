@@ -1,18 +1,17 @@
-"""Counting over all pairs of two large sets, in tiles spread over all devices.
+"""Walks over all pairs of two large sets, in tiles spread over all devices; and counting on one.
 
-474k sources by 101k targets would be a matrix of 191 GB. Only the counts are ever kept: each device
-holds its share of the targets, and the sources come by block after block. What has been counted can
-be saved after each block, and is then not counted again.
+474k sources by 101k targets would be a matrix of 191 GB. Only what is kept of each target's pairs
+is ever made: each device holds its share of the targets, and the sources come by block after block.
 """
 
 import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,181 @@ from jaxtyping import Array, Bool, Float, Integer
 from date_jax import sharding
 
 TILE = 1024  # rows of either set that are compared at a time, on a device
-BLOCK = 64  # tiles of the source that lie on the devices at a time
+BLOCK = 16  # tiles of the source that lie on the devices at a time
+
+Rows: TypeAlias = Mapping[str, Any]  # arrays [N ...] by name, rows alike
+
+
+@runtime_checkable
+class Visitor(Protocol):
+    """What is kept of the pairs. Equal visitors share a compiled program: make it hashable."""
+
+    def start(self, target: Rows) -> Any:
+        """What is kept of the targets `[t ...]` before the first pair: a tree of `[t ...]`."""
+
+    def added(self, kept: Any, source: Rows, target: Rows) -> Any:
+        """The same of a tile of targets, after its pairs with a tile of sources. There
+        `source["number"] [s]` counts through all sources, with -1 where a tile is filled up."""
+
+
+def visited(
+    visitor: Visitor,
+    source: Mapping[str, np.ndarray],
+    target: Mapping[str, np.ndarray],
+    *,
+    mesh: jax.sharding.Mesh,
+    tile: int = TILE,
+    block: int = BLOCK,
+    first: int = 0,
+    kept: Any = None,
+    after_block: Callable[[int, Callable[[], Any]], None] | None = None,
+) -> Any:
+    """What the visitor keeps of every target's pairs with all sources: host arrays `[N ...]`.
+
+    Args:
+        visitor: see there.
+        source, target: host arrays by name, on every process the whole.
+        mesh: of `sharding.device_mesh`; the targets are spread over it.
+        tile: rows of either set that a device compares at a time.
+        block: tiles of the source that a device holds.
+        first: source row to begin with.
+        kept: what was kept until there; None at the beginning.
+        after_block: told after each block how many source rows are done, and given a function that
+            fetches what is kept so far.
+    """
+    source_rows, target_rows = (len(next(iter(rows.values()))) for rows in (source, target))
+    own = -(-target_rows // mesh.size)  # targets of a device
+    tile_of_targets = _tile_size(own, tile)
+    filled = -(-own // tile_of_targets) * tile_of_targets * mesh.size
+
+    def spread(x: np.ndarray) -> Array:
+        return sharding.placed(_filled(x, filled), sharding.rows(mesh))
+
+    targets = {name: spread(x) for name, x in target.items()}
+    if kept is None:
+        state = before_sources(targets, mesh=mesh, visitor=visitor)
+    else:
+        state = jax.tree.map(spread, kept)
+
+    def fetched() -> Any:
+        whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(state)
+        return jax.tree.map(lambda x: np.asarray(x)[:target_rows], whole)
+
+    tile = _tile_size(source_rows, tile)
+    rows = min(block, _power_of_two(-(-source_rows // tile))) * tile
+    for end, part in _blocks(mesh, source, source_rows, first, rows, tile):
+        state = after_sources(
+            state, part, targets, mesh=mesh, visitor=visitor, tile=tile_of_targets
+        )
+        if after_block is not None:
+            after_block(end, fetched)
+    return fetched()
+
+
+@partial(jax.jit, static_argnames=("mesh", "visitor"))
+def before_sources(target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor) -> Any:
+    """What is kept of the targets before the first pair."""
+    return jax.lax.with_sharding_constraint(visitor.start(target), sharding.rows(mesh))
+
+
+@partial(jax.jit, static_argnames=("mesh", "visitor", "tile"), donate_argnums=0)
+def after_sources(
+    kept: Any, source: Rows, target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor, tile: int
+) -> Any:
+    """What is kept of the targets after a block of sources `[S s ...]`."""
+
+    def of_device(_: sharding.Gather, given: Sequence[Any], source: Rows) -> Any:
+        def of_tile(tiles: tuple[Any, Rows]) -> Any:
+            kept, target = tiles
+            return jax.lax.scan(lambda k, s: (visitor.added(k, s, target), None), kept, source)[0]
+
+        return _joined(jax.lax.map(of_tile, tuple(_cut(rows, tile) for rows in given)))
+
+    with sharding.traced_on(mesh):
+        return sharding.on_own_rows(of_device, [kept, target], source)
+
+
+def _tile_size(rows: int, most: int) -> int:
+    """Of tiles that waste little; sets of about the same small size share a compiled program."""
+    if rows <= most:
+        return min(most, _power_of_two(rows))
+    even = -(-rows // -(-rows // most))
+    return min(most, -(-even // 128) * 128)
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest that is not below."""
+    return 1 << (size - 1).bit_length()
+
+
+def _cut(tree: Any, tile: int) -> Any:
+    return jax.tree.map(lambda x: x.reshape(-1, tile, *x.shape[1:]), tree)
+
+
+def _joined(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _blocks(
+    mesh: jax.sharding.Mesh,
+    source: Mapping[str, np.ndarray],
+    count: int,
+    first: int,
+    rows: int,
+    tile: int,
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """The sources from `first` on, each block with the row behind its last one.
+
+    A last block that is not full is filled up, or it would be compiled for itself. The next block
+    is on its way to the devices while one is compared.
+    """
+
+    def placed(at: int) -> dict[str, Array]:
+        end = min(at + rows, count)
+        number = np.full(rows, -1, np.int32)
+        number[: end - at] = np.arange(at, end)
+        parts = {name: _filled(x[at:end], rows) for name, x in source.items()}
+        cut = {name: x.reshape(-1, tile, *x.shape[1:]) for name, x in parts.items()}
+        return sharding.everywhere(mesh, {**cut, "number": number.reshape(-1, tile)})
+
+    starts = range(first, count, rows)
+    coming = placed(first) if starts else None
+    for at in starts:
+        here, coming = coming, placed(at + rows) if at + rows in starts else None
+        assert here is not None
+        yield min(at + rows, count), here
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
+def products(target: Float[Array, "t D"], source: Float[Array, "s D"]) -> Float[Array, "t s"]:
+    """In full float32: an accelerator's default would round them to bfloat16."""
+    return jnp.matmul(target, source.T, precision="highest")
+
+
+class Count(NamedTuple):
+    """How many sources have every product with a target above the target's `theta`.
+
+    Attributes:
+        parts: names of the matrices of features.
+    """
+
+    parts: tuple[str, ...]
+
+    def start(self, target: Rows) -> Integer[Array, " t"]:
+        return jnp.zeros(len(target["theta"]), jnp.int32)
+
+    def added(self, kept: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
+        found = [products(target[name], source[name]) for name in self.parts]
+        above = (jnp.stack(found).min(axis=0) > target["theta"][:, None]) & is_real(source)
+        return kept + above.sum(axis=1, dtype=jnp.int32)
+
+
+def is_real(source: Rows) -> Bool[Array, "1 s"]:
+    """Which sources of a tile are not only filled up."""
+    return (source["number"] >= 0)[None]
 
 
 def counts(
@@ -52,82 +225,30 @@ def counts(
         saved: a file that holds what is counted so far. A call with the same arguments goes on from
             there. Process 0 reads and writes it; the caller deletes it.
     """
-    source_rows, target_rows = len(source[0]), len(target[0])
-    tile_of_all = min(tile, -(-target_rows // mesh.size)) * mesh.size
-    spread = [sharding.placed(_tiles(part, tile_of_all), sharding.columns(mesh)) for part in target]
-    # jit finds the program of an earlier call again: the function is the same.
-    counted = jax.jit(tiled_counts, out_shardings=sharding.replicated(mesh))
+    names = tuple(f"part{number}" for number in range(len(source)))
+    limits = np.full(len(target[0]), theta, np.float32)
     key = _key(source, target, theta) if saved and jax.process_index() == 0 else ""
-    done, total = _begun(saved, key, target_rows)
-    tile = min(tile, source_rows)
-    rows = min(block, -(-source_rows // tile)) * tile
-    for end, part in _blocks(mesh, source, done, rows, tile):
-        found = counted(part.features, part.is_source, spread, np.float32(theta))
-        total = total + np.asarray(found).reshape(-1)[:target_rows]
-        if saved and jax.process_index() == 0:
-            _save(saved, key, end, total)
+    done, total = _begun(saved, key, len(target[0]))
+
+    def block_done(end: int, fetched: Callable[[], np.ndarray]) -> None:
+        if saved:
+            so_far = fetched()  # every process takes part
+            if jax.process_index() == 0:
+                _save(saved, key, end, so_far)
         if after_block is not None:
-            after_block(end, source_rows)
-    return total
+            after_block(end, len(source[0]))
 
-
-class _Block(NamedTuple):
-    """Tiles of the source `[T t D]`, and which of their rows are not only filled up."""
-
-    features: list[Array]
-    is_source: Array
-
-
-def _blocks(
-    mesh: jax.sharding.Mesh, source: Sequence[np.ndarray], start: int, rows: int, tile: int
-) -> Iterator[tuple[int, _Block]]:
-    """The source from `start` on, each block with the row behind its last one.
-
-    A last block that is not full is filled up, or it would be compiled for itself. The next block
-    is on its way to the devices while one is compared.
-    """
-
-    def placed(at: int) -> _Block:
-        real = np.ones(min(rows, len(source[0]) - at), bool)
-        parts = [_tiles(x[at : at + rows], tile, rows) for x in source]
-        return _Block(*sharding.everywhere(mesh, (parts, _tiles(real, tile, rows))))
-
-    starts = range(start, len(source[0]), rows)
-    coming = placed(start) if starts else None
-    for at in starts:
-        here, coming = coming, placed(at + rows) if at + rows in starts else None
-        assert here is not None
-        yield min(at + rows, len(source[0])), here
-
-
-def _tiles(rows: np.ndarray, tile: int, size: int = 0) -> np.ndarray:
-    """`[N ...]` as `[tiles tile ...]`, filled up with zeros, to `size` rows at least."""
-    missing = max(-(-size // tile) * tile - len(rows), -len(rows) % tile)
-    filled = np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
-    return filled.reshape(-1, tile, *rows.shape[1:])
-
-
-def tiled_counts(
-    source: list[Float[Array, "S s _"]],
-    is_source: Bool[Array, "S s"],
-    target: list[Float[Array, "T t _"]],
-    theta: Float[Array, ""],
-) -> Integer[Array, "T t"]:
-    """Counts of every target tile, one source tile after the other: the program of `counts`."""
-    # On accelerators the default precision would round the cosines near θ.
-    product = partial(jnp.einsum, "sd,td->st", precision="highest")
-
-    def of_tile(target: list[Array]) -> Integer[Array, " t"]:
-        def added(count: Array, tile: tuple[list[Array], Array]) -> tuple[Array, None]:
-            source, is_source = tile
-            products = [product(s, t) for s, t in zip(source, target, strict=True)]
-            above = (jnp.stack(products).min(axis=0) > theta) & is_source[:, None]
-            return count + above.sum(axis=0, dtype=jnp.int32), None
-
-        none = jnp.zeros(len(target[0]), jnp.int32)
-        return jax.lax.scan(added, none, (source, is_source))[0]
-
-    return jax.lax.map(of_tile, target)
+    return visited(
+        Count(names),
+        dict(zip(names, source, strict=True)),
+        dict(zip(names, target, strict=True)) | {"theta": limits},
+        mesh=mesh,
+        tile=tile,
+        block=block,
+        first=done,
+        kept=total,
+        after_block=block_done,
+    )
 
 
 def _key(source: Sequence[np.ndarray], target: Sequence[np.ndarray], theta: float) -> str:

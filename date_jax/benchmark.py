@@ -4,6 +4,7 @@
     input       the input pipeline by cores, as a share of the raw decoding of its pictures
     loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
+    search      exact search and ranks over a gallery, faiss beside it
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
 
 All but `input` make their data and need no TensorFlow. Prints a table; --out=report.json keeps all
@@ -25,7 +26,7 @@ from date_jax.errors import UsageError, nearest
 
 PEERS = ("torch", "torch_compile")
 SMALLEST = 2048  # batch of the loss
-MODES = ("step", "input", "loss", "selection", "plan")
+MODES = ("step", "input", "loss", "selection", "search", "plan")
 
 
 def define_flags(known: flags.FlagValues) -> None:
@@ -42,9 +43,9 @@ def define_flags(known: flags.FlagValues) -> None:
         ("rounds", 20, "calls that count"),
         ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
         ("batch", 65536, "loss: the largest batch"),
-        ("sources", 40_000, "selection: rows of the source"),
-        ("targets", 10_000, "selection: rows of the target"),
-        ("width", 256, "selection: numbers a row"),
+        ("sources", 40_000, "selection: rows of the source; search: of the gallery"),
+        ("targets", 10_000, "selection: rows of the target; search: queries"),
+        ("width", 256, "selection, search: numbers a row"),
     ):
         flags.DEFINE_integer(name, number, text, flag_values=known)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
@@ -64,6 +65,8 @@ def main(_: list[str]) -> None:
         )
     if given.rounds < 1 or given.batch < SMALLEST:
         raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
+    if given.mode == "search" and given.targets > given.sources:
+        raise UsageError("--targets must not be above --sources: each query's match is one of them")
     if given.out and not Path(given.out).parent.is_dir():
         raise UsageError(f"--out={given.out}: there is no folder {Path(given.out).parent}")
     import jax
@@ -71,7 +74,7 @@ def main(_: list[str]) -> None:
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
     jax.config.update("jax_num_cpu_devices", devices)
     from date_jax import sharding
-    from date_jax.benchmarks import compare, input, loss, measure, plan, selection, step
+    from date_jax.benchmarks import compare, input, loss, measure, plan, search, selection, step
     from date_jax.config import validate
 
     planned = plan.topology_devices(given.topology) if given.mode == "plan" else jax.devices()
@@ -89,6 +92,13 @@ def main(_: list[str]) -> None:
         "input": lambda: input.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
         "plan": lambda: plan.run(given.config, topology=given.topology, devices=planned),
+        "search": lambda: search.run(
+            mesh,
+            gallery=given.sources,
+            queries=given.targets,
+            width=given.width,
+            rounds=given.rounds,
+        ),
         "selection": lambda: selection.run(
             mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
         ),

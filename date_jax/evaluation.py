@@ -28,6 +28,7 @@ def evaluations(
     names: list[str],
     *,
     batch_size: int,
+    mesh: jax.sharding.Mesh,
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[str, evals.Evaluation]]:
     """Name and evaluation of each split, as each is done.
@@ -38,6 +39,7 @@ def evaluations(
         corpus: of `pipeline.load`.
         names: of its splits.
         batch_size: of the global batch.
+        mesh: of `sharding.device_mesh`.
         should_stop: ends the work with `Preempted`.
     """
     for name in names:
@@ -49,7 +51,7 @@ def evaluations(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        yield name, evals.evaluate(collect, params, batches, should_stop=should_stop)
+        yield name, evals.evaluate(collect, params, batches, mesh=mesh, should_stop=should_stop)
 
 
 def sheet(

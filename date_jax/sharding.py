@@ -53,11 +53,6 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
-def columns(mesh: Mesh) -> NamedSharding:
-    """The second dimension split over all devices, the first whole everywhere."""
-    return NamedSharding(mesh, PartitionSpec(None, _AXES))
-
-
 def array_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """Large arrays lie split along their longest dimension that `fsdp` divides; others whole.
 

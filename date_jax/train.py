@@ -238,6 +238,7 @@ def evaluate(job: Job, state: State, step: int, names: list[str]) -> dict[str, e
         job.corpus,
         names,
         batch_size=job.config.eval.batch_size,
+        mesh=job.mesh,
         should_stop=job.preemption.requested,
     ):
         found[name] = evaluated

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax import benchmark, subprocesses
-from date_jax.benchmarks import compare, input, loss, measure, plan, selection
+from date_jax.benchmarks import compare, input, loss, measure, plan, search, selection
 from date_jax.benchmarks.children import Child
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.errors import SetupError, UsageError
@@ -94,6 +94,13 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
     assert whole["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
     assert found["share_of_peak"] == whole["share_of_peak"] > 0
     assert 0 < whole["temporary_bytes"] < 8 * 1024 * 1024 * 4
+
+
+def test_the_search_finds_what_was_planted() -> None:
+    found = search.run(device_mesh(), gallery=300, queries=50, width=64, rounds=1)
+    assert found["recall_at_1"] == found["first_is_the_match"] == 1.0
+    assert [row["what"] for row in found["times"]][:2] == ["nearest", "ranks"]
+    assert min(row["seconds"] for row in found["times"]) > 0
 
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:

@@ -118,7 +118,9 @@ def test_an_evaluation_of_a_perfect_seeker_is_perfect() -> None:
         "unused": lambda params, batch: 1 / 0,
     }
     collect = collector(evals.evaluated(predict), sharding.device_mesh())
-    metrics, box = evals.evaluate(collect, jnp.float32(0), padded(rows))
+    metrics, box = evals.evaluate(
+        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
+    )
     assert metrics["examples"] == 37
     assert metrics["boxes"] == rows["box_mask"].sum()
     for name in ("recall_at_1", "image_to_text_recall_at_50", "mrr", "acc_at_0.75", "median_rank"):
@@ -140,7 +142,9 @@ def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:
         "box_cxcywh": lambda params, batch: batch["box_cxcywh"],
     }
     collect = collector(evals.evaluated(predict), sharding.device_mesh())
-    metrics = evals.evaluate(collect, jnp.float32(0), padded(rows)).metrics
+    metrics = evals.evaluate(
+        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
+    ).metrics
     # As three entries each the others would tie, and count against the query.
     assert metrics["recall_at_1"] == metrics["image_to_text_recall_at_1"] == 1.0
 
@@ -162,6 +166,8 @@ def test_an_evaluation_without_boxes_measures_retrieval_only() -> None:
         "box_cxcywh": lambda params, batch: jnp.zeros((BATCH, 4)),
     }
     collect = collector(evals.evaluated(predict), sharding.device_mesh())
-    metrics = evals.evaluate(collect, jnp.float32(0), padded(rows)).metrics
+    metrics = evals.evaluate(
+        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
+    ).metrics
     assert "recall_at_1" in metrics
     assert not {"boxes", "acc_at_0.5", "mean_iou"} & set(metrics)

@@ -18,9 +18,9 @@ FLOORS = [
     {"adaptation", "train_step"},
     {"tasks"},
     {"extractors", "seekers", "contrastive", "aligner", "pseudo_boxes", "augment", "evals", "data"},
-    {"transformer", "losses", "all_pairs", "optim", "checkpoint", "pretrained", "config"},
+    {"transformer", "losses", "neighbours", "optim", "checkpoint", "pretrained", "config"},
     {"subprocesses"},
-    {"progress", "preemption", "rendezvous", "workdir", "tiles"},
+    {"progress", "preemption", "rendezvous", "workdir", "tiles", "all_pairs"},
     {"scales", "boxes", "sharding"},
     {"errors"},
 ]

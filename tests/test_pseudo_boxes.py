@@ -170,7 +170,7 @@ def test_counting_leaves_no_file_behind_and_one_that_stops_goes_on(
 
     whole, blocks = counted(stops=False)
     assert not [*tmp_path.iterdir()]
-    assert blocks == 3 * len(theta)  # of 64 tiles
+    assert blocks == -(-3000 // (16 * all_pairs.BLOCK)) * len(theta)
     assert counted(stops=True) == (None, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["counts0.npz"]
     again, fewer = counted(stops=False)
@@ -182,15 +182,15 @@ def test_counting_leaves_no_file_behind_and_one_that_stops_goes_on(
 def test_no_array_of_all_pairs_is_made() -> None:
     rows, tile = 4096, 64
     mesh = sharding.device_mesh()
-    source = jnp.zeros((rows // tile, tile, 4))
-    target = jax.device_put(
-        np.zeros((rows // tile // mesh.size, tile * mesh.size, 4), np.float32),
-        sharding.columns(mesh),
-    )
-    counted = jax.jit(all_pairs.tiled_counts, out_shardings=sharding.replicated(mesh))
-    compiled = counted.lower(
-        [source], jnp.ones((rows // tile, tile), bool), [target], jnp.float32(0)
-    ).compile()
+    source = {
+        "part": jnp.zeros((rows // tile, tile, 4)),
+        "number": jnp.zeros((rows // tile, tile), int),
+    }
+    local = {"part": np.zeros((rows, 4), np.float32), "theta": np.zeros(rows, np.float32)}
+    target = sharding.global_batch(mesh, local)
+    kept = sharding.global_batch(mesh, {"kept": np.zeros(rows, np.int32)})["kept"]
+    program = {"mesh": mesh, "visitor": all_pairs.Count(("part",)), "tile": tile}
+    compiled = all_pairs.after_sources.lower(kept, source, target, **program).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * tile * tile * 4 + rows * 16
 
 

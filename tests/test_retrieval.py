@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from date_jax import neighbours, sharding
 from date_jax.evals import retrieval
 
 
@@ -23,7 +24,9 @@ def test_three_queries_by_hand() -> None:
     image = np.eye(3, dtype=np.float32)
     query = np.array([[0.9, 0.5, 0.1], [0.8, 0.3, 0.5], [0.3, 0.2, 0.1]], np.float32)
     # Text to image: ranks 1, 3, 3. Image to text, by columns: ranks 1, 2, 2 (0.1 ties at 3).
-    found = retrieval.metrics(image, query, np.arange(3), image_id=np.arange(3))
+    found = retrieval.metrics(
+        image, query, np.arange(3), image_id=np.arange(3), mesh=sharding.device_mesh()
+    )
     assert found["recall_at_1"] == pytest.approx(1 / 3)
     assert found["recall_at_5"] == found["recall_at_10"] == found["recall_at_50"] == 1.0
     assert found["median_rank"] == 3.0
@@ -41,8 +44,11 @@ def test_ranks_are_those_of_a_sort_for_every_tile(tile: int) -> None:
     query = rng.integers(-2, 3, (41, 4)).astype(np.float32)
     product = rng.integers(0, 15, 41)
     sets = [{p} for p in product.tolist()]
-    found = retrieval.ranks(
-        retrieval.rows(query, product), retrieval.rows(image, product), tile=tile
+    found = neighbours.ranks(
+        retrieval.rows(query, product),
+        retrieval.rows(image, product),
+        mesh=sharding.device_mesh(),
+        tile=tile,
     )
     np.testing.assert_array_equal(found, ranks_by_sorting(query, image, sets, sets))
 
@@ -61,11 +67,11 @@ def test_a_picture_of_several_rows_stands_once_in_the_gallery(tile: int) -> None
     pictures = retrieval.pictures(image, product, image_id)
     texts = retrieval.rows(query, product)
     np.testing.assert_array_equal(
-        retrieval.ranks(texts, pictures, tile=tile),
+        neighbours.ranks(texts, pictures, mesh=sharding.device_mesh(), tile=tile),
         ranks_by_sorting(query, gallery, wanted, shown),
     )
     np.testing.assert_array_equal(
-        retrieval.ranks(pictures, texts, tile=tile),
+        neighbours.ranks(pictures, texts, mesh=sharding.device_mesh(), tile=tile),
         ranks_by_sorting(gallery, query, shown, wanted),
     )
 
@@ -76,14 +82,18 @@ def test_equal_embeddings_rank_last() -> None:
     same = np.repeat(same / np.linalg.norm(same), 100, axis=0)
     # Rounding that differs from row to row must not break the tie.
     noisy = same + rng.normal(size=same.shape).astype(np.float32) * 1e-8
-    found = retrieval.metrics(noisy, same, np.arange(100), image_id=np.arange(100), tile=17)
+    found = retrieval.metrics(
+        noisy, same, np.arange(100), image_id=np.arange(100), mesh=sharding.device_mesh()
+    )
     assert found["median_rank"] == 100.0
     assert found["recall_at_50"] == found["image_to_text_recall_at_50"] == 0.0
 
 
 def test_what_is_not_a_number_ranks_last() -> None:
     broken = np.full((5, 3), np.nan, np.float32)
-    found = retrieval.metrics(broken, broken, np.arange(5), image_id=np.arange(5))
+    found = retrieval.metrics(
+        broken, broken, np.arange(5), image_id=np.arange(5), mesh=sharding.device_mesh()
+    )
     assert found["median_rank"] == 5.0
     assert found["recall_at_1"] == found["image_to_text_recall_at_1"] == 0.0
 
@@ -92,11 +102,13 @@ def test_another_picture_of_the_product_is_a_right_answer() -> None:
     image = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     query = np.array([[0.6, 0.8], [1, 0], [0, 1]], np.float32)
     for product, expected in [([4, 4, 9], 1.0), ([0, 1, 2], 1 / 3)]:
-        found = retrieval.metrics(image, query, np.array(product), image_id=np.arange(3))
+        found = retrieval.metrics(
+            image, query, np.array(product), image_id=np.arange(3), mesh=sharding.device_mesh()
+        )
         assert found["recall_at_1"] == pytest.approx(expected)
 
 
 def test_a_query_without_a_match_comes_behind_the_gallery() -> None:
     query = retrieval.rows(np.ones((1, 2), np.float32), np.array([5]))
     gallery = retrieval.rows(np.ones((3, 2), np.float32), np.array([1, 2, 3]))
-    assert retrieval.ranks(query, gallery).tolist() == [4]
+    assert neighbours.ranks(query, gallery, mesh=sharding.device_mesh()).tolist() == [4]

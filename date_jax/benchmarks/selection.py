@@ -90,17 +90,23 @@ def temporary_bytes(
     source: list[np.ndarray], target: list[np.ndarray], mesh: jax.sharding.Mesh
 ) -> int:
     """What a device needs beside the block of the source and its share of the targets."""
-    tile = all_pairs.TILE
-    rows = min(all_pairs.BLOCK, math.ceil(len(source[0]) / tile))
-    here, spread = sharding.replicated(mesh), sharding.columns(mesh)
-    tiles = math.ceil(len(target[0]) / (tile * mesh.size))
+    tile, names = all_pairs.TILE, tuple(f"part{number}" for number in range(len(source)))
+    tiles = min(all_pairs.BLOCK, math.ceil(len(source[0]) / tile))
+    own = math.ceil(len(target[0]) / (tile * mesh.size)) * tile * mesh.size
+    here, spread = sharding.replicated(mesh), sharding.rows(mesh)
 
-    def shapes(count: int, side: int, of: list[np.ndarray], where: Any) -> list[Any]:
-        size = [(count, side, x.shape[1]) for x in of]
-        return [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where) for shape in size]
+    def shape(of: tuple[int, ...], where: Any, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(of, dtype, sharding=where)
 
-    real = jax.ShapeDtypeStruct((rows, tile), jnp.bool_, sharding=here)
-    given = shapes(rows, tile, source, here), real, shapes(tiles, tile * mesh.size, target, spread)
-    program = jax.jit(all_pairs.tiled_counts, out_shardings=here)
-    compiled = program.lower(*given, jax.ShapeDtypeStruct((), jnp.float32)).compile()
-    return measure.bytes_per_device(compiled)["temporary"]
+    widths = {name: x.shape[1] for name, x in zip(names, source, strict=True)}
+    sources = {name: shape((tiles, tile, width), here) for name, width in widths.items()}
+    targets = {name: shape((own, width), spread) for name, width in widths.items()}
+    lowered = all_pairs.after_sources.lower(
+        shape((own,), spread, jnp.int32),
+        {**sources, "number": shape((tiles, tile), here, jnp.int32)},
+        {**targets, "theta": shape((own,), spread)},
+        mesh=mesh,
+        visitor=all_pairs.Count(names),
+        tile=tile,
+    )
+    return measure.bytes_per_device(lowered.compile())["temporary"]

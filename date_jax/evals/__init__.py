@@ -44,6 +44,7 @@ def evaluate(
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     *,
+    mesh: jax.sharding.Mesh,
     should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """The metrics of one split, exact for any number of rows and the same on every process.
@@ -52,6 +53,7 @@ def evaluate(
         collect: `collector(evaluated(task.predict), mesh, ...)`, made once for all splits.
         params: the network's.
         batches: this process's evaluation batches of the split, with boxes.
+        mesh: of `sharding.device_mesh`.
         should_stop: see `collector`.
 
     Raises:
@@ -62,9 +64,8 @@ def evaluate(
     metrics = {"examples": float(len(box))}
     # A picture of several products has a row for each, and stands in the gallery once.
     _, image_id = np.unique(rows["picture"], axis=0, return_inverse=True)
-    metrics |= retrieval.metrics(
-        rows["image_embedding"], rows["query_embedding"], rows["product_id"], image_id=image_id
-    )
+    pairs = rows["image_embedding"], rows["query_embedding"], rows["product_id"]
+    metrics |= retrieval.metrics(*pairs, image_id=image_id, mesh=mesh)
     if "box_mask" in rows:
         metrics |= grounding.metrics(box, rows["true_box_cxcywh"], rows["box_mask"])
     return Evaluation(metrics, box)

@@ -1,28 +1,12 @@
-"""Ranks and recall of text-to-image and image-to-text retrieval, in tiles on the host."""
+"""Ranks and recall of text-to-image and image-to-text retrieval, on all devices."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-# Closer than float32 products of unit vectors can tell apart: such scores are a tie.
-_TIE = 1e-6
+from date_jax.neighbours import Items, ranks
+
 _RECALL_AT = (1, 5, 10, 50)
-
-
-class Items(NamedTuple):
-    """Things to search for, or among. Two items match where they share a product.
-
-    Attributes:
-        embedding: float `[N D]`, unit vectors.
-        product_id: int `[M]`, the products of all items, item after item.
-        first: int `[N]`, where the products of each item begin (each has at least one).
-    """
-
-    embedding: np.ndarray
-    product_id: np.ndarray
-    first: np.ndarray
 
 
 def rows(embedding: Float[np.ndarray, "N D"], product_id: Int[np.ndarray, " N"]) -> Items:
@@ -41,55 +25,13 @@ def pictures(
     return Items(np.asarray(embedding[order][first], np.float32), product_id[order], first)
 
 
-def ranks(query: Items, gallery: Items, *, tile: int = 2048) -> Int[np.ndarray, " Q"]:
-    """The rank of each query's best match; 1 is best. Scores are dot products.
-
-    `1 + #{wrong items with score >= the best match's}`: a tie counts against the query, so that a
-    model whose embeddings are all equal comes out last. A query without a match comes out behind
-    the whole gallery. No array larger than `tile x tile` (and the matches' products) is made.
-    """
-    result = np.empty(len(query.first), np.int64)
-    for start in range(0, len(result), tile):
-        part = _part(query, start, tile)
-        best = np.full(len(part.first), -np.inf, np.float32)
-        for scores, matches in _tiles(part, gallery, tile):
-            best = np.maximum(best, np.max(scores, axis=1, initial=-np.inf, where=matches))
-        above = np.zeros(len(best), np.int64)
-        for scores, matches in _tiles(part, gallery, tile):
-            # Not below it: what is not a number counts against the query, too.
-            above += np.sum(~(scores < best[:, None] - _TIE) & ~matches, axis=1)
-        result[start : start + tile] = 1 + above
-    return result
-
-
-def _part(items: Items, start: int, size: int) -> Items:
-    """Items `start .. start + size`."""
-    first = items.first[start : start + size]
-    is_last = start + size >= len(items.first)
-    end = len(items.product_id) if is_last else items.first[start + size]
-    products = items.product_id[first[0] : end]
-    return Items(items.embedding[start : start + size], products, first - first[0])
-
-
-def _tiles(
-    query: Items, gallery: Items, tile: int
-) -> Iterator[tuple[Float[np.ndarray, "Q n"], Bool[np.ndarray, "Q n"]]]:
-    """Scores and matches of the queries with one stretch of the gallery after the other."""
-    for start in range(0, len(gallery.first), tile):
-        part = _part(gallery, start, tile)
-        equal = query.product_id[:, None] == part.product_id[None, :]
-        matches = np.logical_or.reduceat(equal, query.first, axis=0)
-        matches = np.logical_or.reduceat(matches, part.first, axis=1)
-        yield query.embedding @ part.embedding.T, matches
-
-
 def metrics(
     image_embedding: Float[np.ndarray, "N D"],
     query_embedding: Float[np.ndarray, "N D"],
     product_id: Int[np.ndarray, " N"],
     *,
     image_id: Int[np.ndarray, " N"],
-    tile: int = 2048,
+    mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
     """Retrieval of pictures by texts, and (`image_to_text_…`) of texts by pictures.
 
@@ -98,15 +40,15 @@ def metrics(
         query_embedding: of each row's text, unit vectors.
         product_id: rows with the same product are right answers to each other.
         image_id: equal for rows that share a picture; such a picture stands in the gallery once.
-        tile: see `ranks`.
+        mesh: of `sharding.device_mesh`; the queries are spread over it.
 
     Returns:
         `recall_at_1`, `_5`, `_10`, `_50` as shares, `mrr` (mean reciprocal rank), `median_rank`.
     """
     image = pictures(image_embedding, product_id, image_id)
     text = rows(query_embedding, product_id)
-    text_to_image = _summary(ranks(text, image, tile=tile))
-    image_to_text = _summary(ranks(image, text, tile=tile))
+    text_to_image = _summary(ranks(text, image, mesh=mesh))
+    image_to_text = _summary(ranks(image, text, mesh=mesh))
     return text_to_image | {f"image_to_text_{name}": v for name, v in image_to_text.items()}
 
 
