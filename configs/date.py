@@ -19,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and wha
     "image_seeker": {"object_seeker.weight": 0.0},
     "object_seeker": {"image_seeker.weight": 0.0},
     "dual_softmax": {"image_seeker.prior": "dual_softmax"},
+    "bfloat16": {"model.dtype": "bfloat16"},
 }
 _OF_ADAPTATION = ("method", "stages", "aligner", "pseudo_boxes")
 

@@ -287,9 +287,17 @@ def machine(jobs: int) -> str:
 
 def finished(found: dict[Run, Results]) -> list[comparison.Finished]:
     return [
-        comparison.Finished(run.direction, run.method, run.seed, result)
+        comparison.Finished(run.direction, run.method, run.seed, result, losses(run))
         for run, result in found.items()
     ]
+
+
+def losses(run: Run) -> dict[int, float]:
+    """The training loss by step, as far as the run's metrics.jsonl tells."""
+    path = run.directory / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = (json.loads(line) for line in lines if '"train/loss"' in line)
+    return {row["step"]: row["train/loss"] for row in known if row["train/loss"] is not None}
 
 
 def table(

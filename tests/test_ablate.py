@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
@@ -159,9 +160,11 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
         for seed in (0, 1)
     ]
     runs[2].results["pseudo_boxes"] = [refresh]
+    curves = {50: 3.0, 100: 2.0}, {50: 4.0, 100: 2.5, 150: 9.0}  # one goes on longer
+    runs[:2] = [run._replace(losses=curve) for run, curve in zip(runs[:2], curves, strict=True)]
     drawn: list[Figure] = []
     chart.write(tmp_path / "chart.png", runs, drawn.append)
-    bars, boxes, _, nothing = drawn[0].axes
+    bars, curve, boxes, _, no_curve, nothing = drawn[0].axes
     assert [round(bar.get_height(), 3) for bar in bars.patches] == [0.5, 0.5, 0.5]
     assert [label.get_text() for label in bars.get_xticklabels()] == [
         "source_only",
@@ -169,9 +172,24 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
         "oracle",
     ]
     assert [line.get_label() for line in boxes.lines] == ["DATE, all", "DATE, selected"]
+    assert [line.get_label() for line in curve.lines] == ["source_only"]
+    np.testing.assert_allclose(curve.lines[0].get_xydata(), [[50, 3.5], [100, 2.25]])
     assert not nothing.lines
+    assert not no_curve.lines
     with Image.open(tmp_path / "chart.png") as picture:
         assert picture.size[0] > 600
+
+
+def test_a_run_s_losses_are_those_of_its_lines(tmp_path: Path) -> None:
+    run = ablate.Run("", "date", 0, tmp_path)
+    assert ablate.losses(run) == {}
+    rows = [
+        {"step": 5, "train/loss": 2.5},
+        {"step": 5, "eval/x": 1.0},
+        {"step": 9, "train/loss": None},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ablate.losses(run) == {5: 2.5}
 
 
 def test_an_oracle_below_source_only_leaves_no_gap_to_close() -> None:

@@ -1,5 +1,6 @@
 """Real processes: the command, its signals and its exit codes, over loopback."""
 
+import json
 import re
 import signal
 import socket
@@ -16,13 +17,13 @@ from tests.test_train import lines
 
 
 def started(
-    config: ConfigDict, directory: Path, root: Path, *, processes: int
+    config: ConfigDict, directory: Path, root: Path, *, processes: int, devices: int = 1
 ) -> list[subprocess.Popen]:
-    """The main job as that many processes with one device each; their output goes to files."""
+    """The main job as that many processes with `devices` each; their output goes to files."""
     command = [sys.executable, "-m", "date_jax.main", "--config=configs/pgda.py"]
     values = workdir.flat(config.to_dict())
     command += [f"--config.{key}={value}" for key, value in values.items()]
-    command += [f"--workdir={directory}", "--cpu_devices=1"]
+    command += [f"--workdir={directory}", f"--cpu_devices={devices}"]
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -87,3 +88,40 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
             assert one_line == pytest.approx(other_line, rel=3e-5, abs=3e-5)
         # Later a rounding has decided which box was chosen.
         assert one_line["train/loss"] == pytest.approx(other_line["train/loss"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_run_through_four_two_one_and_three_processes_is_one_run(
+    tiny_config: ConfigDict, tmp_path: Path, root: Path
+) -> None:
+    """Preempted on each topology but the last; two devices a process, parameters cut over two."""
+    config = tiny_config
+    config.batch_size = config.eval.batch_size = 24
+    config.steps, config.log.every = 80, 5
+    config.eval.every = config.checkpoint.every = 40
+    config.stages.update(align=0.0, pseudo=0.9)
+    config.mesh.fsdp = 2
+    directory = tmp_path / "run"
+    for processes, until in ((4, 15), (2, 35), (1, 55), (3, None)):
+        running = started(config, directory, root, processes=processes, devices=2)
+        try:
+            if until is not None:
+                wait_for(rf"step +{until}/80", running[0], directory, processes)
+                running[-1].send_signal(signal.SIGTERM)
+            codes = [process.wait(timeout=400) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        told = "".join(output(directory, processes, index) for index in range(processes))
+        assert codes == [0 if until is None else 75] * processes, told
+    config.mesh.fsdp = 1
+    expected = train.train(config, tmp_path / "same")  # in this process, on eight devices
+    found = json.loads((directory / "results.json").read_text())
+    for split, metrics in expected["eval"].items():
+        assert found["eval"][split] == pytest.approx(metrics, abs=1e-5), split
+    for one, other in zip(found["pseudo_boxes"], expected["pseudo_boxes"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    runs = [lines(d, "train/") for d in (directory, tmp_path / "same")]
+    assert [len(run) for run in runs] == [16, 16]
+    for one, other in zip(*runs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)

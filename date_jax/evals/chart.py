@@ -1,4 +1,4 @@
-"""Several finished runs as bars: how often each method finds the box on the target."""
+"""Several finished runs as a picture: scores as bars, training and pseudo boxes as lines."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ def write(
     runs: Sequence[comparison.Finished],
     see: Callable[[Any], object] | None = None,
 ) -> None:
-    """Draws Acc@0.5 on the target: a panel for each direction, a bar for each method, a dot for
-    each seed; beside each panel with pseudo boxes, their share of right ones over the steps.
+    """Draws for each direction Acc@0.5 on the target, a bar for each method and a dot for each
+    seed; the training losses; and over the steps the share of right pseudo boxes.
 
     Args:
         path: of the PNG.
@@ -30,12 +30,13 @@ def write(
     from matplotlib.figure import Figure
 
     directions = [*dict.fromkeys(run.direction for run in runs)]
-    figure = Figure(figsize=(11, 3.4 * len(directions)), layout="constrained")
-    panels = figure.subplots(len(directions), 2, squeeze=False, width_ratios=(3, 2))
-    for (bars, lines), direction in zip(panels, directions, strict=True):
+    figure = Figure(figsize=(15, 3.4 * len(directions)), layout="constrained")
+    panels = figure.subplots(len(directions), 3, squeeze=False, width_ratios=(3, 2, 2))
+    for (bars, curves, lines), direction in zip(panels, directions, strict=True):
         some = comparison.by_method([run for run in runs if run.direction == direction])
         title = direction or "all domains"
         _draw_bars(bars, some, title)
+        _draw_losses(curves, some, title)
         _draw_boxes(lines, some, title)
     if see is not None:
         see(figure)
@@ -62,6 +63,28 @@ def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: 
     axes.set_ylim(0, 1.08)
     axes.set_ylabel(f"Acc@0.5 ({side}, test)")
     axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
+    """Mean over the seeds, from the least to the most of them shaded. Methods have other terms."""
+    for method, runs in methods.items():
+        curves = [run.losses for run in runs if run.losses]
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        if steps:
+            values = [[curve[step] for curve in curves] for step in steps]
+            (line,) = axes.plot(
+                steps, [statistics.fmean(v) for v in values], label=comparison.label(method)
+            )
+            least, most = [min(v) for v in values], [max(v) for v in values]
+            axes.fill_between(steps, least, most, color=line.get_color(), alpha=0.2, linewidth=0)
+    if not axes.lines:
+        axes.set_axis_off()
+        return
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss")
+    axes.set_title(f"{title}: training", fontsize=10)
+    axes.legend(fontsize=7, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -25,12 +25,17 @@ LEGEND = (
 
 
 class Finished(NamedTuple):
-    """A run that is done; `results` is what its results.json holds."""
+    """A run that is done; `results` is what its results.json holds.
+
+    Attributes:
+        losses: of training, by step; may be empty.
+    """
 
     direction: str
     method: str
     seed: int
     results: dict[str, Any]
+    losses: dict[int, float] = {}  # noqa: RUF012 - never written to
 
 
 def score(results: dict[str, Any], side: str, metric: str) -> float | None:
