@@ -5,7 +5,7 @@
     loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     search      exact search and ranks over a gallery, faiss beside it
-    plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, collectives
+    plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, cycles
 
 All but `input` make their data and need no TensorFlow. Prints a table; --out=report.json keeps all
 numbers.
@@ -34,7 +34,7 @@ def define_flags(known: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=known)
     for name, default, text in (
         ("mode", "step", f"one of {', '.join(MODES)}"),
-        ("topology", "v5e:4x4", "plan: the accelerators to compile for"),
+        ("topology", "v5e:2x2", "plan: the accelerators to compile for, one or v5e:2x2,v5e:4x4"),
         ("compare", "", "step: torch | torch_compile, the same network there, in turns"),
         ("out", "", "a JSON file for the whole report"),
     ):
@@ -77,8 +77,10 @@ def main(_: list[str]) -> None:
     from date_jax.benchmarks import compare, input, loss, measure, plan, search, selection, step
     from date_jax.config import validate
 
-    planned = plan.topology_devices(given.topology) if given.mode == "plan" else jax.devices()
-    validate(given.config, device_count=len(planned), process_count=jax.process_count())
+    names = given.topology.split(",") if given.mode == "plan" else []
+    planned = {name: plan.topology_devices(name) for name in names}
+    count = len(planned[names[0]]) if names else jax.device_count()
+    validate(given.config, device_count=count, process_count=jax.process_count())
     mesh = sharding.device_mesh()
 
     def timed() -> dict[str, Any]:
@@ -91,7 +93,7 @@ def main(_: list[str]) -> None:
         "step": timed,
         "input": lambda: input.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
-        "plan": lambda: plan.run(given.config, topology=given.topology, devices=planned),
+        "plan": lambda: plan.run(given.config, topologies=planned),
         "search": lambda: search.run(
             mesh,
             gallery=given.sources,

@@ -182,8 +182,82 @@ def test_the_command_times_the_real_step_without_tensorflow(
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert 0 < report["mfu"] < 1
-    assert report["parts"].keys() >= {"image extractor", "fusion", "optimizer"}
+    assert report["parts"].keys() == {
+        *("augmentation", "image extractor", "text extractor", "fusion", "losses", "aligner"),
+        *("optimizer", "moving average"),
+    }
+    assert min(report["parts"].values()) >= 0
     assert np.isclose(report["examples_per_second"], 32 / report["step_seconds"]["median"])
+
+
+PROGRAM = """
+%body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = f32[8]{0} fusion(%x), calls=%f, backend_config={"estimated_cycles":"100","is_mask":false}
+  ROOT %b = f32[8]{0} add(%a, %a), backend_config={"estimated_cycles":"20"}
+}
+
+%outer.2 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %w = (s32[], f32[8]) while(%t), condition=%until.3, body=%body.1, metadata={op_name="scan"}
+  ROOT %c = f32[8]{0} copy(%w), backend_config={"estimated_cycles":"5"}
+}
+
+%until.3 (arg: (s32[], f32[8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(6)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%until.4 (arg: (s32[], f32[8])) -> pred[] {
+  %n = s32[] constant(2)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%yes (arg: f32[8]) -> f32[8] {
+  ROOT %a = f32[8]{0} add(%x, %x), backend_config={"estimated_cycles":"7"}
+}
+
+%no.1 (arg: f32[8]) -> f32[8] {
+  ROOT %a = f32[8]{0} add(%x, %x), backend_config={"estimated_cycles":"9"}
+}
+
+ENTRY %main.9 (x: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]) while(%t), condition=%until.4, body=%outer.2
+  %i = f32[8] conditional(%p, %x, %x), branch_computations={%yes, %no.1}
+  ROOT %d = f32[8]{0} add(%w, %i), backend_config={"estimated_cycles":"1000"}
+}
+"""
+
+
+def test_cycles_are_those_of_all_instructions_as_often_as_they_run() -> None:
+    assert plan.estimated_cycles(PROGRAM) == 2 * (6 * 120 + 5) + 9 + 1000
+
+
+def test_exchanged_bytes_are_those_of_the_results() -> None:
+    text = """
+      %a = f32[64,32]{1,0:T(8,128)} all-gather(%x), dimensions={0}
+      %b = (bf16[64,32]{1,0}, f32[64]{0}) all-reduce(%y, %z), to_apply=%sum
+      %c = (f32[8]{0}, f32[8]{0}) all-reduce-start(%w)
+      %d = f32[8]{0} all-reduce-done(%c)
+    """
+    assert plan.exchanged_bytes(text) == 64 * 32 * 4 + (64 * 32 * 2 + 64 * 4) + 8 * 4
+
+
+def test_more_devices_keep_their_rows_and_exchange_more() -> None:
+    chip = plan.CHIPS["v5e"]
+    found = {"estimated_cycles": 1.5e8, "exchanged_bytes": 1e9, "rows_per_device": 64.0}
+    one, many = (
+        plan._row("x", {**found, "devices": n, "flops_per_device": 1.97e12}, chip) for n in (1, 256)
+    )
+    assert one["estimated_ms"] == many["estimated_ms"] == pytest.approx(100)
+    assert one["efficiency_modelled"] == 1.0
+    assert one["mfu_estimated"] == pytest.approx(0.1)
+    assert many["exchange_ms_modelled"] == pytest.approx(2 * 255 / 256 * 10)
+    expected = 64 * 256 / (0.1 + many["exchange_ms_modelled"] / 1e3)
+    assert many["examples_per_second_modelled"] == pytest.approx(expected)
+
+
+def test_an_unknown_chip_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--topology=v9:2x2: must begin with v5e or v6e"):
+        plan.topology_devices("v9:2x2")
 
 
 def test_collectives_are_counted_whatever_their_results_are() -> None:

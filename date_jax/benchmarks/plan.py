@@ -1,14 +1,17 @@
-"""A training step compiled for accelerators that are not here: does it fit, what does it exchange?
+"""A training step compiled for accelerators that are not here: does it fit, how fast may it be?
 
-libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes and collectives
-are those of the compiled program; nothing here is a timing.
+libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes, collectives and
+cycles are the compiler's, of the program that would run; the cycles are its estimates. What is
+modelled from them says so in its name. Nothing here is a timing.
 """
 
 import os
 import re
+import sys
 import time
-from collections import Counter
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -18,6 +21,29 @@ from date_jax.benchmarks import measure, step
 from date_jax.errors import SetupError, UsageError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+MODELLED = (512, 1024)  # devices of which no topology is compiled
+
+
+class Chip(NamedTuple):
+    """A chip as Google Cloud's pages describe it.
+
+    Attributes:
+        flops: a second, in bfloat16.
+        hertz: its clock, at which its matrix units reach `flops`.
+        memory: bytes.
+        exchange: bytes a second to its neighbours, one way, all links together.
+    """
+
+    flops: float
+    hertz: float
+    memory: float
+    exchange: float
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 1.5e9, 16 * 2**30, 100e9),
+    "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 224e9),
+}
 
 
 def topology_devices(name: str) -> Any:
@@ -25,11 +51,14 @@ def topology_devices(name: str) -> Any:
 
     Raises:
         SetupError: libtpu is not installed.
-        UsageError: it knows no such topology.
+        UsageError: it knows no such topology, or this file no such chip.
     """
     from jax.experimental import topologies
 
+    if name.partition(":")[0] not in CHIPS:
+        raise UsageError(f"--topology={name}: must begin with {' or '.join(CHIPS)}, as v5e:4x4")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask the cloud where it is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device here is to be guarded
     try:
         return topologies.get_topology_desc(name, platform="tpu").devices
     # What libtpu raises depends on what is wrong: not there, no such platform, no such name.
@@ -41,39 +70,162 @@ def topology_devices(name: str) -> Any:
         raise UsageError(f"--topology={name}: {str(error).splitlines()[0][:200]}") from error
 
 
-def run(config: ConfigDict, *, topology: str, devices: Any) -> dict[str, Any]:
-    """Compiles the config's step for a topology.
+def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
+    """Compiles the config's step for each topology, with equally many rows a device.
 
     Args:
-        config: validated for that many devices.
-        topology: its name, for the report.
-        devices: its `topology_devices`.
+        config: validated for the devices of the first; `batch_size` is of the first.
+        topologies: `topology_devices` by name, all of one kind of chip.
     """
+    first = next(iter(topologies))
+    chip = CHIPS[first.partition(":")[0]]
+    rows, found = [], {}
+    for name, devices in topologies.items():
+        scaled = _with_batch(config, config.batch_size * len(devices) // len(topologies[first]))
+        found[name] = compiled(scaled, name, devices)
+        rows.append(_row(name, found[name], chip))
+    half = compiled(_with_batch(config, config.batch_size // 2), first, topologies[first])
+    last = [*found.values()][-1]
+    for count in MODELLED:
+        if count > last["devices"]:
+            rows.append(_row(f"{count} (modelled)", {**last, "devices": count}, chip))
+    return {
+        "rows_per_device": found[first]["rows_per_device"],
+        "memory": chip.memory,
+        "largest_batch_modelled": _largest_batch(found[first], half, chip),
+        **found,
+        "scaling": rows,
+    }
+
+
+def _with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.batch_size = batch_size
+    return changed
+
+
+def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
+    """The step for a topology, as the compiler describes it."""
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     _, made = step.made(config, mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
         step.random_batch(config, 0, config.data.vocab_size),
     )
+    print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
     begun = time.perf_counter()
-    compiled = made.update.lower(made.shapes, batch).compile()
+    program = made.update.lower(made.shapes, batch).compile()
     seconds = time.perf_counter() - begun
-    text = compiled.as_text()
-    rows = config.batch_size * len(batch)
+    text = program.as_text()
     return {
-        "topology": topology,
         "devices": mesh.size,
-        "rows_per_device": rows / mesh.size,
+        "batch_size": config.batch_size,
+        "rows_per_device": config.batch_size * len(batch) / mesh.size,
         "compile_seconds": seconds,
-        "bytes_per_device": measure.bytes_per_device(compiled),
+        "bytes_per_device": measure.bytes_per_device(program),
         "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
+        "estimated_cycles": estimated_cycles(text),
         "collectives": collectives(text),
+        "exchanged_bytes": exchanged_bytes(text),
         "instructions": text.count("\n"),
     }
 
 
+def _row(name: str, found: dict[str, Any], chip: Chip) -> dict[str, Any]:
+    """What the compiler's estimates would mean; exchanges as a ring, beside no computation."""
+    seconds = found["estimated_cycles"] / chip.hertz
+    around = 2 * (found["devices"] - 1) / found["devices"]
+    exchange = around * found["exchanged_bytes"] / chip.exchange
+    return {
+        "topology": name,
+        "devices": found["devices"],
+        "estimated_ms": 1e3 * seconds,
+        "exchange_ms_modelled": 1e3 * exchange,
+        "mfu_estimated": found["flops_per_device"] / (seconds + exchange) / chip.flops,
+        "examples_per_second_modelled": found["rows_per_device"]
+        * found["devices"]
+        / (seconds + exchange),
+        "efficiency_modelled": seconds / (seconds + exchange),
+    }
+
+
+def _largest_batch(whole: dict[str, Any], half: dict[str, Any], chip: Chip) -> int:
+    """The largest global batch of the first topology that fits, on a line through two sizes."""
+
+    def needed(found: dict[str, Any]) -> int:
+        return sum(found["bytes_per_device"].values())
+
+    a_row = (needed(whole) - needed(half)) / (whole["batch_size"] - half["batch_size"])
+    free = chip.memory - needed(whole)
+    devices = whole["devices"]
+    return int((whole["batch_size"] + free / max(a_row, 1e-9)) // devices * devices)
+
+
 def collectives(text: str) -> dict[str, int]:
     """How many exchanges of each kind a compiled program has; those in a loop count once."""
+    return dict(Counter(kind for kind, _ in _exchanges(text)))
+
+
+def exchanged_bytes(text: str) -> int:
+    """The results of all exchanges of a compiled program; those in a loop count once."""
+    return sum(size for _, size in _exchanges(text))
+
+
+_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+
+
+def _exchanges(text: str) -> list[tuple[str, int]]:
+    """Kind and bytes of the result of each exchange."""
     names = "|".join(COLLECTIVES)
     # The result may be a tuple: where several are joined, and of those that start and end apart.
-    return dict(Counter(re.findall(rf"= (?:\S+|\(.*?\)) ({names})(?:-start)?\(", text)))
+    found = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\(", text)
+    exchanges = []
+    for result, kind, starts in found:
+        sizes = []
+        for dtype, shape in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result):
+            count = 1
+            for side in filter(None, shape.split(",")):
+                count *= int(side)
+            sizes.append(_BYTES.get(dtype, 1) * count)
+        # What starts apart has its operands in the tuple too.
+        exchanges.append((kind, sum(sizes) // (2 if starts and len(sizes) > 1 else 1)))
+    return exchanges
+
+
+def estimated_cycles(text: str) -> int:
+    """The compiler's estimate of a whole program: of each instruction, loops as often as they run.
+
+    Args:
+        text: of the compiled program.
+    """
+    parts: dict[str, list[str]] = defaultdict(list)
+    name = entry = ""
+    for line in text.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = head[2]
+            entry = name if head[1] else entry
+        elif name:
+            parts[name].append(line)
+
+    def of(name: str) -> int:
+        return sum(map(of_line, parts[name]))
+
+    def of_line(line: str) -> int:
+        own = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line)))
+        if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
+            return own + _turns(parts[loop[1]]) * of(loop[2])
+        if branches := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
+            return own + max(of(branch.strip(" %")) for branch in branches[1].split(","))
+        if called := re.search(r" call\(.*to_apply=%([\w.-]+)", line):
+            return own + of(called[1])
+        return own
+
+    return of(entry)
+
+
+def _turns(condition: Sequence[str]) -> int:
+    """How often a loop runs: the constant that its counter is compared with."""
+    limits = [
+        int(n) for line in condition for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)
+    ]
+    return max(limits, default=1)

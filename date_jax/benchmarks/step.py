@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from date_jax import sharding, tasks
+from date_jax import optim, sharding, tasks
+from date_jax.aligner import FEATURES, Aligner
 from date_jax.benchmarks import measure
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.tasks import date
@@ -157,6 +158,33 @@ def parts(
             batch, batch["box_cxcywh"], **at, config=config, swap_table=no_swaps(words)
         )
 
+    rng = np.random.default_rng(1)
+    values = (*FEATURES, "query_embedding", "image_embedding")
+    made = {name: rng.standard_normal((config.batch_size, config.model.width)) for name in values}
+    made |= {"box_cxcywh": rng.uniform(0.2, 0.6, (config.batch_size, 4))}
+    out = sharding.global_batch(mesh, {name: x.astype(np.float32) for name, x in made.items()})
+
+    def supervised(out: Any) -> Any:
+        seeker = {"scale": jnp.float32(14.3), "bias": jnp.float32(-10.0)}
+        terms = date.source_losses(out | seeker, batch, batch["box_cxcywh"], config)
+        return terms["loss"]
+
+    def aligned(out: Any) -> Any:
+        align = Aligner(config.aligner.kind, config.aligner.unbiased, config.aligner.hidden)
+        moved = {name: x + 0.1 for name, x in out.items()}
+        terms: Any = align.apply({"params": params["aligner"]}, out, moved, jnp.float32(0.5))
+        return sum(terms.values())
+
+    def on_mesh(loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def gradient(out: Any) -> Any:
+            with sharding.traced_on(mesh):
+                return jax.grad(loss)(out)
+
+        return gradient
+
+    def averaged(average: Any, params: Any) -> Any:
+        return optim.moving_average(average, params, step=jnp.int32(1), decay=config.optim.ema)
+
     tx = optimizer(config)
 
     def updated(params: Any, opt_state: Any) -> Any:
@@ -166,10 +194,14 @@ def parts(
     image = timed(embedded("image_embedding"), params, batch)
     text = timed(embedded("query_embedding"), params, batch)
     whole = timed(embedded("box_cxcywh"), params, batch)
+    has_aligner = domains == 2 and config.aligner.kind != "none"
     return {
         "augmentation": domains * timed(view, batch),
         "image extractor": domains * image,
         "text extractor": domains * text,
         "fusion": domains * max(0.0, whole - image - text),
+        "losses": domains * timed(on_mesh(supervised), out),
+        "aligner": timed(on_mesh(aligned), out) if has_aligner else 0.0,
         "optimizer": timed(updated, params, state.opt_state),
+        "moving average": timed(averaged, state.ema, params),
     }
