@@ -108,7 +108,7 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
             if until is not None:
                 wait_for(rf"step +{until}/80", running[0], directory, processes)
                 running[-1].send_signal(signal.SIGTERM)
-            codes = [process.wait(timeout=400) for process in running]
+            codes = [process.wait(timeout=1200) for process in running]
         finally:
             for process in running:
                 process.kill()
@@ -124,4 +124,4 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     runs = [lines(d, "train/") for d in (directory, tmp_path / "same")]
     assert [len(run) for run in runs] == [16, 16]
     for one, other in zip(*runs, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert one == pytest.approx(other, rel=2e-5, abs=1e-5)
