@@ -78,11 +78,10 @@ def visited(
         state = jax.tree.map(spread, kept)
 
     def fetched() -> Any:
-        whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(state)
-        return jax.tree.map(lambda x: np.asarray(x)[:target_rows], whole)
+        return jax.tree.map(lambda x: np.asarray(x)[:target_rows], _on_all(state, mesh=mesh))
 
     tile = _tile_size(source_rows, tile)
-    rows = min(block, _power_of_two(-(-source_rows // tile))) * tile
+    rows = min(block, power_of_two(-(-source_rows // tile))) * tile
     for end, part in _blocks(mesh, source, source_rows, first, rows, tile):
         state = after_sources(
             state, part, targets, mesh=mesh, visitor=visitor, tile=tile_of_targets
@@ -115,15 +114,21 @@ def after_sources(
         return sharding.on_own_rows(of_device, [kept, target], source)
 
 
+@partial(jax.jit, static_argnames="mesh")
+def _on_all(kept: Any, *, mesh: jax.sharding.Mesh) -> Any:
+    """The same whole on every device, so that every process can fetch it."""
+    return jax.lax.with_sharding_constraint(kept, sharding.replicated(mesh))
+
+
 def _tile_size(rows: int, most: int) -> int:
     """Of tiles that waste little; sets of about the same small size share a compiled program."""
     if rows <= most:
-        return min(most, _power_of_two(rows))
+        return min(most, power_of_two(rows))
     even = -(-rows // -(-rows // most))
     return min(most, -(-even // 128) * 128)
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """The smallest that is not below."""
     return 1 << (size - 1).bit_length()
 
@@ -155,8 +160,7 @@ def _blocks(
         number = np.full(rows, -1, np.int32)
         number[: end - at] = np.arange(at, end)
         parts = {name: _filled(x[at:end], rows) for name, x in source.items()}
-        cut = {name: x.reshape(-1, tile, *x.shape[1:]) for name, x in parts.items()}
-        return sharding.everywhere(mesh, {**cut, "number": number.reshape(-1, tile)})
+        return sharding.everywhere(mesh, _cut({**parts, "number": number}, tile))
 
     starts = range(first, count, rows)
     coming = placed(first) if starts else None
@@ -246,7 +250,7 @@ def counts(
         tile=tile,
         block=block,
         first=done,
-        kept=total,
+        kept=total if done else None,
         after_block=block_done,
     )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.all_pairs import TILE, Rows, is_real, products, visited
+from date_jax.all_pairs import TILE, Rows, is_real, power_of_two, products, visited
 
 # Closer than float32 products of unit vectors can tell apart: such scores are a tie.
 TIE = 1e-6
@@ -101,7 +101,7 @@ def _products_of(items: Items, none: int) -> Int[np.ndarray, "N M"]:
     count = np.diff(items.first, append=len(items.product_id))
     column = np.arange(len(items.product_id)) - np.repeat(items.first, count)
     # Powers of two, so that other pictures seldom ask for another compiled program.
-    most = 1 << (int(count.max(initial=1)) - 1).bit_length()
+    most = power_of_two(int(count.max(initial=1)))
     rows = np.full((len(count), most), none, np.int32)
     rows[np.repeat(np.arange(len(count)), count), column] = items.product_id
     return rows

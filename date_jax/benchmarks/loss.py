@@ -50,8 +50,7 @@ def row(
     rng = np.random.default_rng(0)
 
     def unit_rows() -> np.ndarray:
-        x = rng.standard_normal((batch, WIDTH), np.float32)
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
+        return measure.unit_rows(rng.standard_normal((batch, WIDTH), np.float32))
 
     identity = rng.integers(0, 8 * batch, (batch, 2)).astype(np.uint32)
     local = {"left": unit_rows(), "right": unit_rows(), "identity": identity}

@@ -30,9 +30,9 @@ def run(
         rounds: turns that count, after one that warms up.
     """
     rng = np.random.default_rng(0)
-    rows = _unit(rng.standard_normal((gallery, width), np.float32))
-    noise = _unit(rng.standard_normal((queries, width), np.float32))
-    asked = _unit(rows[:queries] + noise)
+    rows = measure.unit_rows(rng.standard_normal((gallery, width), np.float32))
+    noise = measure.unit_rows(rng.standard_normal((queries, width), np.float32))
+    asked = measure.unit_rows(rows[:queries] + noise)
     query = retrieval.rows(asked, np.arange(queries))
     among = retrieval.rows(rows, np.arange(gallery))
     calls: dict[str, Callable[[], Any]] = {
@@ -84,7 +84,3 @@ def run(
         ratios = [a / b for a, b in zip(taken["nearest"], taken["faiss"], strict=True)]
         report["nearest_time_over_faiss"] = statistics.median(ratios)
     return {**report, "times": table}
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

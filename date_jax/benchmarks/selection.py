@@ -28,10 +28,9 @@ def run(
     rng = np.random.default_rng(0)
 
     def features(rows: int) -> list[np.ndarray]:
-        made = [rng.standard_normal((rows, width), np.float32) for _ in range(modalities)]
-        for x in made:
-            x /= np.linalg.norm(x, axis=1, keepdims=True)
-        return made
+        size = (rows, width)
+        made = (rng.standard_normal(size, np.float32) for _ in range(modalities))
+        return [measure.unit_rows(x) for x in made]
 
     source, target = features(sources), features(targets)
     theta = 2.0 / width**0.5
