@@ -13,11 +13,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
 from absl import flags, logging
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
-from safetensors.numpy import save
 
 from date_jax import checkpoint, commandline, pretrained
 from date_jax.errors import UsageError
@@ -57,20 +54,10 @@ def exported(run: Path, out: Path) -> list[str]:
     found = checkpoint.trained(run)
     config, model = ConfigDict(found.meta["config"]), found.params["model"]
     folder_of_run = checkpoint.located(run).parent
-    words = len(model["text_extractor"]["word_embedding"]["embedding"])
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for kind in pretrained.LAYOUTS:
-        folder = partial / kind
-        folder.mkdir(parents=True)
-        tensors = pretrained.published(kind, model[f"{kind}_extractor"])
-        (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        about = pretrained.about(kind, config, vocab_size=words)
-        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    pretrained.write(partial, config, model)
     shutil.copy(folder_of_run / "vocab.txt", partial / "text" / "vocab.txt")
-    rest = {name: part for name, part in model.items() if not name.endswith("_extractor")}
-    seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
-    (partial / "seekers.safetensors").write_bytes(save(seekers))
     (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     results = folder_of_run / "results.json"
     scores = json.loads(results.read_text())["eval"] if results.exists() else {}

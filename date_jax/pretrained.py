@@ -18,6 +18,7 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from date_jax.errors import CheckpointError, UsageError
 
@@ -409,6 +410,28 @@ def published(kind: str, params: Any) -> dict[str, np.ndarray]:
             value = value[None]
         tensors[name or path] = np.ascontiguousarray(value)
     return tensors
+
+
+def write(folder: Path, config: Any, params: Any) -> None:
+    """A network as files: `image/` and `text/`, the extractors as transformers reads them, and all
+    else under our names in `seekers.safetensors`.
+
+    Args:
+        folder: made if absent; holds neither extractor yet.
+        config: the run's.
+        params: of the network.
+    """
+    words = len(params["text_extractor"]["word_embedding"]["embedding"])
+    for kind in LAYOUTS:
+        (folder / kind).mkdir(parents=True)
+        tensors = published(kind, params[f"{kind}_extractor"])
+        file = folder / kind / "model.safetensors"
+        file.write_bytes(save(tensors, metadata={"format": "pt"}))
+        said = about(kind, config, vocab_size=words)
+        (folder / kind / "config.json").write_text(json.dumps(said, indent=2) + "\n")
+    rest = {name: part for name, part in params.items() if not name.endswith("_extractor")}
+    seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
+    (folder / "seekers.safetensors").write_bytes(save(seekers))
 
 
 def about(kind: str, config: Any, *, vocab_size: int) -> dict[str, Any]:

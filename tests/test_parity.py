@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from configs import date as date_config
 from date_jax import augment, pretrained
-from date_jax.benchmarks import compare, step, torch_peer
+from date_jax.benchmarks import step, torch_peer
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import ImageExtractor
 from date_jax.scales import SCALES
@@ -291,7 +291,7 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     rows = jax.tree.map(jnp.asarray, batch)
     inputs = augment.plain(rows["image"]), rows["text"], rows["text_mask"]
     params = jax.jit(model.init)(jax.random.key(0), *inputs)["params"]
-    compare.write_weights(tmp_path, config, params)
+    pretrained.write(tmp_path, config, params)
     peer = torch_peer.Peer(config, tmp_path).eval()
     assert sum(p.numel() for p in peer.parameters()) == sum(x.size for x in jax.tree.leaves(params))
     ours = model.apply({"params": params}, *inputs)

@@ -14,9 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
-from safetensors.numpy import save_file
 
 from date_jax import pretrained, sharding, subprocesses
 from date_jax.benchmarks import step
@@ -139,7 +137,7 @@ class Side:
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
         self._turn, self._update, self._state = 0, made.update, made.init()
         params = self._state.params
-        write_weights(weights, config, params["model"])
+        pretrained.write(weights, config, params["model"])
         names = ("box_cxcywh", "query_embedding", "image_embedding")
         batch = jax.tree.map(jnp.asarray, rows[0]["source"])
         out = jax.jit(lambda p, b: {name: task.predict[name](p, b) for name in names})(
@@ -149,19 +147,6 @@ class Side:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "out": {name: np.asarray(x).tolist() for name, x in out.items()},
         }
-
-
-def write_weights(folder: Path, config: ConfigDict, params: Any) -> None:
-    """The extractors as folders that transformers reads, the rest under our names."""
-    for kind in pretrained.LAYOUTS:
-        (folder / kind).mkdir()
-        tensors = pretrained.published(kind, params[f"{kind}_extractor"])
-        save_file(tensors, folder / kind / "model.safetensors", metadata={"format": "pt"})
-        about = pretrained.about(kind, config, vocab_size=config.data.vocab_size)
-        (folder / kind / "config.json").write_text(json.dumps(about))
-    rest = {name: part for name, part in params.items() if not name.endswith("_extractor")}
-    flat = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
-    save_file(flat, folder / "seekers.safetensors")
 
 
 if __name__ == "__main__":
