@@ -64,7 +64,8 @@ def batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[s
 
 def no_pseudo_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
     """The table as it is before the first refresh: a row for each target picture, none weighs."""
-    count = sum(corpus.splits[name].size for name in splits(config.data.target, "train"))
+    names = splits(config.data.get("target", ""), "train")
+    count = sum(corpus.splits[name].size for name in names)
     count = max(count, 1)  # without a target one row that nobody reads: Orbax saves no empty array
     return {
         "box_cxcywh": np.full((count, 4), 0.5, np.float32),

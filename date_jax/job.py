@@ -3,26 +3,22 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, evals, pretrained, progress, sharding, tasks, workdir
+from date_jax import adaptation, pretrained, progress, sharding, workdir
 from date_jax.checkpoint import Checkpoints, steps_in
-from date_jax.data import pipeline
-from date_jax.errors import CheckpointError, DataError, UserError
-from date_jax.evals.collect import Collect, collector
+from date_jax.courses import COURSES, Course, Evaluate
+from date_jax.errors import CheckpointError, UserError
 from date_jax.preemption import Preemption
 from date_jax.progress import Progress, Record
 from date_jax.train_step import State, Step, train_step
-
-_MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +27,12 @@ class Job:
 
     config: ConfigDict
     directory: Path
-    corpus: pipeline.Corpus
+    course: Course
+    corpus: Any
     mesh: jax.sharding.Mesh
     step: Step
-    pseudo_boxes: adaptation.PseudoBoxes
-    collect: Collect
+    pseudo_boxes: adaptation.PseudoBoxes | None  # None where the config has none
+    evaluate: Evaluate
     checkpoints: Checkpoints
     progress: Progress
     record: Record
@@ -49,18 +46,17 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     begun = time.perf_counter()
     resumes = bool(steps_in(directory / "checkpoints"))
     published = {} if resumes else on_all_hosts(lambda: pretrained.given(config))
-    corpus = pipeline.load(config.data)
+    course = COURSES[config.task]
+    corpus = course.load(config)
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     weights_read = {"weights": pretrained.digest(published)}
     workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity | weights_read)
-    require_learnable(config, corpus.splits)
     if "text" in published:
         pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
     mesh = sharding.device_mesh(config.mesh.fsdp)
-    mirrored = jnp.asarray(corpus.tokenizer.swap_table(_MIRRORED))
-    task = tasks.build(config, len(corpus.tokenizer.vocab), mirrored)
-    example = next(adaptation.batches(config, corpus, 0))
+    task = course.task(config, corpus)
+    example = next(course.batches(config, corpus, 0))
     step = train_step(config, task, mesh, example, adaptation.no_pseudo_boxes(config, corpus))
     weights, report = pretrained.replaced(step.shapes.params["model"], published)
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
@@ -81,15 +77,16 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     job = Job(
         config=config,
         directory=directory,
+        course=course,
         corpus=corpus,
         mesh=mesh,
         step=step,
         pseudo_boxes=adaptation.PseudoBoxes(
             task, config, corpus, mesh, folder=directory, say=shown.say
-        ),
-        collect=collector(
-            evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once
-        ),
+        )
+        if "pseudo_boxes" in config
+        else None,
+        evaluate=course.evaluator(config, corpus, task, mesh),
         checkpoints=checkpoints,
         progress=shown,
         record=record,
@@ -97,7 +94,7 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
         identity=identity,
         ready=ready,
     )
-    if config.optim.backbone_scale < 1 and not (found or any(config.init.values())):
+    if config.optim.backbone_scale < 1 and not (found or any(config.get("init", {}).values())):
         report = [
             "warning: the extractors begin with random numbers and learn at "
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
@@ -129,19 +126,6 @@ def on_all_hosts(read: Callable[[], Any]) -> Any:
     if failed.any():
         raise CheckpointError(f"host {failed.argmax()} cannot read the weights of config.init")
     return value
-
-
-def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
-    """Raises DataError if boxes shall be learnt and not one training row of the source has one."""
-    if not config.object_seeker.weight:
-        return
-    names = adaptation.splits(config.data.source, "train")
-    if not any(there[name].arrays()["has_box"].any() for name in names):
-        raise DataError(
-            f"config.data.source: not one training row of {config.data.source} has a box\n"
-            "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
-            "--config.object_seeker.weight=0"
-        )
 
 
 def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:

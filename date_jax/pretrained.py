@@ -165,7 +165,7 @@ def given(config: Any) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
         UsageError: a config.json beside them tells of another network than config.model.
     """
     found = {}
-    for kind, name in config.init.items():
+    for kind, name in config.get("init", {}).items():
         if name:
             path = Path(name)
             tensors, about = read(path)

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 # What a run's time goes into; `train` has the waiting for input in it.
 _KINDS = ("setup", "compile", "train", "save", "evaluate", "refresh")
 _COUNTED = (*(f"{kind}_seconds" for kind in _KINDS), "wait_seconds", "lost_seconds")
-WINDOW_TERMS = ("loss", "box", "image", "iou", "target_image", "pseudo", "gradient_norm")
 
 
 class Record:
@@ -205,13 +204,19 @@ def _drop_lines_after(path: Path, step: int) -> float:
 
 
 def window_line(
-    step: int, steps: int, stage: int, means: dict[str, float], lap: dict[str, float]
+    step: int,
+    steps: int,
+    stage: int,
+    means: dict[str, float],
+    lap: dict[str, float],
+    terms: Sequence[str],
 ) -> str:
     """`step 300/2000 | stage 2 | loss 1.830 box ... | 170 examples/s | input 1% | 5m10s left`."""
-    terms = " ".join(f"{name} {means[name]:.3f}" for name in WINDOW_TERMS if name in means)
+    named = (*terms, "gradient_norm")
+    said = " ".join(f"{name} {means[name]:.3f}" for name in named if name in means)
     skipped = f" | {means['skipped_updates']:.0f} skipped" if means["skipped_updates"] else ""
     return (
-        f"step {step:>{len(str(steps))}}/{steps} | stage {stage} | {terms}{skipped} | "
+        f"step {step:>{len(str(steps))}}/{steps} | stage {stage} | {said}{skipped} | "
         f"{lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
         f"{duration((steps - step) * lap['step_seconds'])} left"
     )
@@ -253,19 +258,16 @@ def numbers(metrics: dict[str, float]) -> str:
     )
 
 
-_COLUMNS = ("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10")
-
-
-def evaluation_line(metrics: dict[str, float]) -> str:
+def evaluation_line(metrics: dict[str, float], columns: Sequence[str]) -> str:
     """The metrics of one split that people look at first."""
-    return ", ".join(f"{name} {metrics[name]:.3f}" for name in _COLUMNS if name in metrics)
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in columns if name in metrics)
 
 
-def evaluation_table(evaluations: dict[str, dict[str, float]]) -> str:
+def evaluation_table(evaluations: dict[str, dict[str, float]], columns: Sequence[str]) -> str:
     """The same of several splits, a row for each."""
     width = max((len(name) for name in evaluations), default=0)
-    rows = [f"{'':{width}}  " + "  ".join(f"{name:>12}" for name in _COLUMNS)]
+    rows = [f"{'':{width}}  " + "  ".join(f"{name:>12}" for name in columns)]
     for split, metrics in evaluations.items():
-        cells = (f"{metrics[c]:>12.3f}" if c in metrics else f"{'-':>12}" for c in _COLUMNS)
+        cells = (f"{metrics[c]:>12.3f}" if c in metrics else f"{'-':>12}" for c in columns)
         rows.append(f"{split:{width}}  " + "  ".join(cells))
     return "\n".join(rows)

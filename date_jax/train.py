@@ -7,6 +7,8 @@ train. So a restart from the checkpoint of n repeats whatever had not been finis
 import dataclasses
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, evals, evaluation, progress, sharding
+from date_jax import adaptation, progress, sharding
+from date_jax.courses import Evaluated, grounding
 from date_jax.errors import DataError, Preempted, UsageError
 from date_jax.evals import pictures
 from date_jax.job import Job, prepared
@@ -75,7 +78,7 @@ def trained(job: Job, state: State, profile: range = range(0)) -> State:
     """
     config, record = job.config, job.record
     step = first = int(state.step)
-    batches = adaptation.batches(config, job.corpus, step)
+    batches = job.course.batches(config, job.corpus, step)
     pending: list[Pending] = []  # one at most
     skipped: list[Pending] = []  # in a row
     compiled: set[Any] = set()
@@ -191,7 +194,9 @@ def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
     if done.step % config.log.every == 0 or done.step == config.steps:
         means, lap = job.record.means(), job.record.lap()
         stage = adaptation.stage(config, done.step - 1)
-        job.progress.say(progress.window_line(done.step, config.steps, stage, means, lap))
+        job.progress.say(
+            progress.window_line(done.step, config.steps, stage, means, lap, job.course.terms)
+        )
         job.progress.write(
             done.step,
             {f"train/{name}": mean for name, mean in means.items()}
@@ -204,7 +209,12 @@ def is_due(job: Job, step: int, first: int) -> bool:
     """Whether anything but training comes at the top of `step`."""
     config = job.config
     saves = step > first and step % config.checkpoint.every == 0
-    return saves or (step > 0 and step % config.eval.every == 0) or job.pseudo_boxes.due(step)
+    return saves or (step > 0 and step % config.eval.every == 0) or refreshes(job, step)
+
+
+def refreshes(job: Job, step: int) -> bool:
+    """Whether the pseudo boxes are made anew at the top of `step`."""
+    return job.pseudo_boxes is not None and job.pseudo_boxes.due(step)
 
 
 def with_duties_done(job: Job, state: State, step: int, first: int) -> State:
@@ -213,11 +223,10 @@ def with_duties_done(job: Job, state: State, step: int, first: int) -> State:
     if step > first and step % config.checkpoint.every == 0:
         save(job, state, step)
     if step > 0 and step % config.eval.every == 0:
-        names = evaluation.splits_of_kind(job.corpus, "val")
-        found = evaluate(job, state, step, names)
-        for name in shown(config, names, "val"):
-            show(job, step, name, found[name].box_cxcywh, "eval")
-    if job.pseudo_boxes.due(step):
+        found = evaluate(job, state, step, "val")
+        if name := job.course.shown(config, [*found], "val"):
+            show(job, step, f"eval/{name}", partial(found[name].sheet, 12, f"{name}, step {step}"))
+    if refreshes(job, step):
         return with_new_boxes(job, state, step)
     return state
 
@@ -229,20 +238,13 @@ def save(job: Job, state: State, step: int) -> None:
     job.record.book("save")
 
 
-def evaluate(job: Job, state: State, step: int, names: list[str]) -> dict[str, evals.Evaluation]:
-    """Evaluates the moving average on the splits `names`, and says and writes what comes out."""
+def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evaluated]:
+    """Evaluates the moving average on splits of these kinds, says and writes what comes out."""
     found = {}
-    for name, evaluated in evaluation.evaluations(
-        job.collect,
-        state.ema,
-        job.corpus,
-        names,
-        batch_size=job.config.eval.batch_size,
-        mesh=job.mesh,
-        should_stop=job.preemption.requested,
-    ):
+    for name, evaluated in job.evaluate(state.ema, kinds, job.preemption.requested):
         found[name] = evaluated
-        job.progress.say(f"step {step} | {name}: {progress.evaluation_line(evaluated.metrics)}")
+        line = progress.evaluation_line(evaluated.metrics, job.course.columns)
+        job.progress.say(f"step {step} | {name}: {line}")
     scalars = {f"eval/{n}/{k}": v for n, e in found.items() for k, v in e.metrics.items()}
     job.progress.write(step, scalars)
     job.record.book("evaluate")
@@ -251,6 +253,7 @@ def evaluate(job: Job, state: State, step: int, names: list[str]) -> dict[str, e
 
 def with_new_boxes(job: Job, state: State, step: int) -> State:
     """The state with a new table of pseudo boxes, and at their start the frozen teacher."""
+    assert job.pseudo_boxes is not None
     if state.teacher is not None and job.pseudo_boxes.begins(step):
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, state.ema))
     teacher = state.ema if state.teacher is None else state.teacher
@@ -263,35 +266,19 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     name = adaptation.splits(job.config.data.target, "train")[0]
     rows = job.corpus.splits[name].size
     box, chosen = table["box_cxcywh"][:rows], table["weight"][:rows] > 0
-    show(job, step, name, box, "pseudo_boxes", chosen=chosen)
+    title = f"{name}, step {step}"
+    drawn = partial(grounding.sheet, job.corpus, name, box, job.config, 12, title, chosen=chosen)
+    show(job, step, f"pseudo_boxes/{name}", drawn)
     job.record.book("refresh")
     return dataclasses.replace(state, pseudo_boxes=sharding.everywhere(job.mesh, table))
 
 
-def shown(config: ConfigDict, names: list[str], kind: str) -> list[str]:
-    """Of the evaluated splits `names` the one to look at: the target's first, else the last."""
-    wanted = [name for name in adaptation.splits(config.data.target, kind) if name in names]
-    return (wanted or names[::-1])[:1]
-
-
-def show(
-    job: Job,
-    step: int,
-    name: str,
-    box_cxcywh: np.ndarray,
-    label: str,
-    *,
-    count: int = 12,
-    chosen: np.ndarray | None = None,
-) -> np.ndarray | None:
-    """Draws `count` pictures of a split for TensorBoard; returns them on host 0."""
+def show(job: Job, step: int, label: str, drawn: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """Draws a sheet of pictures for TensorBoard; returns it on host 0."""
     if jax.process_index() > 0:
         return None
-    title = f"{name}, step {step}"
-    sheet = evaluation.sheet(
-        job.corpus, name, box_cxcywh, job.config, count=count, title=title, chosen=chosen
-    )
-    job.progress.picture(step, f"{label}/{name}", sheet)
+    sheet = drawn()
+    job.progress.picture(step, label, sheet)
     return sheet
 
 
@@ -302,8 +289,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         CheckpointError: the last save failed.
     """
     config, record = job.config, job.record
-    names = evaluation.splits_of_kind(job.corpus, "val", "test")
-    found = evaluate(job, state, config.steps, names)
+    found = evaluate(job, state, config.steps, "val", "test")
     job.checkpoints.close()
     record.book("save")
     metrics = {name: evaluated.metrics for name, evaluated in found.items()}
@@ -317,13 +303,14 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "steps": config.steps,
         "config": config.to_dict(),
     }
-    for name in shown(config, names, "test"):
-        sheet = show(job, config.steps, name, found[name].box_cxcywh, "test", count=24)
+    if name := job.course.shown(config, [*found], "test"):
+        title = f"{name}, step {config.steps}"
+        sheet = show(job, config.steps, f"test/{name}", partial(found[name].sheet, 24, title))
         if sheet is not None:
             pictures.write(job.directory / "predictions.png", sheet)
     if jax.process_index() == 0:
         (job.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    job.progress.say(progress.evaluation_table(metrics))
+    job.progress.say(progress.evaluation_table(metrics, job.course.columns))
     job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")
     spent = progress.duration(record.seconds)
     job.progress.say(f"done in {spent}: {job.directory}/results.json and predictions.png")

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import pgda
-from date_jax import adaptation, sharding
 from date_jax import config as rules
+from date_jax import sharding
 from date_jax.data import pipeline
 from date_jax.job import prepared
 from date_jax.preemption import Preemption
@@ -84,7 +84,7 @@ def test_every_config_takes_one_real_step(
     rules.validate(config, **counts)
     job, state = prepared(config, tmp_path, Preemption())
     # The last step's batch: every stage's data are in it.
-    batch = next(adaptation.batches(config, job.corpus, config.steps - 1))
+    batch = next(job.course.batches(config, job.corpus, config.steps - 1))
     state, metrics = job.step.update(state, sharding.global_batch(job.mesh, batch))
     job.progress.close()
     job.checkpoints.close()

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "date_jax"
 FLOORS = [
     {"main", "ablate", "export", "benchmark", "search"},
     {"commandline", "train", "benchmarks"},
-    {"job", "evaluation"},
+    {"job"},
+    {"courses"},
     {"adaptation", "train_step"},
     {"tasks"},
     {"extractors", "seekers", "contrastive", "aligner", "pseudo_boxes", "augment", "evals", "data"},

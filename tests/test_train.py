@@ -13,7 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import adaptation, all_pairs, export, job, progress, train, workdir
+from date_jax import adaptation, all_pairs, courses, export, progress, train, workdir
+from date_jax.courses import grounding
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
 from date_jax.progress import Progress, Record
 
@@ -55,17 +56,17 @@ def uninterrupted(whole: Path, tiny_config: ConfigDict) -> Path:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the batch of a step come with a signal to this process."""
-    batches = adaptation.batches
+    course = courses.COURSES["pgda"]
 
     def install(step: int, number: int) -> None:
         def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
             first = arguments[-1]
-            for at, batch in enumerate(batches(*arguments), first):
+            for at, batch in enumerate(course.batches(*arguments), first):
                 if at == step and first < step:
                     os.kill(os.getpid(), number)
                 yield batch
 
-        monkeypatch.setattr(adaptation, "batches", interrupted)
+        monkeypatch.setitem(courses.COURSES, "pgda", course._replace(batches=interrupted))
 
     yield install
     monkeypatch.undo()
@@ -201,15 +202,15 @@ def test_a_finished_run_may_log_and_evaluate_otherwise(
 def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
     tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = adaptation.batches
+    course = courses.COURSES["pgda"]
 
     def poisoned(*arguments: Any) -> Iterator[dict[str, Any]]:
-        for batch in batches(*arguments):
+        for batch in course.batches(*arguments):
             batch["source"]["box_cxcywh"] = np.full_like(batch["source"]["box_cxcywh"], np.nan)
             batch["source"]["box_mask"][:] = True
             yield batch
 
-    monkeypatch.setattr(adaptation, "batches", poisoned)
+    monkeypatch.setitem(courses.COURSES, "pgda", course._replace(batches=poisoned))
     with pytest.raises(DataError, match=r"10 updates in a row .* up to step 10\n .*source \[\d+"):
         train.train(tiny_config, tmp_path)
 
@@ -219,11 +220,11 @@ def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict)
     some = SimpleNamespace(arrays=lambda: {"has_box": np.arange(3) > 1})
     splits = {"mall_train": none, "live_train": some}
     with pytest.raises(DataError, match="not one training row of mall has a box"):
-        job.require_learnable(tiny_config, splits)
+        grounding.require_learnable(tiny_config, splits)
     tiny_config.object_seeker.weight = 0.0
-    job.require_learnable(tiny_config, splits)
+    grounding.require_learnable(tiny_config, splits)
     tiny_config.object_seeker.weight, tiny_config.data.source = 1.0, "mall+live"
-    job.require_learnable(tiny_config, splits)
+    grounding.require_learnable(tiny_config, splits)
 
 
 def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""What the loop asks of a kind of problem: its data, its batches, and what is measured."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from date_jax.tasks.task import Task
+
+
+class Evaluated(NamedTuple):
+    """One split's.
+
+    Attributes:
+        metrics: by name.
+        sheet: `(count, title) -> picture [Y X 3]` of that many examples; reads them again, so it is
+            asked for on one host only.
+    """
+
+    metrics: dict[str, float]
+    sheet: Callable[[int, str], UInt8[ndarray, "Y X 3"]]
+
+
+# `(params, kinds, should_stop)`, kinds such as ("val", "test") -> name and outcome of each split of
+# these kinds, as each is done. `should_stop()` ends the work with `Preempted`.
+Evaluate: TypeAlias = Callable[
+    [Any, Sequence[str], Callable[[], bool]], Iterator[tuple[str, Evaluated]]
+]
+
+
+class Course(NamedTuple):
+    """All functions are the same on every process, but for the rows that `batches` gives.
+
+    Attributes:
+        load: `(config) -> corpus`, with the attributes `fingerprint` (equal on two hosts exactly
+            if their data are), `notes` (lines for the user) and `tokenizer`. Raises DataError where
+            nothing could be learnt from the data.
+        task: `(config, corpus) -> Task`.
+        batches: `(config, corpus, first_step)` -> this process's rows of each step's batch, without
+            end: `{name: {key: array}}`, each part with `index`. Any number of processes gives the
+            same global batches, and any first step the same ones.
+        evaluator: `(config, corpus, task, mesh) -> Evaluate`; called once, for it compiles.
+        shown: `(config, names, kind)`: of the evaluated splits the one to look at, if any.
+        terms: of the loss, that a line of progress names.
+        columns: metrics that people look at first.
+    """
+
+    load: Callable[[Any], Any]
+    task: Callable[[Any, Any], Task]
+    batches: Callable[[Any, Any, int], Iterator[dict[str, Any]]]
+    evaluator: Callable[..., Evaluate]
+    shown: Callable[[Any, Sequence[str], str], str | None]
+    terms: tuple[str, ...]
+    columns: tuple[str, ...]
