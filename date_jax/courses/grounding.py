@@ -1,6 +1,6 @@
 """Retrieval and grounding, with a target domain or without: what tasks pgda and date ask for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ def load(config: ConfigDict) -> pipeline.Corpus:
     return corpus
 
 
-def require_learnable(config: ConfigDict, there: dict[str, pipeline.Split]) -> None:
+def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
     """Raises DataError if boxes shall be learnt and not one training row of the source has one."""
     if not config.object_seeker.weight:
         return
