@@ -191,13 +191,19 @@ def test_the_command_times_the_real_step_without_tensorflow(
 
 
 PROGRAM = """
+%f (x: f32[8]) -> f32[8] {
+  ROOT %p = f32[8]{0} dot(%x, %x)
+}
+
 %body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %a = f32[8]{0} fusion(%x), calls=%f, backend_config={"estimated_cycles":"100","is_mask":false}
+  %a = f32[8]{0} fusion(%x), calls=%f, metadata={op_name="jvp(Date)/text_extractor/while/body/dot"}, backend_config={"estimated_cycles":"100","is_mask":false}
   ROOT %b = f32[8]{0} add(%a, %a), backend_config={"estimated_cycles":"20"}
 }
 
 %outer.2 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
   %w = (s32[], f32[8]) while(%t), condition=%until.3, body=%body.1, metadata={op_name="scan"}
+  %s = (f32[8]{0}, f32[8]{0}, u32[]) copy-start(%x)
+  %g = f32[8]{0} fusion(%x), kind=kCustom, calls=%f
   ROOT %c = f32[8]{0} copy(%w), backend_config={"estimated_cycles":"5"}
 }
 
@@ -216,7 +222,7 @@ PROGRAM = """
 }
 
 %no.1 (arg: f32[8]) -> f32[8] {
-  ROOT %a = f32[8]{0} add(%x, %x), backend_config={"estimated_cycles":"9"}
+  ROOT %a = f32[8]{0} reduce(%x, %z), to_apply=%sum, backend_config={"estimated_cycles":"9"}
 }
 
 ENTRY %main.9 (x: f32[8]) -> f32[8] {
@@ -224,11 +230,19 @@ ENTRY %main.9 (x: f32[8]) -> f32[8] {
   %i = f32[8] conditional(%p, %x, %x), branch_computations={%yes, %no.1}
   ROOT %d = f32[8]{0} add(%w, %i), backend_config={"estimated_cycles":"1000"}
 }
-"""
+"""  # noqa: E501
 
 
 def test_cycles_are_those_of_all_instructions_as_often_as_they_run() -> None:
-    assert plan.estimated_cycles(PROGRAM) == 2 * (6 * 120 + 5) + 9 + 1000
+    found = plan.costs(PROGRAM)
+    total = 2 * (6 * 120 + 5) + 9 + 1000
+    assert sum(cost.cycles for cost in found) == total
+    assert sum(cost.cycles == 0 for cost in found) == 2  # the gather and the copy on its way
+    kinds, parts = (plan.shares(found, of) for of in ("kind", "part"))
+    cycles = {"products": 12 * 100, "elementwise": 12 * 20 + 1000, "moves": 10, "reductions": 9}
+    assert kinds == pytest.approx({kind: n / total for kind, n in cycles.items()})
+    assert [*kinds][0] == "elementwise"
+    assert parts == pytest.approx({"text_extractor": 1200 / total, "rest": 1 - 1200 / total})
 
 
 def test_exchanged_bytes_are_those_of_the_results() -> None:

@@ -117,6 +117,7 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     program = made.update.lower(made.shapes, batch).compile()
     seconds = time.perf_counter() - begun
     text = program.as_text()
+    found = costs(text)
     return {
         "devices": mesh.size,
         "batch_size": config.batch_size,
@@ -124,7 +125,9 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
         "compile_seconds": seconds,
         "bytes_per_device": measure.bytes_per_device(program),
         "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
-        "estimated_cycles": estimated_cycles(text),
+        "estimated_cycles": sum(cost.cycles for cost in found),
+        "instructions_without_estimate": sum(cost.cycles == 0 for cost in found),
+        "share_of_cycles": {of: shares(found, of) for of in ("kind", "part")},
         "collectives": collectives(text),
         "exchanged_bytes": exchanged_bytes(text),
         "instructions": text.count("\n"),
@@ -192,35 +195,86 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
     return exchanges
 
 
-def estimated_cycles(text: str) -> int:
-    """The compiler's estimate of a whole program: of each instruction, loops as often as they run.
+class Cost(NamedTuple):
+    """What the compiler estimates for one instruction, as often as the loops around it run.
+
+    Attributes:
+        cycles: of all its runs; 0 where the compiler gives no estimate, as for a gather or for a
+            copy that runs beside the computation.
+        kind: `products`, `reductions`, `moves` (of memory, from layout to layout) or `elementwise`.
+        part: of the network; `rest` is augmentation, losses and optimizer.
+    """
+
+    cycles: int
+    kind: str
+    part: str
+
+
+_PARTS = ("image_extractor", "text_extractor", "object_seeker")
+_KINDS = {  # by the first that an instruction, or what was fused into it, contains
+    "products": r" (convolution|dot)\(",
+    "reductions": r" (reduce|reduce-window|scatter)\(",
+    "moves": r" (copy|copy-done|transpose|reshape|slice|concatenate|pad|gather|dynamic-slice)\(",
+}
+
+
+_WORKING = r" (fusion|custom-call|gather|scatter|sort|copy-start|slice-start)\("
+
+
+def costs(text: str) -> list[Cost]:
+    """The compiler's estimates of a whole program, instruction by instruction.
 
     Args:
         text: of the compiled program.
     """
-    parts: dict[str, list[str]] = defaultdict(list)
+    programs: dict[str, list[str]] = defaultdict(list)
     name = entry = ""
     for line in text.splitlines():
         if head := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
             name = head[2]
             entry = name if head[1] else entry
         elif name:
-            parts[name].append(line)
+            programs[name].append(line)
 
-    def of(name: str) -> int:
-        return sum(map(of_line, parts[name]))
+    def of(name: str) -> list[Cost]:
+        return [cost for line in programs[name] for cost in of_line(line)]
 
-    def of_line(line: str) -> int:
-        own = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line)))
+    def of_line(line: str) -> list[Cost]:
+        estimates = re.findall(r'"estimated_cycles":"(\d+)"', line)
+        if not estimates and re.search(_WORKING, line):
+            estimates = ["0"]
+        own = [Cost(int(n), _kind(line, programs), _part(line)) for n in estimates]
         if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-            return own + _turns(parts[loop[1]]) * of(loop[2])
+            turns = _turns(programs[loop[1]])
+            return own + [cost._replace(cycles=turns * cost.cycles) for cost in of(loop[2])]
         if branches := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
-            return own + max(of(branch.strip(" %")) for branch in branches[1].split(","))
+            each = [of(branch.strip(" %")) for branch in branches[1].split(",")]
+            return own + max(each, key=lambda found: sum(cost.cycles for cost in found))
         if called := re.search(r" call\(.*to_apply=%([\w.-]+)", line):
             return own + of(called[1])
         return own
 
     return of(entry)
+
+
+def _kind(line: str, programs: dict[str, list[str]]) -> str:
+    fused = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
+    content = "\n".join(programs[fused[1]]) if fused else line
+    found = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))
+    return next(found, "elementwise")
+
+
+def _part(line: str) -> str:
+    source = re.search(r'op_name="([^"]*)"', line)
+    return next((part for part in _PARTS if source and part in source[1]), "rest")
+
+
+def shares(found: Sequence[Cost], of: str) -> dict[str, float]:
+    """Shares of all cycles by `kind` or by `part`, the largest first."""
+    total: Counter[str] = Counter()
+    for cost in found:
+        total[getattr(cost, of)] += cost.cycles
+    return {name: cycles / total.total() for name, cycles in total.most_common()}
 
 
 def _turns(condition: Sequence[str]) -> int:
