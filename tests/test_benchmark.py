@@ -252,19 +252,20 @@ def test_exchanged_bytes_are_those_of_the_results() -> None:
       %c = (f32[8]{0}, f32[8]{0}) all-reduce-start(%w)
       %d = f32[8]{0} all-reduce-done(%c)
     """
-    assert plan.exchanged_bytes(text) == 64 * 32 * 4 + (64 * 32 * 2 + 64 * 4) + 8 * 4
+    reduced = (64 * 32 * 2 + 64 * 4) + 8 * 4
+    assert plan.exchanged_bytes(text) == {"all-gather": 64 * 32 * 4, "all-reduce": reduced}
 
 
 def test_more_devices_keep_their_rows_and_exchange_more() -> None:
     chip = plan.CHIPS["v5e"]
-    found = {"estimated_cycles": 1.5e8, "exchanged_bytes": 1e9, "rows_per_device": 64.0}
-    one, many = (
-        plan._row("x", {**found, "devices": n, "flops_per_device": 1.97e12}, chip) for n in (1, 256)
-    )
+    found = {"estimated_cycles": 1.5e8, "rows_per_device": 64.0, "flops_per_device": 1.97e12}
+    found |= {"devices": 4, "exchanged_bytes": {"all-reduce": 10**9, "all-gather": 4 * 10**6}}
+    one, many = (plan._row("x", found, chip, devices) for devices in (1, 256))
     assert one["estimated_ms"] == many["estimated_ms"] == pytest.approx(100)
     assert one["efficiency_modelled"] == 1.0
     assert one["mfu_estimated"] == pytest.approx(0.1)
-    assert many["exchange_ms_modelled"] == pytest.approx(2 * 255 / 256 * 10)
+    gathered = 255 * 1e6  # each device's own megabyte goes once around
+    assert many["exchange_ms_modelled"] == pytest.approx((2 * 255 / 256 * 1e9 + gathered) / 1e8)
     expected = 64 * 256 / (0.1 + many["exchange_ms_modelled"] / 1e3)
     assert many["examples_per_second_modelled"] == pytest.approx(expected)
 

@@ -21,7 +21,7 @@ from date_jax.benchmarks import measure, step
 from date_jax.errors import SetupError, UsageError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-MODELLED = (512, 1024)  # devices of which no topology is compiled
+COUNTS = tuple(2**n for n in range(11))  # devices of the scaling table
 
 
 class Chip(NamedTuple):
@@ -79,22 +79,23 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     """
     first = next(iter(topologies))
     chip = CHIPS[first.partition(":")[0]]
-    rows, found = [], {}
+    found = {}
     for name, devices in topologies.items():
         scaled = _with_batch(config, config.batch_size * len(devices) // len(topologies[first]))
         found[name] = compiled(scaled, name, devices)
-        rows.append(_row(name, found[name], chip))
     half = compiled(_with_batch(config, config.batch_size // 2), first, topologies[first])
+    rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
+    taken = {row["devices"] for row in rows}
     last = [*found.values()][-1]
-    for count in MODELLED:
-        if count > last["devices"]:
-            rows.append(_row(f"{count} (modelled)", {**last, "devices": count}, chip))
+    rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in taken]
     return {
+        "compiled": "bytes, collectives, instructions; estimated: the compiler's cycles",
+        "modelled": "exchanges as rings beside no computation; counts without a topology",
         "rows_per_device": found[first]["rows_per_device"],
         "memory": chip.memory,
         "largest_batch_modelled": _largest_batch(found[first], half, chip),
         **found,
-        "scaling": rows,
+        "scaling": sorted(rows, key=lambda row: row["devices"]),
     }
 
 
@@ -134,22 +135,38 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     }
 
 
-def _row(name: str, found: dict[str, Any], chip: Chip) -> dict[str, Any]:
-    """What the compiler's estimates would mean; exchanges as a ring, beside no computation."""
+def _row(name: str, found: dict[str, Any], chip: Chip, devices: int) -> dict[str, Any]:
+    """What the estimates of one topology would mean on `devices`, with equally many rows each."""
     seconds = found["estimated_cycles"] / chip.hertz
-    around = 2 * (found["devices"] - 1) / found["devices"]
-    exchange = around * found["exchanged_bytes"] / chip.exchange
+    sent = _sent(found["exchanged_bytes"], found["devices"], devices)
+    exchange = sent / chip.exchange
     return {
         "topology": name,
-        "devices": found["devices"],
+        "devices": devices,
         "estimated_ms": 1e3 * seconds,
         "exchange_ms_modelled": 1e3 * exchange,
         "mfu_estimated": found["flops_per_device"] / (seconds + exchange) / chip.flops,
-        "examples_per_second_modelled": found["rows_per_device"]
-        * found["devices"]
-        / (seconds + exchange),
+        "examples_per_second_modelled": found["rows_per_device"] * devices / (seconds + exchange),
         "efficiency_modelled": seconds / (seconds + exchange),
     }
+
+
+def _sent(results: dict[str, int], compiled: int, devices: int) -> float:
+    """Bytes that each of `devices` sends if every exchange is one ring around all of them.
+
+    Args:
+        results: `exchanged_bytes` of a program for `compiled` devices. What is gathered grows with
+            the devices, as each brings equally many rows.
+    """
+    turns = devices - 1
+    factors = {
+        "all-reduce": 2 * turns / devices,
+        "all-gather": turns / compiled,
+        "reduce-scatter": turns,
+        "all-to-all": turns / devices,
+        "collective-permute": min(turns, 1),
+    }
+    return sum(factors[kind] * size for kind, size in results.items())
 
 
 def _largest_batch(whole: dict[str, Any], half: dict[str, Any], chip: Chip) -> int:
@@ -169,9 +186,12 @@ def collectives(text: str) -> dict[str, int]:
     return dict(Counter(kind for kind, _ in _exchanges(text)))
 
 
-def exchanged_bytes(text: str) -> int:
-    """The results of all exchanges of a compiled program; those in a loop count once."""
-    return sum(size for _, size in _exchanges(text))
+def exchanged_bytes(text: str) -> dict[str, int]:
+    """The results of the exchanges of each kind in a compiled program; those in a loop count once."""
+    total: Counter[str] = Counter()
+    for kind, size in _exchanges(text):
+        total[kind] += size
+    return dict(total)
 
 
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
