@@ -187,7 +187,7 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def exchanged_bytes(text: str) -> dict[str, int]:
-    """The results of the exchanges of each kind in a compiled program; those in a loop count once."""
+    """The results of each kind of exchange in a compiled program; those in a loop count once."""
     total: Counter[str] = Counter()
     for kind, size in _exchanges(text):
         total[kind] += size
