@@ -108,6 +108,49 @@ def sigmoid(
     return sharding.on_own_rows(of_rows, [query, image, identity], scale, bias)
 
 
+def nt_xent(
+    image: Float[Array, "B D"],
+    text: Float[Array, "B D"],
+    *,
+    temperature: float,
+    tile: int = TILE,
+) -> Float[Array, " B"]:
+    """NT-Xent (2002.05709) on the 2B vectors of both modalities, per pair.
+
+    Each vector has one positive, the other modality of its own row, among 2B - 1 others of either
+    modality; a row's loss is the mean of its two.
+
+    Args:
+        image, text: unit vectors, row i of each is a pair.
+        temperature: τ; logits are cosines / τ.
+        tile: columns at a time.
+    """
+
+    def of_rows(all_rows: Gather, given: Sequence[Array]) -> Float[Array, " b"]:
+        image, text, number = given
+        columns = [all_rows(x) for x in given]
+
+        def added(
+            totals: Any, real: Bool[Array, " t"], images: Array, texts: Array, their: Array
+        ) -> Any:
+            itself = number[:, None] == their[None]
+
+            def over(rows: Array, same: Array, others: Array) -> Array:
+                among = jnp.where(real[None] & ~itself, _cosines(rows, same) / temperature, MASKED)
+                across = jnp.where(real[None], _cosines(rows, others) / temperature, MASKED)
+                return jax.nn.logsumexp(jnp.concatenate([among, across], axis=1), axis=1)
+
+            by_image, by_text = totals
+            by_image = jnp.logaddexp(by_image, over(image, images, texts))
+            return by_image, jnp.logaddexp(by_text, over(text, texts, images))
+
+        none = jnp.full(len(image), MASKED)
+        by_image, by_text = folded(added, (none, none), columns, tile)
+        return (by_image + by_text) / 2 - (image * text).sum(axis=1) / temperature
+
+    return sharding.on_own_rows(of_rows, [image, text, jnp.arange(len(image))])
+
+
 def _cosines(rows: Float[Array, "B D"], columns: Float[Array, "t D"]) -> Float[Array, "B t"]:
     # An accelerator's default would round to bfloat16, and the scale multiplies that by up to 100.
     return jnp.matmul(rows, columns.T, precision="highest")

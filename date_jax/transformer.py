@@ -13,42 +13,48 @@ from jaxtyping import Array, Bool, Float
 MASKED = -1e9  # a logit that softmax turns into an exact 0 in float32 and bfloat16
 
 exact_gelu: Callable[[Array], Array] = lambda x: nn.gelu(x, approximate=False)  # noqa: E731
+quick_gelu: Callable[[Array], Array] = lambda x: x * nn.sigmoid(1.702 * x)  # noqa: E731
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over `[... T C]`.
+    """Multi-head attention over `[... T C]`: of the tokens to each other, or to other tokens.
 
     Attributes:
-        heads: number of heads; must divide C.
+        heads: number of heads; must divide the width.
         dropout: rate on the attention weights.
+        width: of queries, keys and values of all heads together; None for C.
     """
 
     heads: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.dtype("float32")
+    width: int | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "*B T C"],
         bias: Float[Array, "..."] | None = None,
-        mask: Bool[Array, "*B T"] | None = None,
+        mask: Bool[Array, "*B S"] | None = None,
         *,
+        others: Float[Array, "*B S D"] | None = None,
         first: int | None = None,
         train: bool = False,
     ) -> Float[Array, "*B Q C"]:
-        """`bias` is added to the logits `[*B heads Q T]`; keys whose mask is False are not seen.
+        """`bias` is added to the logits `[*B heads Q S]`; keys whose mask is False are not seen.
 
-        With `first`, only that many leading tokens ask, and are returned.
+        Keys and values are made of `others`, where given, else of `x` itself. With `first`, only
+        that many leading tokens ask, and are returned.
         """
-        width = x.shape[-1]
+        width = self.width or x.shape[-1]
 
         def heads(x: Array, name: str) -> Array:
             x = nn.Dense(width, dtype=self.dtype, name=name)(x)
             return rearrange(x, "... t (h d) -> ... h t d", h=self.heads)
 
         query = heads(x[..., :first, :], "query") * (width // self.heads) ** -0.5
-        key, value = heads(x, "key"), heads(x, "value")
+        others = x if others is None else others
+        key, value = heads(others, "key"), heads(others, "value")
         logits = jnp.matmul(query, jnp.swapaxes(key, -1, -2)).astype(jnp.float32)
         if bias is not None:
             logits = logits + bias
@@ -57,7 +63,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         mixed = rearrange(jnp.matmul(weights, value), "... h t d -> ... t (h d)")
-        return nn.Dense(width, dtype=self.dtype, name="out")(mixed)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(mixed)
 
 
 class Mlp(nn.Module):

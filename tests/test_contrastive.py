@@ -217,3 +217,50 @@ def test_losses_stay_finite_at_the_largest_scale() -> None:
         assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), value))
     found = contrastive.sigmoid(query, image, identity, scale=scale, bias=jnp.float32(-10))
     assert np.isfinite(found).all()
+
+
+def nt_xent_by_loop(image: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
+    both = np.concatenate([image, text]).astype(np.float64)
+    count = len(image)
+    each = []
+    for i, row in enumerate(both):
+        logits = {j: row @ other / temperature for j, other in enumerate(both) if j != i}
+        total = sum(np.exp(x) for x in logits.values())
+        each.append(np.log(total) - logits[(i + count) % (2 * count)])
+    return (np.array(each[:count]) + np.array(each[count:])) / 2
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_nt_xent_is_its_formula_in_a_loop(tile: int) -> None:
+    image, text = unit_rows(0), unit_rows(1)
+    found = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07, tile=tile)
+    np.testing.assert_allclose(found, nt_xent_by_loop(image, text, 0.07), rtol=2e-5, atol=1e-5)
+
+
+def test_nt_xent_of_three_known_pairs() -> None:
+    image = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+    text = np.array([[1, 0.2], [0.1, 1], [1, 0.8]], np.float32)
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    found = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07)
+    np.testing.assert_allclose(found.mean(), 0.149047, atol=1e-6)
+
+
+def test_nt_xent_and_its_gradient_are_the_same_on_all_devices() -> None:
+    rows = 16
+    image, text = jnp.asarray(unit_rows(0, rows)), jnp.asarray(unit_rows(1, rows))
+
+    def loss(image: Any, text: Any) -> Any:
+        return contrastive.nt_xent(image, text, temperature=0.07, tile=4).mean()
+
+    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(image, text)
+    mesh = sharding.device_mesh()
+    assert mesh.size == 8
+
+    def on_mesh(image: Any, text: Any) -> Any:
+        with sharding.traced_on(mesh):
+            return jax.value_and_grad(loss, argnums=(0, 1))(image, text)
+
+    found = jax.jit(on_mesh)(*sharding.global_batch(mesh, {"a": image, "b": text}).values())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
+    )

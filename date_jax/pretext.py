@@ -1,0 +1,60 @@
+"""CAPTURE's pretext tasks (2107.14572): hide words and regions, and tell what they were."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+SHARE = 0.15  # of words and of regions, whose value has to be told
+MASKED, RANDOM = 0.8, 0.1  # of those words; the rest stays as it is
+ZEROED = 0.9  # of those regions
+
+
+def hidden_words(
+    text: Int[Array, "B T"],
+    may_hide: Bool[Array, "B T"],
+    *,
+    rng: Key[Array, ""],
+    mask_id: int,
+    first_id: int,
+    vocab_size: int,
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """The text as BERT hides it (1810.04805), and which tokens were chosen.
+
+    Args:
+        may_hide: real tokens that are words.
+        mask_id: of [MASK].
+        first_id: smallest id of a word; below are the special tokens, which replace nothing.
+        vocab_size: one above the largest id.
+    """
+    choose_key, kind_key, word_key = jax.random.split(rng, 3)
+    chosen = jax.random.bernoulli(choose_key, SHARE, text.shape) & may_hide
+    kind = jax.random.uniform(kind_key, text.shape)
+    other = jax.random.randint(word_key, text.shape, first_id, vocab_size, text.dtype)
+    replaced = jnp.where(kind < MASKED, mask_id, jnp.where(kind < MASKED + RANDOM, other, text))
+    return jnp.where(chosen, replaced, text), chosen
+
+
+def hidden_regions(
+    shape: tuple[int, int], *, rng: Key[Array, ""]
+) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
+    """Which regions are chosen, and which of these are zeroed; the real ones are not known here."""
+    choose_key, zero_key = jax.random.split(rng)
+    chosen = jax.random.bernoulli(choose_key, SHARE, shape)
+    return chosen, chosen & jax.random.bernoulli(zero_key, ZEROED, shape)
+
+
+def word_losses(
+    logits: Float[Array, "B T V"], text: Int[Array, "B T"], chosen: Bool[Array, "B T"]
+) -> Float[Array, " B"]:
+    """Cross-entropy of the chosen tokens, summed over each row."""
+    log_share = jax.nn.log_softmax(logits, axis=-1)
+    each = -jnp.take_along_axis(log_share, text[..., None], axis=-1)[..., 0]
+    return jnp.where(chosen, each, 0.0).sum(axis=1)
+
+
+def region_losses(
+    guess: Float[Array, "B R F"], region: Float[Array, "B R F"], chosen: Bool[Array, "B R"]
+) -> Float[Array, " B"]:
+    """Squared error of the chosen regions' features, mean over F and summed over each row."""
+    each = jnp.square(guess - region).mean(axis=-1)
+    return jnp.where(chosen, each, 0.0).sum(axis=1)
