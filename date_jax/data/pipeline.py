@@ -5,14 +5,16 @@ a place in it, and a stateless permutation of that epoch gives the record. So a 
 step at once, to the bit, and any number of processes reads the same global batches.
 """
 
+import io
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
+from PIL import Image
 
 from date_jax.boxes import cxcywh
 from date_jax.data.cache import tensorflow
@@ -25,31 +27,36 @@ __all__ = ["Corpus", "Split", "eval_batches", "load", "train_batches"]
 AHEAD = 2  # batches made while one is used; more only costs memory
 
 
+COLUMNS = ("text", "text_mask", "product_id")  # of a split, that batches hold
+
+
 def train_batches(
-    corpus: Corpus,
+    corpus: Any,
     names: list[str],
     *,
     batch_size: int,
     seed: int,
     start_step: int,
     boxes: bool,
+    columns: Sequence[str] = COLUMNS,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
     """This process's rows of the global batches from `start_step` on, without end.
 
     Args:
-        corpus: from `load`.
+        corpus: from `load`, here or in `posts`.
         names: splits, joined as one; `index` counts through them.
         batch_size: of the global batch.
         seed: of the order.
         start_step: the first batch; the order does not depend on where a run began.
         boxes: whether batches hold `box_cxcywh` and `box_mask`. Without, boxes are not even read.
+        columns: attributes of the splits that batches hold.
         process_index: which rows: the p-th of `process_count` equal parts of each batch.
         process_count: how many processes share a batch.
     """
     tf = tensorflow()
-    rows_of = _Rows(corpus, names, boxes=boxes)
+    rows_of = _Rows(corpus, names, boxes=boxes, columns=columns)
     size = rows_of.size
     first, rows = _share(batch_size, process_index, process_count)
     # Streams of one run must not walk in step where their sizes are equal.
@@ -73,11 +80,12 @@ def train_batches(
 
 
 def eval_batches(
-    corpus: Corpus,
+    corpus: Any,
     names: list[str],
     *,
     batch_size: int,
     boxes: bool,
+    columns: Sequence[str] = COLUMNS,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
@@ -87,7 +95,7 @@ def eval_batches(
     with `mask` False. Every process gets the same number of batches. Arguments as `train_batches`.
     """
     tf = tensorflow()
-    rows_of = _Rows(corpus, names, boxes=boxes)
+    rows_of = _Rows(corpus, names, boxes=boxes, columns=columns)
     first, rows = _share(batch_size, process_index, process_count)
 
     def row_numbers(step: Any) -> Any:
@@ -101,14 +109,27 @@ def eval_batches(
         mask = step * batch_size + first + np.arange(rows) < rows_of.size
         batch = {"image": image, **rows_of[index], "mask": mask}
         if boxes:
-            batch["box_mask"] &= mask
+            batch["box_mask"] &= mask.reshape(-1, *[1] * (batch["box_mask"].ndim - 1))
         yield batch
+
+
+def pictures(corpus: Any, name: str, rows: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N S S 3"]:
+    """The pictures of some rows of a split, to look at; S as in the corpus."""
+    records = Records([corpus.splits[name].records])[rows]
+    encoded = tensorflow().io.parse_example(records, _image_spec())["image"].numpy()
+    found = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in encoded]
+    return np.stack(found) if found else np.zeros((0, *[corpus.image_size] * 2, 3), np.uint8)
+
+
+def _image_spec() -> dict[str, Any]:
+    tf = tensorflow()
+    return {"image": tf.io.FixedLenFeature([], tf.string)}
 
 
 class _Rows:
     """All of a batch but the pictures, looked up by row number."""
 
-    def __init__(self, corpus: Corpus, names: list[str], *, boxes: bool):
+    def __init__(self, corpus: Any, names: list[str], *, boxes: bool, columns: Sequence[str]):
         for name in names:
             if name not in corpus.splits:
                 raise DataError(
@@ -117,10 +138,9 @@ class _Rows:
                 )
         splits = [corpus.splits[name] for name in names]
         self._columns = {
-            key: np.concatenate([getattr(split, key) for split in splits])
-            for key in ("text", "text_mask", "product_id")
+            key: np.concatenate([getattr(split, key) for split in splits]) for key in columns
         }
-        self.size = len(self._columns["text"])
+        self.size = sum(split.size for split in splits)
         if boxes:
             xyxy = np.concatenate([split.records.box_xyxy() for split in splits])
             self._columns["box_cxcywh"] = np.asarray(cxcywh(jnp.asarray(xyxy)))
@@ -143,14 +163,14 @@ def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int
 
 
 def _pictures(
-    corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
+    corpus: Any, names: list[str], steps: Any, row_numbers: Callable, rows: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], np.ndarray]]:
     """Row numbers and pictures of the batch of each of `steps`, read and decoded ahead."""
     tf = tensorflow()
     splits = [corpus.splits[name].records for name in names]
     records = Records(splits)
     shape = (corpus.image_size, corpus.image_size, 3)
-    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+    spec = _image_spec()
 
     def picture(encoded: Any) -> Any:
         decoded = tf.io.decode_image(encoded, channels=3, expand_animations=False)

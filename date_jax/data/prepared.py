@@ -56,11 +56,11 @@ class PreparedSplit:
     def products(self) -> list[str]:
         return _texts(self._member("product_id"))
 
-    def box_xyxy(self) -> Float[np.ndarray, "N 4"]:
-        """Normalised boxes; zeros where the row has none."""
+    def box_xyxy(self) -> Float[np.ndarray, "N ... 4"]:
+        """Normalised boxes, one or M a row; zeros where the row has none."""
         return self._member("box_xyxy")
 
-    def has_box(self) -> Bool[np.ndarray, " N"]:
+    def has_box(self) -> Bool[np.ndarray, "N ..."]:
         return self._member("has_box")
 
     def _member(self, key: str) -> np.ndarray:
@@ -135,7 +135,7 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
         splits[name] = shards
     rows = folder / "rows.npz"
     if not rows.exists():
-        _write_rows(rows, splits)
+        _write_rows(rows, splits, boxes=builder.info.features["has_box"].shape)
     with np.load(rows, allow_pickle=False) as members:
         fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in splits}
     return {
@@ -171,14 +171,20 @@ def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
         )
 
 
-def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]]) -> None:
-    """Copies what is small out of all records, in one pass, into `path`."""
+def _write_rows(
+    path: Path, splits: dict[str, tuple[Shard, ...]], *, boxes: tuple[int, ...]
+) -> None:
+    """Copies what is small out of all records, in one pass, into `path`.
+
+    Args:
+        boxes: () for one box a record, (M,) for M.
+    """
     tf = tensorflow()
     spec = {
         "query": tf.io.FixedLenFeature([], tf.string),
         "product_id": tf.io.FixedLenFeature([], tf.string),
-        "box_xyxy": tf.io.FixedLenFeature([4], tf.float32),
-        "has_box": tf.io.FixedLenFeature([], tf.int64),
+        "box_xyxy": tf.io.FixedLenFeature([*boxes, 4], tf.float32),
+        "has_box": tf.io.FixedLenFeature(boxes, tf.int64),
     }
     members: dict[str, np.ndarray] = {}
     for name, shards in splits.items():

@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import IO, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -55,11 +55,11 @@ LOOKS: dict[str, Look] = {
 
 class Picture(NamedTuple):
     """One picture-query pair. box_xyxy is normalised and tightly holds the part of the queried
-    product's silhouette that lies inside the picture."""
+    product's silhouette that lies inside the picture; where several are asked for, of each."""
 
     image: UInt8[np.ndarray, "S S 3"]
     query: str
-    box_xyxy: Float[np.ndarray, " 4"]
+    box_xyxy: Float[np.ndarray, "*M 4"]
     product_id: str
     category: str
 
@@ -69,7 +69,7 @@ class Encoded(NamedTuple):
 
     png: bytes
     query: str
-    box_xyxy: Float[np.ndarray, " 4"]
+    box_xyxy: Float[np.ndarray, "*M 4"]
     product_id: str
     category: str
 
@@ -142,10 +142,14 @@ class Progress:
 
 
 def pictures(
-    jobs: list[Job], *, seed: int, products: int, image_size: int, workers: int = 0
+    jobs: list[Job], *, workers: int = 0, renderer: str = "shop", **options: Any
 ) -> Iterator[Encoded]:
     """All pictures of all jobs, in order, rendered by `workers` processes (0: one a core), with
     a line of progress on standard error.
+
+    Args:
+        renderer: the module of `data` whose `serve` renders, by its `picture`.
+        options: of that `picture`, for all jobs.
 
     The workers are plain interpreters that load Pillow and NumPy only, each writing every n-th
     picture to its pipe. multiprocessing would import the caller's main module, and with it JAX,
@@ -156,8 +160,7 @@ def pictures(
     """
     total = sum(job.size for job in jobs)
     workers = min(workers or _cores(), max(1, total // 16))
-    program = "from date_jax.data import shop; shop.serve()"
-    options = {"seed": seed, "products": products, "image_size": image_size}
+    program = f"from date_jax.data import {renderer}; {renderer}.serve()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     running = [
         subprocess.Popen(
@@ -187,13 +190,13 @@ def pictures(
             process.communicate()
 
 
-def serve() -> None:
+def serve(made: Callable[..., Picture] = picture) -> None:
     """A worker's life: renders its share of the jobs in argv and writes it to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     jobs, options, start, workers = json.loads(sys.argv[1])
     numbered = ((domain, split, index) for domain, split, size in jobs for index in range(size))
     for domain, split, index in itertools.islice(numbered, start, None, workers):
-        _send(sys.stdout.buffer, encoded(picture(domain, index, split=split, **options)))
+        _send(sys.stdout.buffer, encoded(made(domain, index, split=split, **options)))
     sys.stdout.buffer.flush()
 
 

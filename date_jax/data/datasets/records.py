@@ -4,13 +4,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 
-def features(image_size: int, encoding: str) -> tfds.features.FeaturesDict:
+def features(
+    image_size: int, encoding: str, boxes: tuple[int, ...] = ()
+) -> tfds.features.FeaturesDict:
     """What every builder of this folder writes, one record a picture-query pair.
 
     image is a PNG or JPEG, as `encoding` says, of `image_size` x `image_size` RGB pixels (a builder
     may pass the encoded bytes).
-    box_xyxy is normalised to that picture, zeros where has_box is False. row is the record's
-    number in its source: the picture's number in `shop`, the line of a file (from 1) otherwise.
+    box_xyxy is normalised to that picture, zeros where has_box is False; `boxes` is () for one,
+    (M,) for M of them. row is the record's number in its source: the picture's number where it is
+    rendered, the line of a file (from 1) otherwise.
     """
     return tfds.features.FeaturesDict(
         {
@@ -18,8 +21,8 @@ def features(image_size: int, encoding: str) -> tfds.features.FeaturesDict:
                 shape=(image_size, image_size, 3), dtype=np.uint8, encoding_format=encoding
             ),
             "query": tfds.features.Text(),
-            "box_xyxy": tfds.features.Tensor(shape=(4,), dtype=np.float32),
-            "has_box": tfds.features.Scalar(dtype=np.bool_),
+            "box_xyxy": tfds.features.Tensor(shape=(*boxes, 4), dtype=np.float32),
+            "has_box": tfds.features.Tensor(shape=boxes, dtype=np.bool_),
             "product_id": tfds.features.Text(),
             "category": tfds.features.Text(),
             "row": tfds.features.Scalar(dtype=np.int64),

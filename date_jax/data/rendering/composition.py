@@ -58,7 +58,7 @@ def coverage(drawn: Sprite, size: int) -> Float[np.ndarray, "S S"]:
     return mask
 
 
-def _add_sprite(canvas: Canvas, drawn: Sprite, shadow: float) -> None:
+def add_sprite(canvas: Canvas, drawn: Sprite, shadow: float) -> None:
     """Paints a product and, below it, its soft shadow to the lower right."""
     size = len(canvas)
     reach = max(1, size // 40)
@@ -77,7 +77,7 @@ def _add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
     canvas += rgba[..., 3:] * np.float32(1 / 255) * (rgba[..., :3] - canvas)
 
 
-def _filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
+def filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
     """What a camera makes of it: contrast, exposure, tint, blur, noise."""
     gain = rng.uniform(*look.brightness) * (1 + rng.uniform(-look.cast, look.cast, 3))
     contrast, sigma = rng.uniform(*look.contrast), rng.uniform(*look.blur) * len(canvas) / 64
@@ -144,7 +144,7 @@ def _overlays(
     return [overlays.sheet(size, paint) for paint in paints]
 
 
-def _tight_box(mask: Float[np.ndarray, "S S"]) -> Float[np.ndarray, " 4"]:
+def tight_box(mask: Float[np.ndarray, "S S"]) -> Float[np.ndarray, " 4"]:
     """Normalised xyxy around the pixels that are covered by more than a half."""
     rows, columns = np.flatnonzero((mask > 0.5).any(1)), np.flatnonzero((mask > 0.5).any(0))
     box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
@@ -196,15 +196,15 @@ def scene(
         before = rng.random() < 0.5 and stage.admits(coverage(drawn, image_size))
         (front if before else behind).append(drawn)
     for drawn in behind + front:
-        _add_sprite(stage.canvas, drawn, look.shadow)
+        add_sprite(stage.canvas, drawn, look.shadow)
     places = [entry.centre for entry in placed]
     for rgba in _overlays(rng, domain, look, image_size, places):
         if stage.admits(rgba[..., 3] / 255):
             _add_sheet(stage.canvas, rgba)
     return Scene(
-        image=_filmed(rng, look, stage.canvas),
+        image=filmed(rng, look, stage.canvas),
         query=query,
-        box_xyxy=_tight_box(mask),
+        box_xyxy=tight_box(mask),
         products=tuple(entry.item for entry in placed),
         matrix=placed[0].matrix,
         centre=placed[0].centre,

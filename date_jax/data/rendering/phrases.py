@@ -95,6 +95,21 @@ def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool,
     return " ".join(front + middle + back)
 
 
+def suite_title(rng: np.random.Generator, items: list[Product], *, own: float) -> str:
+    """A title that names all of several products: "new red striped mug and blue plain bag gift".
+
+    Args:
+        items: in the order in which they are named.
+        own: probability of each word that only catalogues use.
+    """
+    called = [_words(rng, item, own, 0) for item in items]
+    names = [f"{words.pattern} {words.colour} {words.category}" for words in called]
+    joined = names[0] if len(names) == 1 else " ".join([*names[:-1], "and", names[-1]])
+    front = [_one_of(rng, _PRAISE)] if rng.random() < 0.5 else []
+    back = [_one_of(rng, _PURPOSE)] if rng.random() < 0.5 else []
+    return " ".join([*front, joined, *back])
+
+
 def speech(
     rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own: float
 ) -> str:

@@ -1,0 +1,135 @@
+"""TFDS builder of the rendered posts: what to train on, queries, galleries and composites."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from date_jax.data import shop, suites
+from date_jax.data.datasets import records
+from date_jax.data.rendering.arrangement import members
+from date_jax.data.rendering.suites import MOST, POST
+from date_jax.errors import UsageError
+
+
+@dataclasses.dataclass(kw_only=True)
+class SuitesConfig(tfds.core.BuilderConfig):
+    """What is rendered: `posts` and `composites` to train on, `queries` of each kind and split,
+    `views` of each gallery product. `workers` processes render it and change nothing in it."""
+
+    image_size: int = 64
+    posts: int = 10_000
+    composites: int = 3_000
+    queries: int = 400
+    views: int = 8
+    products: int = 1_000
+    unseen: int = 2
+    seed: int = 0
+    workers: int = 0
+    name: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        # The name is the cache's key: whatever changes a pixel has to change it.
+        counts = f"n{self.posts}_c{self.composites}_q{self.queries}_v{self.views}"
+        version = f"{suites.RENDER_VERSION} {shop.RENDER_VERSION} {POST}".encode()
+        self.name = (
+            f"s{self.image_size}_{counts}_p{self.products}_u{self.unseen}_seed{self.seed}_"
+            f"{hashlib.sha256(version).hexdigest()[:8]}"
+        )
+
+    def jobs(self) -> list[shop.Job]:
+        """Kind, split and number of pictures, each a split `<kind>_<split>`."""
+        gallery = {
+            split: self.views * len(members(self.seed, self.products, split))
+            for split in ("val", "test")
+        }
+        return [
+            shop.Job("post", "train", self.posts),
+            shop.Job("composite", "train", self.composites),
+            *(
+                shop.Job(kind, split, size)
+                for split in ("val", "test")
+                for kind, size in (
+                    ("composite", self.queries),
+                    ("suite", self.queries),
+                    ("single", gallery[split]),
+                )
+            ),
+            shop.Job("unseen", "test", self.queries),
+        ]
+
+
+class Suites(tfds.core.GeneratorBasedBuilder):
+    """Rendered posts: suites, single products and composites, with the box of each product."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, config: SuitesConfig, **options: Any) -> None:
+        super().__init__(config=config, **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=records.features(self.builder_config.image_size, "png", boxes=(MOST,)),
+            disable_shuffling=True,  # record i is picture i; the pipeline shuffles
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager
+        config = self.builder_config
+        jobs = config.jobs()
+        # One stream for all: TFDS writes the splits one after another, in this order.
+        made = shop.pictures(
+            jobs,
+            workers=config.workers,
+            renderer="suites",
+            seed=config.seed,
+            products=config.products,
+            unseen=config.unseen,
+            image_size=config.image_size,
+        )
+        return {f"{job.domain}_{job.split}": _examples(made, job.size) for job in jobs}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("the splits' generators are made in _split_generators")
+
+
+def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The next `count` pictures as records; behind the last product boxes are zeros."""
+    for row, item in enumerate(itertools.islice(made, count)):
+        box = np.zeros((MOST, 4), np.float32)
+        box[: len(item.box_xyxy)] = item.box_xyxy
+        yield (
+            row,
+            {
+                "image": item.png,
+                "query": item.query,
+                "box_xyxy": box,
+                "has_box": np.arange(MOST) < len(item.box_xyxy),
+                "product_id": item.product_id,
+                "category": item.category,
+                "row": row,
+            },
+        )
+
+
+def builder(config: Any, cache: Path) -> Suites:
+    """The builder for `config.data`, its records below the folder `cache`.
+
+    Raises:
+        UsageError: a split would have no products.
+    """
+    settings = SuitesConfig(image_size=config.image_size, **config.suites)
+    for kind, split in (("post", "train"), ("suite", "val"), ("unseen", "test")):
+        shown = suites.shelf(kind, split, settings.seed, settings.products, settings.unseen)
+        if len(shown) < 2:
+            raise UsageError(
+                f"config.data.suites: products={settings.products}, unseen={settings.unseen} leave "
+                f"{len(shown)} products for {kind}_{split}, and a suite shows two or more\n"
+                "  raise products, or choose unseen from 1 to 8"
+            )
+    return Suites(config=settings, data_dir=str(cache), file_format="array_record")
