@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from date_jax.evals.grounding import clamped_iou, clamped_xyxy
 
-_TRUE, _PREDICTED, _PSEUDO = (34, 197, 94), (255, 122, 0), (59, 130, 246)
-_PAPER, _INK, _MISS = (250, 250, 249), (41, 37, 36), (220, 38, 38)
+TRUE, PREDICTED, PSEUDO = (34, 197, 94), (255, 122, 0), (59, 130, 246)
+PAPER, INK, MISS = (250, 250, 249), (41, 37, 36), (220, 38, 38)
 _SIDE, _GAP, _HEAD = 208, 16, 44
 _LINES, _LINE, _LETTERS = 3, 18, 14
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -51,30 +51,30 @@ def grid(
     lines = -(-len(images) // columns)
     scale = max(1.0, _SIDE / min(images.shape[1:3]))
     side = (round(images.shape[2] * scale), round(images.shape[1] * scale))
-    texts = [_wrapped(query, side[0]) for query in queries]
+    texts = [wrapped(query, side[0]) for query in queries]
     step = (side[0] + _GAP, side[1] + max(map(len, texts)) * _LINE + _GAP)
     size = (_GAP + columns * step[0], _HEAD + lines * step[1] + _GAP // 2)
-    sheet = Image.new("RGB", size, _PAPER)
-    names = {"true": _TRUE, "predicted": _PREDICTED}
-    sets = [(true_cxcywh, true_mask, _TRUE), (predicted_cxcywh, None, _PREDICTED)]
+    sheet = Image.new("RGB", size, PAPER)
+    names = {"true": TRUE, "predicted": PREDICTED}
+    sets = [(true_cxcywh, true_mask, TRUE), (predicted_cxcywh, None, PREDICTED)]
     if pseudo_cxcywh is not None:
-        names["pseudo"] = _PSEUDO
+        names["pseudo"] = PSEUDO
         # Above the predicted one, which it covers where the two are the same.
-        sets.append((pseudo_cxcywh, pseudo_mask, _PSEUDO))
-    _draw_head(sheet, title, names)
+        sets.append((pseudo_cxcywh, pseudo_mask, PSEUDO))
+    title_line(sheet, title, names)
     iou = clamped_iou(predicted_cxcywh, true_cxcywh)
     for n, (image, text) in enumerate(zip(images, texts, strict=True)):
         at = (_GAP + n % columns * step[0], _HEAD + n // columns * step[1])
         picture = Image.fromarray(image).resize(side, Image.Resampling.LANCZOS)
         for cxcywh, mask, colour in sets:
             if mask is None or mask[n]:
-                _draw_box(picture, clamped_xyxy(cxcywh[n : n + 1])[0], colour)
+                draw_box(picture, clamped_xyxy(cxcywh[n : n + 1])[0], colour)
         if true_mask is None or true_mask[n]:
             _draw_iou(picture, iou[n])
         sheet.paste(picture, at)
         for line, words in enumerate(text):
             place = (at[0], at[1] + side[1] + 4 + line * _LINE)
-            ImageDraw.Draw(sheet).text(place, words, _INK, ImageFont.load_default(_LETTERS))
+            ImageDraw.Draw(sheet).text(place, words, INK, ImageFont.load_default(_LETTERS))
     return np.array(sheet)
 
 
@@ -83,20 +83,22 @@ def write(path: str | Path, picture: UInt8[np.ndarray, "Y X 3"]) -> None:
     Image.fromarray(picture).save(path)
 
 
-def _draw_head(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
+def title_line(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
+    """The title at the left, and at the right what each colour stands for."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     x, middle = float(sheet.width - _GAP), _HEAD // 2
     for name, colour in reversed(names.items()):
         x -= font.getlength(name)
-        draw.text((x, middle), name, _INK, font, anchor="lm")
+        draw.text((x, middle), name, INK, font, anchor="lm")
         draw.rectangle((x - 22, middle - 7, x - 8, middle + 7), outline=colour, width=3)
         x -= 40
-    draw.text((_GAP, middle), _fitting(title, font, x - _GAP), _INK, font, anchor="lm")
+    draw.text((_GAP, middle), _fitting(title, font, x - _GAP), INK, font, anchor="lm")
 
 
-def _draw_box(
+def draw_box(
     picture: Image.Image, xyxy: Float[np.ndarray, "4"], colour: tuple[int, int, int]
 ) -> None:
+    """A box, normalised, on the picture."""
     draw = ImageDraw.Draw(picture, "RGBA")
     x0, y0, x1, y1 = (xyxy * np.tile(picture.size, 2)).round().astype(int).tolist()
     x1, y1 = max(x0 + 4, x1), max(y0 + 4, y1)
@@ -109,13 +111,13 @@ def _draw_iou(picture: Image.Image, iou: float) -> None:
     draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(13)
     text = f"IoU {iou:.2f}"
     corner = (font.getlength(text) + 12, 20)
-    ground = (*_TRUE, 235) if iou >= 0.5 else (*_MISS, 235)
+    ground = (*TRUE, 235) if iou >= 0.5 else (*MISS, 235)
     draw.rectangle((0, 0, *corner), fill=ground)
     draw.text((6, 10), text, (255, 255, 255), font, anchor="lm")
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """At most `_LINES` lines of words; what does not fit ends in an ellipsis."""
+def wrapped(text: str, width: int) -> list[str]:
+    """At most `_LINES` lines of `width` pixels; what does not fit ends in an ellipsis."""
     font = ImageFont.load_default(_LETTERS)
     lines: list[str] = []
     words = text.split()

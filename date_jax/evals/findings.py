@@ -1,0 +1,74 @@
+"""A sheet of queries, each with its detected products and what was found for each."""
+
+import colorsys
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+
+from date_jax.evals.pictures import INK, MISS, PAPER, TRUE, draw_box, title_line, wrapped
+
+_SIDE, _THUMB, _GAP, _HEAD, _TEXT = 208, 60, 16, 44, 58
+
+
+class Finding(NamedTuple):
+    """A query and what was found for it.
+
+    Attributes:
+        image: of the query.
+        title: of the query.
+        box_xyxy: of its K instances, normalised.
+        posts: pictures of the best posts of each instance, best first.
+        right: whether each of them shows a product that the query does.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    title: str
+    box_xyxy: Float[np.ndarray, "K 4"]
+    posts: UInt8[np.ndarray, "K L H W 3"]
+    right: Bool[np.ndarray, "K L"]
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Of an instance's box and of its line: far from its neighbours'."""
+    red, green, blue = colorsys.hsv_to_rgb(0.08 + number * 0.61803 % 1.0, 0.85, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.ndarray, "Y X 3"]:
+    """Queries side by side; beside each a line of posts for each instance, framed in green where
+    right and in red where wrong, behind a bar in the colour of the instance's box."""
+    shown = max((finding.posts.shape[1] for finding in findings), default=1)
+    width = _SIDE + _GAP + 14 + shown * (_THUMB + 6) + 2 * _GAP
+    height = _SIDE + _TEXT + _GAP
+    lines = -(-len(findings) // columns)
+    size = (_GAP + min(columns, len(findings)) * width, _HEAD + lines * height)
+    paper = Image.new("RGB", size, PAPER)
+    title_line(paper, title, {"right": TRUE, "wrong": MISS})
+    for number, finding in enumerate(findings):
+        at = (_GAP + number % columns * width, _HEAD + number // columns * height)
+        _draw(paper, finding, at)
+    return np.array(paper)
+
+
+def _draw(paper: Image.Image, finding: Finding, at: tuple[int, int]) -> None:
+    picture = Image.fromarray(finding.image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    for number, box in enumerate(finding.box_xyxy):
+        draw_box(picture, box, colour(number))
+    paper.paste(picture, at)
+    draw = ImageDraw.Draw(paper)
+    for line, words in enumerate(wrapped(finding.title, _SIDE)):
+        draw.text((at[0], at[1] + _SIDE + 3 + 18 * line), words, fill=INK)
+    # As many lines as fit beside the query; thumbnails shrink where there are more.
+    count = max(len(finding.posts), 1)
+    side = min(_THUMB, (_SIDE + _TEXT) // count - 8)
+    for number, (posts, right) in enumerate(zip(finding.posts, finding.right, strict=True)):
+        x, y = at[0] + _SIDE + _GAP, at[1] + number * (side + 8)
+        draw.rectangle((x, y, x + 5, y + side), fill=colour(number))
+        for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
+            left = x + 14 + place * (side + 6)
+            thumb = Image.fromarray(post).resize((side, side), Image.Resampling.LANCZOS)
+            paper.paste(thumb, (left, y))
+            frame = (left - 1, y - 1, left + side, y + side)
+            draw.rectangle(frame, outline=TRUE if is_right else MISS, width=3)
