@@ -61,7 +61,7 @@ def initial_state(
         ema=jax.tree.map(jnp.array, params),
         pseudo_boxes=jax.tree.map(jnp.asarray, table),
         teacher=jax.tree.map(jnp.array, params) if frozen else None,
-        queue=aligner.empty_queue(rows, config.model.width),
+        queue=aligner.empty_queue(rows, config.model.width) if rows else None,
     )
 
 
