@@ -15,12 +15,15 @@ from date_jax.errors import UsageError, nearest
 _SHOWN = 7  # messages have at most 8 lines
 
 CHOICES = {
-    "task": ("pgda", "date"),
+    "task": ("pgda", "date", "capture"),
     "method": ("date", "source_only", "oracle"),
-    "data.name": ("shop", "files"),
+    "data.name": ("shop", "files", "suites"),
     "data.fit": ("letterbox", "stretch"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.regions.kind": ("proposals", "grid"),
     "model.image.pooling": ("rep", "mean", "multi_scale"),
+    "retrieval.embedding": ("author", "sum"),
+    "retrieval.merge": ("round_robin", "max"),
     "image_seeker.loss": ("softmax", "sigmoid"),
     "image_seeker.prior": ("none", "dual_softmax"),
     "aligner.kind": ("none", "mmd", "adversarial", "conditional_adversarial"),
@@ -55,6 +58,12 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("model.width", "model.image.patch", "model.image.width", "model.image.window"),
             *("model.text.layers", "model.text.width", "model.text.heads"),
             *("model.fusion.layers", "model.fusion.heads", "model.fusion.mlp_width"),
+            *(f"data.suites.{kind}" for kind in ("posts", "composites", "queries", "views")),
+            *("data.suites.products", "data.suites.unseen"),
+            *("model.regions.count", "retrieval.instances"),
+            *(f"model.streams.{name}" for name in ("width", "embedding", "cross.width")),
+            *(f"model.streams.{part}.heads" for part in ("text", "image", "cross", "joint")),
+            *(f"model.streams.{part}.mlp_width" for part in ("text", "image")),
         ),
     ),
     ("1 or 2", lambda x: x in (1, 2), ("pseudo_boxes.looks",)),
@@ -63,16 +72,23 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
     (
         "a whole number, 0 or more",
         _whole(0),
-        ("data.shop.workers", "aligner.queue", "model.rows_at_once"),
+        (
+            *("data.shop.workers", "data.suites.workers", "aligner.queue", "model.rows_at_once"),
+            *(f"model.streams.{part}.layers" for part in ("text", "image", "cross", "joint")),
+        ),
     ),
-    ("a whole number from 0 to 4294967295", _whole(0, 2**32 - 1), ("seed", "data.shop.seed")),
+    (
+        "a whole number from 0 to 4294967295",
+        _whole(0, 2**32 - 1),
+        ("seed", "data.shop.seed", "data.suites.seed"),
+    ),
     ("a tuple of positive whole numbers", _sizes, ("model.image.depths", "model.image.heads")),
     (
         "a positive number",
         _number(lambda x: x > 0),
         (
             *("optim.learning_rate", "optim.clip", "image_seeker.prior_temperature"),
-            *("model.image.mlp_ratio", "model.text.mlp_ratio"),
+            *("model.image.mlp_ratio", "model.text.mlp_ratio", "loss.temperature"),
         ),
     ),
     (
@@ -83,12 +99,13 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("image_seeker.weight", "image_seeker.target_weight", "object_seeker.weight"),
             *("object_seeker.l1_weight", "object_seeker.giou_weight", "pseudo_boxes.weight"),
             *("aligner.weight", "aligner.image_weight", "aligner.text_weight"),
+            *(f"loss.{term}" for term in ("words", "regions", "contrast", "objectness", "box")),
         ),
     ),
     (
         "a number, 1 (off) or more",
         _number(lambda x: x >= 1),
-        ("augment.zoom_in", "augment.zoom_out", "augment.aspect"),
+        ("augment.zoom_in", "augment.zoom_out", "augment.aspect", "retrieval.margin"),
     ),
     (
         "a number from 0 to 1",
@@ -99,13 +116,17 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("pseudo_boxes.min_agreement", "pseudo_boxes.min_row_agreement"),
             *(f"augment.{kind}" for kind in ("ramp", "focus", "flip", "erase", "noise", "cast")),
             *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),
+            *("model.regions.overlap", "model.regions.min_score"),
         ),
     ),
     ("a number from -1 to 1", _number(lambda x: -1 <= x <= 1), ("pseudo_boxes.theta",)),
     (
         "a number from 0 to less than 1",
         _number(lambda x: 0 <= x < 1),
-        ("optim.ema", "optim.beta2", "model.text.dropout", "model.fusion.dropout"),
+        (
+            *("optim.ema", "optim.beta2", "model.text.dropout", "model.fusion.dropout"),
+            "model.streams.dropout",
+        ),
     ),
 ]
 _OFF_AT_ONE = ("zoom_in", "zoom_out", "aspect")  # of `augment`; all else is off at 0
@@ -298,9 +319,35 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
         heads, width = _get(config, key), _get(config, width_key)
         if heads and width and width % heads:
             yield f"config.{key}={heads}: does not divide config.{width_key}={width}"
+    if _get(config, "model.streams") is not None:
+        yield from _stream_misfits(config)
     width = _get(config, "model.width")
     if width and width % 4:
         yield f"config.model.width={width}: {_multiples(width, 4, '2-D positions')}"
+
+
+def _stream_misfits(config: ConfigDict) -> Iterator[str]:
+    """Heads that do not divide a width, and more proposals than there are tokens."""
+    streams, wanted = config.model.streams, config.model.regions
+    for part in ("text", "image", "cross", "joint"):
+        heads = streams[part].heads
+        key = "cross.width" if part == "cross" else "width"
+        width = _get(streams, key)
+        if width % heads:
+            yield (
+                f"config.model.streams.{part}.heads={heads}: does not divide "
+                f"config.model.streams.{key}={width}"
+            )
+    side = config.data.image_size // (
+        config.model.image.patch * 2 ** (len(config.model.image.depths) - 1)
+    )
+    if wanted.count > side**2:
+        yield f"config.model.regions.count={wanted.count}: there are {side**2} tokens to propose"
+    if config.retrieval.instances > wanted.count:
+        yield (
+            f"config.retrieval.instances={config.retrieval.instances}: must not be above "
+            f"config.model.regions.count={wanted.count}"
+        )
 
 
 def _multiples(value: int, unit: int, of: str) -> str:

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxtyping
@@ -54,6 +55,43 @@ def tiny_config() -> ConfigDict:
     config.pseudo_boxes.every = 3
     config.log.every, config.eval.every, config.eval.batch_size = 2, 6, 8
     config.checkpoint.update(every=4, keep=2)
+    return config
+
+
+@pytest.fixture
+def tiny_capture_sizes() -> dict[str, Any]:
+    """What makes CAPTURE's job its smallest, by key."""
+    streams = {"width": 16, "embedding": 16, "cross.width": 16}
+    for part in ("text", "image", "cross", "joint"):
+        streams |= {f"{part}.layers": 1, f"{part}.heads": 2}
+    streams |= {"text.mlp_width": 16, "image.mlp_width": 16}
+    suites = {"posts": 48, "composites": 32, "queries": 12, "views": 2, "products": 100}
+    return {
+        "steps": 6,
+        "batch_size": 16,
+        "data.image_size": 32,
+        "data.text_length": 20,
+        **{f"data.suites.{k}": v for k, v in (suites | {"unseen": 6, "workers": 1}).items()},
+        **{f"model.streams.{key}": value for key, value in streams.items()},
+        "model.image.width": 16,
+        "model.image.depths": (1, 1),
+        "model.image.heads": (2, 2),
+        "model.regions.count": 6,
+        "retrieval.instances": 3,
+        "log.every": 2,
+        "eval.every": 4,
+        "eval.batch_size": 8,
+        "checkpoint.every": 4,
+    }
+
+
+@pytest.fixture
+def tiny_capture(tiny_capture_sizes: dict[str, Any]) -> ConfigDict:
+    """That job."""
+    from configs.capture import get_config
+
+    config = get_config()
+    config.update_from_flattened_dict(tiny_capture_sizes)
     return config
 
 

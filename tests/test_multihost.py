@@ -17,10 +17,16 @@ from tests.test_train import lines
 
 
 def started(
-    config: ConfigDict, directory: Path, root: Path, *, processes: int, devices: int = 1
+    config: ConfigDict,
+    directory: Path,
+    root: Path,
+    *,
+    processes: int,
+    devices: int = 1,
+    config_file: str = "configs/pgda.py",
 ) -> list[subprocess.Popen]:
-    """The main job as that many processes with `devices` each; their output goes to files."""
-    command = [sys.executable, "-m", "date_jax.main", "--config=configs/pgda.py"]
+    """A job as that many processes with `devices` each; their output goes to files."""
+    command = [sys.executable, "-m", "date_jax.main", f"--config={config_file}"]
     values = workdir.flat(config.to_dict())
     command += [f"--config.{key}={value}" for key, value in values.items()]
     command += [f"--workdir={directory}", f"--cpu_devices={devices}"]

@@ -1,8 +1,12 @@
 """What a run needs of a task beside its loss: one kind of problem, one file."""
 
-from date_jax.courses import grounding
+from date_jax.courses import capture, grounding
 from date_jax.courses.course import Course, Evaluate, Evaluated
 
 __all__ = ["COURSES", "Course", "Evaluate", "Evaluated"]
 
-COURSES: dict[str, Course] = {"pgda": grounding.COURSE, "date": grounding.COURSE}  # by config.task
+COURSES: dict[str, Course] = {  # by config.task
+    "pgda": grounding.COURSE,
+    "date": grounding.COURSE,
+    "capture": capture.COURSE,
+}

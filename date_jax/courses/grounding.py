@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from date_jax import adaptation, evals, tasks
 from date_jax.courses.course import Course, Evaluate, Evaluated
 from date_jax.data import pipeline
+from date_jax.data.tokenizer import MIRRORED
 from date_jax.errors import DataError
 from date_jax.evals import pictures
 from date_jax.evals.collect import collector
 from date_jax.tasks.task import Task
 
-_MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
 _SCANNED = 4096  # rows of a split among which pictures are chosen
 
 
@@ -49,7 +49,7 @@ def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
 def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
     """What `config.task` names, for the corpus' vocabulary."""
     tokenizer = corpus.tokenizer
-    mirrored = jnp.asarray(tokenizer.swap_table(_MIRRORED))
+    mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
     return tasks.build(config, len(tokenizer.vocab), mirrored)
 
 

@@ -20,6 +20,7 @@ from tokenizers.trainers import WordPieceTrainer
 from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
 MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the queries
 
 

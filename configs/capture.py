@@ -1,0 +1,172 @@
+"""CAPTURE: find every product of a picture that shows several, learnt from titles alone.
+
+    python -m date_jax.main --config=configs/capture.py              # rendered suites
+    python -m date_jax.main --config=configs/capture.py:grid         # tokens as regions
+    python -m date_jax.main --config=configs/capture.py:published    # the published streams
+
+Words join by commas: configs/capture.py:grid,published
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from date_jax.scales import words
+
+WORDS = ("grid", "published")
+PUBLISHED: dict[str, Any] = {  # the official code's sizes, on Swin-T
+    "data.image_size": 224,
+    "data.text_length": 36,
+    "data.vocab_size": 21_128,
+    "model.dtype": "bfloat16",
+    "model.remat": True,
+    "model.rows_at_once": 0,
+    "model.regions.count": 36,
+    "model.image": {
+        "patch": 4,
+        "width": 96,
+        "depths": (2, 2, 6, 2),
+        "heads": (3, 6, 12, 24),
+        "window": 7,
+        "mlp_ratio": 4.0,
+    },
+    "model.streams": {
+        "width": 768,
+        "embedding": 512,
+        "dropout": 0.1,
+        "text": {"layers": 4, "heads": 12, "mlp_width": 3072, "max_length": 512},
+        "image": {"layers": 4, "heads": 8, "mlp_width": 1024},
+        "cross": {"layers": 4, "heads": 8, "width": 512},
+        "joint": {"layers": 6, "heads": 12},
+    },
+    "optim.learning_rate": 1e-4,
+    "optim.beta2": 0.999,
+    "optim.ema": 0.999,
+    "steps": 40_000,
+    "eval.every": 4_000,
+    "checkpoint.every": 1_000,
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is a comma-separated list of WORDS."""
+    given = words(arg, WORDS, "configs/capture.py")
+    config = ConfigDict()
+    config.task = "capture"
+    config.seed = 0
+    config.steps = 800
+    config.batch_size = 64  # posts of the global batch, and as many composites
+
+    config.data = ConfigDict()
+    config.data.name = "suites"  # rendered
+    config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
+    config.data.image_size = 64
+    config.data.text_length = 28
+    config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
+    config.data.vocab_size = 1000
+    # Pictures to train on; `queries` of each kind; `views` of each product in the gallery; `unseen`
+    # categories that training never shows; `workers` that render, 0 = all cores.
+    config.data.suites = ConfigDict(
+        {
+            "posts": 10_000,
+            "composites": 3_000,
+            "queries": 400,
+            "views": 8,
+            "products": 1_000,
+            "unseen": 2,
+            "seed": 0,
+            "workers": 0,
+        }
+    )
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
+    config.model.remat = False  # compute layers again in the backward pass: less memory
+    config.model.scan = False  # compile equal layers once: sooner at work where they are many
+    config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
+    config.model.regions = ConfigDict(
+        {
+            "kind": "proposals",  # proposals | grid
+            "count": 10,  # proposals of a picture
+            "overlap": 0.5,  # IoU above which one of two proposals is left out
+            "min_score": 0.5,  # proposals that are less likely a product are no regions
+        }
+    )
+    config.model.image = ConfigDict(
+        {
+            "patch": 4,
+            "width": 32,
+            "depths": (1, 2),
+            "heads": (2, 4),
+            "window": 4,
+            "mlp_ratio": 2.0,
+        }
+    )
+    config.model.streams = ConfigDict(
+        {
+            "width": 64,
+            "embedding": 128,
+            "dropout": 0.0,
+            "text": {"layers": 2, "heads": 4, "mlp_width": 128, "max_length": 1},
+            "image": {"layers": 1, "heads": 4, "mlp_width": 128},
+            "cross": {"layers": 1, "heads": 4, "width": 64},
+            "joint": {"layers": 1, "heads": 4},
+        }
+    )
+    config.loss = ConfigDict(  # weights; and the temperature of the contrast
+        {
+            "words": 1.0,
+            "regions": 1.0,
+            "contrast": 1.0,
+            "objectness": 2.0,
+            "box": 4.0,
+            "temperature": 0.07,
+        }
+    )
+    config.retrieval = ConfigDict(
+        {
+            "embedding": "author",  # author | sum
+            "merge": "round_robin",  # round_robin | max
+            "instances": 6,  # of a query, at most
+            "margin": 1.2,  # side of an instance's close-up, by the longer side of its box
+        }
+    )
+    config.augment = ConfigDict(
+        {
+            "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
+            "focus": 0.0,
+            "zoom_in": 1.2,
+            "zoom_out": 1.2,
+            "aspect": 1.15,
+            "flip": 0.5,
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+            "cast": 0.1,
+            "noise": 0.03,
+            "blur": 0.5,
+            "erase": 0.0,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 1.5e-3,
+            "warmup": 0.05,
+            "schedule": "cosine",  # cosine | step
+            "beta2": 0.98,
+            "weight_decay": 1e-4,
+            "clip": 1.0,
+            "ema": 0.99,
+            "backbone_scale": 1.0,
+        }
+    )
+    config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
+    config.log = ConfigDict({"every": 50})
+    config.eval = ConfigDict({"every": 400, "batch_size": 128})
+    config.checkpoint = ConfigDict({"every": 400, "keep": 2})
+
+    if "published" in given:
+        config.update_from_flattened_dict(PUBLISHED)
+    if "grid" in given:
+        config.model.regions.kind = "grid"
+    return config.lock()

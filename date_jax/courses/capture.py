@@ -1,0 +1,214 @@
+"""Posts of several products, and a gallery to find each of them in: what task capture asks for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from date_jax.courses.course import Course, Evaluate, Evaluated
+from date_jax.data import pipeline, posts
+from date_jax.data.tokenizer import MIRRORED
+from date_jax.evals import findings, pictures, proposals, ranked_lists, search
+from date_jax.evals.collect import collector
+from date_jax.tasks import capture
+from date_jax.tasks.task import Task
+
+TEXT = ("text", "text_mask")
+SHOWN = 5  # posts of an instance, or proposals of a picture, on a sheet
+QUERY = ("vectors", "proposal_box", "instance_box", "instance_mask", "instance_vectors")
+
+
+def load(config: ConfigDict) -> posts.Posts:
+    """The posts of `config.data`; raises as `posts.load` does."""
+    return posts.load(config.data)
+
+
+def task(config: ConfigDict, corpus: posts.Posts) -> Task:
+    """CAPTURE, for the corpus' vocabulary."""
+    tokenizer = corpus.tokenizer
+    mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    mask_id = tokenizer.vocab.index("[MASK]")
+    return capture.build(config, len(tokenizer.vocab), mask_id, mirrored)
+
+
+def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterator[dict[str, Any]]:
+    """This process's part of the batch of each step from `first_step`, without end.
+
+    Posts have no box and no label, composites no title.
+    """
+    options = {
+        "batch_size": config.batch_size,
+        "start_step": first_step,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    titled = pipeline.train_batches(
+        corpus, ["post_train"], seed=config.seed, boxes=False, columns=TEXT, **options
+    )
+    pasted = pipeline.train_batches(
+        corpus, ["composite_train"], seed=config.seed + 1, boxes=True, columns=(), **options
+    )
+    for post, composite in zip(titled, pasted, strict=True):
+        yield {"posts": post, "composites": composite}
+
+
+def evaluator(
+    config: ConfigDict, corpus: posts.Posts, task: Task, mesh: jax.sharding.Mesh
+) -> Evaluate:
+    """Searches the gallery of each kind for the products of its queries, instance by instance."""
+
+    def made(*names: str) -> Any:
+        predict = {name: task.predict[name] for name in names}
+        return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
+
+    collect_gallery, collect_queries, collect_boxes = (
+        made("vectors"),
+        made(*QUERY),
+        made("proposal_box"),
+    )
+
+    def rows_of(name: str) -> Iterator[dict[str, np.ndarray]]:
+        return pipeline.eval_batches(
+            corpus,
+            [name],
+            batch_size=config.eval.batch_size,
+            boxes=True,
+            columns=TEXT,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluate(
+        params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[str, Evaluated]]:
+        for kind in kinds:
+            rows = collect_boxes(params, rows_of(f"composite_{kind}"), should_stop=should_stop)
+            name = f"composite_{kind}"
+            shown = partial(proposals_sheet, corpus, name, rows["proposal_box"])
+            yield name, Evaluated(proposals.metrics(**of_boxes(rows)), shown)
+
+            gallery = collect_gallery(params, rows_of(f"single_{kind}"), should_stop=should_stop)
+            for name in (f"suite_{kind}", f"unseen_{kind}"):
+                if name in corpus.splits:
+                    rows = collect_queries(params, rows_of(name), should_stop=should_stop)
+                    yield name, found_in(config, corpus, name, rows, gallery["vectors"], mesh)
+
+    return evaluate
+
+
+def of_boxes(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `proposals.metrics` is given of a split's rows."""
+    return {
+        "proposed_xyxy": rows["proposal_box"],
+        "true_cxcywh": rows["true_box_cxcywh"],
+        "mask": rows["box_mask"],
+    }
+
+
+def found_in(
+    config: ConfigDict,
+    corpus: posts.Posts,
+    name: str,
+    rows: dict[str, np.ndarray],
+    gallery: np.ndarray,
+    mesh: jax.sharding.Mesh,
+) -> Evaluated:
+    """The measures of one split of queries, in the config's form and in all others beside it.
+
+    Args:
+        rows: what was collected of the queries.
+        gallery: `vectors` of the posts among which products are searched.
+    """
+    split, single = corpus.splits[name], f"single_{name.rpartition('_')[2]}"
+    labels = [some[0] for some in corpus.splits[single].labels()]
+    wanted, first = ranked_lists.numbered(split.labels(), labels)
+    lists = search.all_lists(rows, gallery, mesh=mesh)
+    chosen = f"{config.retrieval.embedding}_{config.retrieval.merge}"
+    metrics = ranked_lists.metrics(lists[chosen], wanted, first)
+    for how, found in lists.items():
+        each = ranked_lists.metrics(found, wanted, first)
+        metrics |= {f"{how}/{measure}": value for measure, value in each.items()}
+    metrics |= proposals.metrics(**of_boxes(rows))
+    metrics |= {"instances": float(rows["instance_mask"].sum(axis=1).mean())}
+    form = search.EMBEDDINGS[config.retrieval.embedding]
+    nearest = search.hits(form, rows["instance_vectors"], gallery, SHOWN, mesh=mesh).index
+    right = (first[nearest][..., None] == wanted[:, None, None]).any(axis=-1)
+    return Evaluated(metrics, partial(findings_sheet, corpus, (name, single), rows, nearest, right))
+
+
+def findings_sheet(
+    corpus: posts.Posts,
+    names: tuple[str, str],
+    rows: dict[str, np.ndarray],
+    nearest: Int[np.ndarray, "Q K L"],
+    right: Bool[np.ndarray, "Q K L"],
+    count: int,
+    title: str,
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """`count` queries with their instances and the best posts of each.
+
+    Args:
+        names: of the splits of queries and of the gallery.
+        rows: what was collected of the queries.
+        nearest: the best posts of every instance.
+        right: whether they show a product of the query.
+    """
+    queries, gallery = names
+    titles = corpus.splits[queries].titles
+    chosen = pictures.spread(len(titles), count)
+    shown = []
+    for query, image in zip(chosen, pipeline.pictures(corpus, queries, chosen), strict=True):
+        real = rows["instance_mask"][query]
+        index = nearest[query][real]
+        found = pipeline.pictures(corpus, gallery, index.ravel())
+        shown.append(
+            findings.Finding(
+                image,
+                titles[query],
+                rows["instance_box"][query][real],
+                found.reshape(*index.shape, *found.shape[1:]),
+                right[query][real],
+            )
+        )
+    return findings.sheet(shown, title=title)
+
+
+def proposals_sheet(
+    corpus: posts.Posts,
+    name: str,
+    proposal_xyxy: Float[np.ndarray, "N R 4"],
+    count: int,
+    title: str,
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """`count` pictures with their best proposals."""
+    chosen = pictures.spread(len(proposal_xyxy), count)
+    images = pipeline.pictures(corpus, name, chosen)
+    none = np.zeros((0, 0, *images.shape[1:]), np.uint8), np.zeros((0, 0), bool)
+    shown = [
+        findings.Finding(image, "", proposal_xyxy[row][:SHOWN], *none)
+        for row, image in zip(chosen, images, strict=True)
+    ]
+    return findings.sheet(shown, title=title, columns=4)
+
+
+def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+    """The suites of that kind."""
+    del config
+    name = f"suite_{kind}"
+    return name if name in names else None
+
+
+COURSE = Course(
+    load=load,
+    task=task,
+    batches=batches,
+    evaluator=evaluator,
+    shown=shown,
+    terms=("loss", "contrast", "words", "regions", "objectness", "box"),
+    columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10", "instances"),
+)
