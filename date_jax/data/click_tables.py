@@ -1,0 +1,142 @@
+"""The two tables of a click log, read from Parquet or CSV files into DuckDB and doubted first."""
+
+import contextlib
+import csv
+import glob
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from date_jax.errors import DataError, SetupError, nearest
+
+if TYPE_CHECKING:
+    from ibis.backends.duckdb import Backend
+    from ibis.expr.types import Table
+else:  # imported where it is needed: a wrong command need not wait for Ibis
+    Backend = Table = Any
+
+KINDS = (".parquet", ".csv")
+
+
+@contextlib.contextmanager
+def database(memory_gb: float) -> Iterator[Backend]:
+    """DuckDB in memory, which spills to a temporary folder and fetches nothing; its errors are
+    told as the user's.
+
+    Raises:
+        DataError, SetupError: what DuckDB complained about, in a few lines.
+    """
+    try:
+        import duckdb
+        import ibis
+    except ModuleNotFoundError as error:
+        raise SetupError(f'no package {error.name}: pip install "date_jax[clicks]"') from None
+    with tempfile.TemporaryDirectory(prefix="click_pairs_") as spill:
+        connection = ibis.duckdb.connect(
+            memory_limit=f"{memory_gb}GB",
+            temp_directory=spill,
+            preserve_insertion_order=False,
+            autoinstall_known_extensions=False,
+            autoload_known_extensions=False,
+        )
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise SetupError(
+                f"DuckDB needs more than --memory_gb={memory_gb:g} or than {spill} has room\n"
+                f"  {_first_lines(error)}\n  give it more, or a larger TMPDIR"
+            ) from error
+        except (duckdb.Error, ibis.IbisError) as error:
+            raise DataError(f"the data cannot be read as it is\n  {_first_lines(error)}") from error
+        finally:
+            connection.disconnect()
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip()[:200] for line in str(error).splitlines() if line.strip()]
+    return "\n  ".join(lines[:4])
+
+
+def table(connection: Backend, name: str, pattern: str, columns: dict[str, str]) -> Table:
+    """The files that `pattern` names, as the table `name` of the database.
+
+    Raises:
+        DataError: there are none, or they are not what they should be.
+    """
+    paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    if not paths:
+        near = nearest(Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*")))
+        raise DataError(f"--{name}: no file {pattern}{near}\n  looked from {Path.cwd()}")
+    for path in paths:
+        _check_kind(name, Path(path))
+    if paths[0].lower().endswith(".parquet"):
+        made = connection.read_parquet(paths, table_name=name)
+    else:
+        made = connection.read_csv(paths, table_name=name, **_as_texts(paths))
+    missing = [column for column in columns if column not in made.columns]
+    if missing:
+        raise DataError(
+            f"{paths[0]}: no {', '.join(missing)}{nearest(missing[0], made.columns)}\n"
+            f"  found: {', '.join(made.columns)[:200]}\n  required: {', '.join(columns)}"
+            + ("; besides: relevance" if name == "log" else "")
+        )
+    return made
+
+
+def _as_texts(paths: list[str]) -> dict[str, Any]:
+    """How to read CSV files: nothing is guessed, and an id 007 is not 7."""
+    names = _header(paths[0])
+    other = [path for path in paths if _header(path) != names]
+    if other:
+        raise DataError(f"{other[0]}: its columns are not those of {paths[0]}: {', '.join(names)}")
+    columns = dict.fromkeys(names, "VARCHAR")
+    return {"columns": columns, "auto_detect": False, "header": True, "delim": ",", "quote": '"'}
+
+
+def _header(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader([file.readline(1 << 16)]), [])
+
+
+def _check_kind(name: str, path: Path) -> None:
+    """What DuckDB would answer with a guess of its own.
+
+    Raises:
+        DataError: another kind of file, encoding or separator than there should be.
+    """
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise DataError(f"--{name}={path}: expected .parquet or .csv files{nearest(kind, KINDS)}")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):
+        raise DataError(f"{path} is no {kind[1:]} file: it begins with {head[:16]!r}")
+    if kind == ".parquet":
+        return
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
+        convert = f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8.csv"
+        raise DataError(f"{path} is not UTF-8 text: it looks like UTF-16\n  convert it: {convert}")
+    names = _header(str(path))
+    for mark, said in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and mark in names[0]:
+            raise DataError(
+                f"{path}: columns are separated by {said}: expected commas\n  {names[0][:80]}"
+            )
+
+
+def check_offers(offers: Table, rows: int) -> None:
+    """An offer that is there twice would be clicked twice.
+
+    Raises:
+        DataError: it is, or there are no offers.
+    """
+    if not rows:
+        raise DataError("--catalogue holds no rows: expected one an offer")
+    counts = offers.group_by("offer_id").agg(rows=offers.count())
+    twice = counts.filter(counts.rows > 1).order_by("offer_id").to_pyarrow().to_pylist()
+    if twice:
+        raise DataError(
+            f"--catalogue: {len(twice):,} of offer_id are there twice or more, the first of them "
+            f"{twice[0]['offer_id']!r}: expected one row an offer"
+        )
