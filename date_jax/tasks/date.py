@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
-from date_jax import augment, boxes, contrastive, losses
-from date_jax.extractors.bert import TextExtractor
-from date_jax.extractors.swin import ImageExtractor
+from date_jax import augment, boxes, contrastive, extractors, losses
 from date_jax.seekers import ImageSeeker, ObjectSeeker, unit
 from date_jax.tasks.task import Batch, Params, Task
 from date_jax.tiles import in_chunks
@@ -38,29 +36,8 @@ class Date(nn.Module):
 
     def setup(self) -> None:
         model, dtype = self.config, jnp.dtype(self.config.dtype)
-        saving = {"remat": model.remat, "scan": model.scan}
-        self.image_extractor = ImageExtractor(
-            patch=model.image.patch,
-            width=model.image.width,
-            depths=tuple(model.image.depths),
-            heads=tuple(model.image.heads),
-            window=model.image.window,
-            mlp_ratio=model.image.mlp_ratio,
-            pooling=model.image.pooling,
-            **saving,
-            dtype=dtype,
-        )
-        self.text_extractor = TextExtractor(
-            vocab_size=self.vocab_size,
-            layers=model.text.layers,
-            width=model.text.width,
-            heads=model.text.heads,
-            mlp_ratio=model.text.mlp_ratio,
-            max_length=self.text_length,
-            dropout=model.text.dropout,
-            **saving,
-            dtype=dtype,
-        )
+        self.image_extractor = extractors.image_extractor(model)
+        self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
         self.image_projection = nn.Dense(model.width, dtype=dtype)
         self.text_projection = nn.Dense(model.width, dtype=dtype)
         self.image_seeker = ImageSeeker()
@@ -70,7 +47,8 @@ class Date(nn.Module):
             mlp_width=model.fusion.mlp_width,
             dropout=model.fusion.dropout,
             norm_first=model.fusion.norm_first,
-            **saving,
+            remat=model.remat,
+            scan=model.scan,
             dtype=dtype,
         )
 
@@ -90,8 +68,7 @@ class Date(nn.Module):
         """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1]."""
         image_rep, image_tokens = self.image(image)
         text_rep, text_tokens = self.text(text, text_mask, train=train)
-        last = self.config.image.patch * 2 ** (len(self.config.image.depths) - 1)
-        grid = (-(-image.shape[1] // last), -(-image.shape[2] // last))
+        grid = extractors.grid(self.config, *image.shape[1:3])
         loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
         share = text_mask / text_mask.sum(axis=1, keepdims=True)
         query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
