@@ -51,10 +51,14 @@ class PreparedSplit:
         return sum(shard.size for shard in self.shards)
 
     def queries(self) -> list[str]:
-        return _texts(self._member("query"))
+        return self.texts("query")
 
     def products(self) -> list[str]:
-        return _texts(self._member("product_id"))
+        return self.texts("product_id")
+
+    def texts(self, column: str) -> list[str]:
+        """A column of texts that the builder has; `image_hash` tells pictures apart."""
+        return _texts(self._member(column))
 
     def box_xyxy(self) -> Float[np.ndarray, "N ... 4"]:
         """Normalised boxes, one or M a row; zeros where the row has none."""
@@ -135,7 +139,7 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
         splits[name] = shards
     rows = folder / "rows.npz"
     if not rows.exists():
-        _write_rows(rows, splits, boxes=builder.info.features["has_box"].shape)
+        _write_rows(rows, splits, builder.info.features)
     with np.load(rows, allow_pickle=False) as members:
         fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in splits}
     return {
@@ -171,21 +175,17 @@ def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
         )
 
 
-def _write_rows(
-    path: Path, splits: dict[str, tuple[Shard, ...]], *, boxes: tuple[int, ...]
-) -> None:
+def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]], features: Any) -> None:
     """Copies what is small out of all records, in one pass, into `path`.
 
     Args:
-        boxes: () for one box a record, (M,) for M.
+        features: of the builder: all but `image` is small, and of that a hash is kept.
     """
     tf = tensorflow()
-    spec = {
-        "query": tf.io.FixedLenFeature([], tf.string),
-        "product_id": tf.io.FixedLenFeature([], tf.string),
-        "box_xyxy": tf.io.FixedLenFeature([*boxes, 4], tf.float32),
-        "has_box": tf.io.FixedLenFeature(boxes, tf.int64),
-    }
+    texts = [name for name, each in features.items() if each.np_dtype in (object, str)]
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (*texts, "image")}
+    spec["box_xyxy"] = tf.io.FixedLenFeature(features["box_xyxy"].shape, tf.float32)
+    spec["has_box"] = tf.io.FixedLenFeature(features["has_box"].shape, tf.int64)
     members: dict[str, np.ndarray] = {}
     for name, shards in splits.items():
         records = Records([PreparedSplit(name, shards, path, "")])
@@ -195,11 +195,13 @@ def _write_rows(
             batch = records[np.arange(start, min(start + READ_AT_ONCE, len(records)))]
             for record in batch:
                 digest.update(record)
-            parts.append(tf.io.parse_example(batch, spec))
-        columns = {key: np.concatenate([part[key].numpy() for part in parts]) for key in spec}
-        for key in ("query", "product_id"):
-            texts = [text.decode() for text in columns[key]]
-            members[f"{name}.{key}"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+            found = {key: x.numpy() for key, x in tf.io.parse_example(batch, spec).items()}
+            hashes = [hashlib.sha256(image).hexdigest()[:32] for image in found.pop("image")]
+            parts.append({**found, "image_hash": np.array(hashes, np.bytes_)})
+        columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for key in (*texts, "image_hash"):
+            decoded = [text.decode() for text in columns[key].tolist()]
+            members[f"{name}.{key}"] = np.frombuffer(json.dumps(decoded).encode(), np.uint8)
         members[f"{name}.box_xyxy"] = columns["box_xyxy"]
         members[f"{name}.has_box"] = columns["has_box"].astype(bool)
         members[f"{name}.sha256"] = np.frombuffer(digest.digest(), np.uint8)

@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 
 
 def features(
-    image_size: int, encoding: str, boxes: tuple[int, ...] = ()
+    image_size: int, encoding: str, boxes: tuple[int, ...] = (), texts: tuple[str, ...] = ()
 ) -> tfds.features.FeaturesDict:
     """What every builder of this folder writes, one record a picture-query pair.
 
@@ -13,7 +13,7 @@ def features(
     may pass the encoded bytes).
     box_xyxy is normalised to that picture, zeros where has_box is False; `boxes` is () for one,
     (M,) for M of them. row is the record's number in its source: the picture's number where it is
-    rendered, the line of a file (from 1) otherwise.
+    rendered, the line of a file (from 1) otherwise. `texts` are columns that a builder has besides.
     """
     return tfds.features.FeaturesDict(
         {
@@ -26,5 +26,6 @@ def features(
             "product_id": tfds.features.Text(),
             "category": tfds.features.Text(),
             "row": tfds.features.Scalar(dtype=np.int64),
+            **{name: tfds.features.Text() for name in texts},
         }
     )
