@@ -20,14 +20,14 @@ class Finding(NamedTuple):
         title: of the query.
         box_xyxy: of its K instances, normalised.
         posts: pictures of the best posts of each instance, best first.
-        right: whether each of them shows a product that the query does.
+        right: whether each of them shows a product that the query does; None where that is unknown.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     title: str
     box_xyxy: Float[np.ndarray, "K 4"]
     posts: UInt8[np.ndarray, "K L H W 3"]
-    right: Bool[np.ndarray, "K L"]
+    right: Bool[np.ndarray, "K L"] | None
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -63,7 +63,9 @@ def _draw(paper: Image.Image, finding: Finding, at: tuple[int, int]) -> None:
     # As many lines as fit beside the query; thumbnails shrink where there are more.
     count = max(len(finding.posts), 1)
     side = min(_THUMB, (_SIDE + _TEXT) // count - 8)
-    for number, (posts, right) in enumerate(zip(finding.posts, finding.right, strict=True)):
+    known = np.full(finding.posts.shape[:2], None) if finding.right is None else finding.right
+    frames = {True: TRUE, False: MISS, None: PAPER}
+    for number, (posts, right) in enumerate(zip(finding.posts, known.tolist(), strict=True)):
         x, y = at[0] + _SIDE + _GAP, at[1] + number * (side + 8)
         draw.rectangle((x, y, x + 5, y + side), fill=colour(number))
         for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
@@ -71,4 +73,4 @@ def _draw(paper: Image.Image, finding: Finding, at: tuple[int, int]) -> None:
             thumb = Image.fromarray(post).resize((side, side), Image.Resampling.LANCZOS)
             paper.paste(thumb, (left, y))
             frame = (left - 1, y - 1, left + side, y + side)
-            draw.rectangle(frame, outline=TRUE if is_right else MISS, width=3)
+            draw.rectangle(frame, outline=frames[is_right], width=3)

@@ -73,7 +73,8 @@ def add_sprite(canvas: Canvas, drawn: Sprite, shadow: float) -> None:
     canvas[rows, columns] += alpha * (drawn.rgb[own_rows, own_columns] - canvas[rows, columns])
 
 
-def _add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
+def add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
+    """Lays a half-transparent sheet over it."""
     canvas += rgba[..., 3:] * np.float32(1 / 255) * (rgba[..., :3] - canvas)
 
 
@@ -123,9 +124,9 @@ def _ground(
     if look.clutter:
         amount = int(rng.integers(look.clutter + 1))
         paint = functools.partial(overlays.clutter, rng, amount=amount)
-        _add_sheet(canvas, overlays.sheet(size, paint))
+        add_sheet(canvas, overlays.sheet(size, paint))
     if bar:
-        _add_sheet(canvas, overlays.sheet(size, bar))
+        add_sheet(canvas, overlays.sheet(size, bar))
     return canvas
 
 
@@ -200,7 +201,7 @@ def scene(
     places = [entry.centre for entry in placed]
     for rgba in _overlays(rng, domain, look, image_size, places):
         if stage.admits(rgba[..., 3] / 255):
-            _add_sheet(stage.canvas, rgba)
+            add_sheet(stage.canvas, rgba)
     return Scene(
         image=filmed(rng, look, stage.canvas),
         query=query,

@@ -95,6 +95,29 @@ def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool,
     return " ".join(front + middle + back)
 
 
+def partly(
+    rng: np.random.Generator,
+    item: Product,
+    *,
+    colour: float,
+    pattern: float,
+    mark: float,
+    own: float,
+) -> str:
+    """A product's name with what each probability lets be said of it: "striped mug star"."""
+    called = _words(rng, item, own, 0)
+    said = [(called.pattern, pattern), (called.colour, colour), (called.category, 1.0)]
+    said += [(item.mark, mark)]
+    return " ".join(word for word, chance in said if rng.random() < chance)
+
+
+def framed(rng: np.random.Generator, core: str) -> str:
+    """`core` between a word of praise and a purpose, as titles have them; each may be missing."""
+    front = [_one_of(rng, _PRAISE)] if rng.random() < 0.7 else []
+    back = [_one_of(rng, _PURPOSE)] if rng.random() < 0.8 else []
+    return " ".join([*front, core, *back])
+
+
 def suite_title(rng: np.random.Generator, items: list[Product], *, own: float) -> str:
     """A title that names all of several products: "new red striped mug and blue plain bag gift".
 

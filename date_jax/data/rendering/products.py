@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from date_jax.data.rendering.parts import PARTS
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
 
 Rgb = tuple[int, int, int]
@@ -45,12 +46,14 @@ _FIXED: dict[str, Rgb] = {
     "leaf_dark": (52, 134, 66),
     "glass": (150, 196, 222),
 }
+_SILHOUETTES = CATEGORIES | PARTS
 _SIZES = (len(CATEGORIES), len(COLOURS), len(PATTERNS), 3, len(MARKS))
 
 
 class Product(NamedTuple):
-    """One identity. `second` is the RGB of pattern and accents; `slimness` stretches x by a few
-    per cent, `shade` shifts the base colour by a few levels, `phase` moves the pattern."""
+    """One identity. `mark` is one of MARKS, or a text that is printed instead. `second` is the RGB
+    of pattern and accents; `slimness` stretches x by a few per cent, `shade` shifts the base colour
+    by a few levels, `phase` moves the pattern."""
 
     number: int
     category: str
@@ -103,9 +106,9 @@ class Sprite(NamedTuple):
     top: int
 
 
-@functools.lru_cache(maxsize=len(CATEGORIES))
+@functools.lru_cache(maxsize=len(_SILHOUETTES))
 def _outline(category: str) -> np.ndarray:
-    return np.concatenate([part.points for part in CATEGORIES[category].parts])
+    return np.concatenate([part.points for part in _SILHOUETTES[category].parts])
 
 
 def extent(item: Product, matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, " 4"]:
@@ -162,6 +165,33 @@ def _draw_pattern(
             draw.polygon(place([[-1.2, y], [1.2, y], [1.2, 1.2], [-1.2, 1.2]]), fill=fill)
 
 
+def _draw_mark(
+    draw: ImageDraw.ImageDraw,
+    item: Product,
+    place: Callable[[np.ndarray | list[list[float]]], list[float]],
+    base: Rgb,
+    line: int,
+    unit: float,
+) -> None:
+    """The printed mark on its badge; a text stands for itself."""
+    x, y, radius = _SILHOUETTES[item.category].mark
+    if item.mark not in MARKS:
+        font = ImageFont.load_default(max(4.0, 0.62 * radius * unit))
+        at_x, at_y = place([[float(x), float(y)]])
+        draw.text((at_x, at_y), item.mark, font=font, fill=(20, 20, 24), anchor="mm")
+        return
+    ring = np.linspace(0, 2 * np.pi, 25)[:-1]
+    disk = np.stack([np.cos(ring), np.sin(ring)], -1)
+    badge, ink = (
+        ((48, 46, 56), (255, 255, 255))
+        if item.colour == "white"
+        else ((255, 255, 255), _tone(base, 0.5) if item.colour != "yellow" else (120, 80, 10))
+    )
+    edge = _tone(base, 0.55)
+    draw.polygon(place(disk * radius + (x, y)), fill=badge, outline=edge, width=line)
+    draw.polygon(place(MARKS[item.mark] * 0.66 * radius + (x, y)), fill=ink)
+
+
 def sprite(
     item: Product,
     matrix: Float[np.ndarray, "2 2"],
@@ -183,7 +213,7 @@ def sprite(
     base = _tone(COLOURS[item.colour], 1.0, item.shade)
     edge = _tone(base, 0.55)
     paints = _FIXED | {"trim": _tone(base, 0.78), "accent": item.second, "body": base}
-    silhouette = CATEGORIES[item.category]
+    silhouette = _SILHOUETTES[item.category]
     # Pixels outside keep the edge colour: reducing then darkens the rim like a drawn outline.
     canvas = Image.new("RGB", size, edge)
     alpha = Image.new("L", size, 0)
@@ -205,17 +235,7 @@ def sprite(
             fill=edge if part.paint in ("body", "trim") else _tone(paints[part.paint], 0.6),
             width=line,
         )
-    x, y, radius = silhouette.mark
-    ring = np.linspace(0, 2 * np.pi, 25)[:-1]
-    disk = np.stack([np.cos(ring), np.sin(ring)], -1)
-    badge, ink = (
-        ((48, 46, 56), (255, 255, 255))
-        if item.colour == "white"
-        else ((255, 255, 255), _tone(base, 0.5) if item.colour != "yellow" else (120, 80, 10))
-    )
-    draw.polygon(place(disk * radius + (x, y)), fill=badge, outline=edge, width=line)
-    draw.polygon(place(MARKS[item.mark] * 0.66 * radius + (x, y)), fill=ink)
-
+    _draw_mark(draw, item, place, base, line, unit)
     canvas, alpha = canvas.reduce(supersample), alpha.reduce(supersample)
     rgb = np.asarray(canvas, np.float32) * _shading(alpha)[..., None]
     return Sprite(np.minimum(rgb, 255), np.asarray(alpha, np.float32) / 255, left, top)

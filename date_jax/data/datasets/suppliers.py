@@ -1,0 +1,111 @@
+"""TFDS builder of the rendered catalogue: offers of train, val and test products."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from date_jax.data import shop, suppliers
+from date_jax.data.datasets import records
+from date_jax.data.rendering.offers import CODE_SAID, LOOK, SAID
+from date_jax.errors import UsageError
+
+TEXTS = ("offer_id", "supplier")
+
+
+@dataclasses.dataclass(kw_only=True)
+class SuppliersConfig(tfds.core.BuilderConfig):
+    """What is rendered; `workers` processes do it (0: one a core) and change nothing in it."""
+
+    image_size: int = 48
+    products: int = 3_000
+    seed: int = 0
+    workers: int = 0
+    name: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        # The name is the cache's key: whatever changes a pixel has to change it.
+        version = (
+            f"{suppliers.RENDER_VERSION} {shop.RENDER_VERSION} {LOOK} {SAID} {CODE_SAID}".encode()
+        )
+        self.name = (
+            f"s{self.image_size}_p{self.products}_seed{self.seed}_"
+            f"{hashlib.sha256(version).hexdigest()[:8]}"
+        )
+
+
+class Suppliers(tfds.core.GeneratorBasedBuilder):
+    """Rendered offers with titles, suppliers and categories; the product is the ground truth."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, config: SuppliersConfig, **options: Any) -> None:
+        super().__init__(config=config, **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=records.features(self.builder_config.image_size, "png", texts=TEXTS),
+            disable_shuffling=True,  # record i is offer i; the pipeline shuffles
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager
+        config = self.builder_config
+        shelves = {
+            split: suppliers.shelf(config.seed, config.products, split) for split in shop.SPLITS
+        }
+        # One stream for all: TFDS writes the splits one after another, in this order.
+        made = shop.pictures(
+            [shop.Job("offer", split, len(offers)) for split, offers in shelves.items()],
+            workers=config.workers,
+            renderer="suppliers",
+            seed=config.seed,
+            products=config.products,
+            image_size=config.image_size,
+        )
+        return {f"offer_{split}": _examples(made, offers) for split, offers in shelves.items()}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("the splits' generators are made in _split_generators")
+
+
+def _examples(
+    made: Iterator[shop.Encoded], offers: tuple[suppliers.Offer, ...]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The pictures of all `offers`, the next ones of `made`, as records."""
+    for row, (offer, item) in enumerate(
+        zip(offers, itertools.islice(made, len(offers)), strict=True)
+    ):
+        yield (
+            row,
+            {
+                "image": item.png,
+                "query": item.query,
+                "box_xyxy": item.box_xyxy,
+                "has_box": True,
+                "product_id": item.product_id,
+                "category": item.category,
+                "row": row,
+                "offer_id": offer.id,
+                "supplier": f"s{offer.supplier:02d}",
+            },
+        )
+
+
+def builder(config: Any, cache: Path) -> Suppliers:
+    """The builder for `config.data`, its records below the folder `cache`.
+
+    Raises:
+        UsageError: too few products for three splits.
+    """
+    if config.suppliers.products < 10:
+        raise UsageError(
+            f"config.data.suppliers.products={config.suppliers.products}: at least 10 are needed, "
+            "for they are split 8:1:1 into train, val and test"
+        )
+    settings = SuppliersConfig(image_size=config.image_size, **config.suppliers)
+    return Suppliers(config=settings, data_dir=str(cache), file_format="array_record")
