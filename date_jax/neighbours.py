@@ -81,15 +81,29 @@ class Items(NamedTuple):
 
 
 def ranks(
-    query: Items, gallery: Items, *, mesh: jax.sharding.Mesh, tile: int = TILE
+    query: Items,
+    gallery: Items,
+    *,
+    mesh: jax.sharding.Mesh,
+    tile: int = TILE,
+    itself: Int[np.ndarray, " Q"] | None = None,
 ) -> Int[np.ndarray, " Q"]:
     """The rank of each query's best match; 1 is best. Scores are dot products.
 
     `1 + #{wrong items with score >= the best match's}`: a tie counts against the query, so that a
     model whose embeddings are all equal comes out last, and so does what is not a number. A query
     without a match comes out behind the whole gallery.
+
+    Args:
+        itself: for each query the item of the gallery that is the query, which then is neither
+            right nor wrong; -1 or None where there is none.
     """
-    asked = {"row": query.embedding, "product": _products_of(query, -1)}
+    own = np.full(len(query.first), -1) if itself is None else itself
+    asked = {
+        "row": query.embedding,
+        "product": _products_of(query, -1),
+        "itself": own.astype(np.int32),
+    }
     among = {"row": gallery.embedding, "product": _products_of(gallery, -2)}
     options: dict[str, Any] = {"mesh": mesh, "tile": tile}
     best = visited(_BestMatch(), among, asked, **options)
@@ -128,7 +142,7 @@ class _NotBelow(NamedTuple):
     def added(self, kept: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
         scores = products(query["row"], gallery["row"])
         not_below = ~(scores < query["best"][:, None] - TIE)  # nor a number
-        wrong = is_real(gallery) & ~_match(query, gallery)
+        wrong = _others(query, gallery) & ~_match(query, gallery)
         return kept + (not_below & wrong).sum(axis=1, dtype=jnp.int32)
 
 
@@ -140,4 +154,9 @@ def _match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
         return found | equal.any(axis=-1), None
 
     none = jnp.zeros((len(query["row"]), len(gallery["row"])), bool)
-    return jax.lax.scan(one, none, gallery["product"].T)[0] & is_real(gallery)
+    return jax.lax.scan(one, none, gallery["product"].T)[0] & _others(query, gallery)
+
+
+def _others(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
+    """The items of the gallery that are not only filled up, nor the query itself."""
+    return is_real(gallery) & (gallery["number"][None] != query["itself"][:, None])
