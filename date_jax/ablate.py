@@ -5,9 +5,10 @@
         [--config.steps=3000 or any other override]
 
 The methods are those of the config file's METHODS, the directions those of its DIRECTIONS; without
-the flags it takes all. Every combination is a run of `date_jax.main` in
-<workdir>/<direction>/<method>-<seed>; what it says goes to console.log there. Runs that have their
-results.json are left out and interrupted ones go on, so the same command resumes. Seed 0 of
+the flags it takes all. Where the file has COLUMNS, the table shows these metrics. Every combination
+is a run of `date_jax.main` in <workdir>/<direction>/<method>-<seed>; what it says goes to
+console.log there. Runs that have their results.json are left out and interrupted ones go on, so
+the same command resumes. Seed 0 of
 everything comes first; <workdir>/table.md and chart.png are written anew after each run, and by
 `--table_only` without running anything. On a CPU `--jobs` runs with a share of the cores each are
 faster than one after the other with all; one accelerator takes one job.
@@ -76,6 +77,7 @@ def main(_: list[str]) -> None:
     file = config_flags.get_config_filename(given["config"])
     path, _, words = file.partition(":")
     known: Methods = commandline.constant(file, "METHODS", {})
+    columns: comparison.Columns = commandline.constant(file, "COLUMNS", {})
     chosen = named(given.methods, [*known], "methods", path)
     ways = named(
         given.directions, [*commandline.constant(file, "DIRECTIONS", [])], "directions", path
@@ -115,14 +117,15 @@ def main(_: list[str]) -> None:
         shown = f"python -m date_jax.ablate {shlex.join(words)}"
         ordered = {run: found[run] for run in runs if run in found}
         default = commandline.loaded_config(files[runs[0].direction]).to_dict()
-        text = table(ordered, len(runs), shown, default, leave_out={*elsewhere, *flag_of})
+        leave_out = {*elsewhere, *flag_of}
+        text = table(ordered, len(runs), shown, default, leave_out=leave_out, columns=columns)
         (root / "table.md").write_text(text)
-        chart.write(root / "chart.png", finished(ordered))
+        chart.write(root / "chart.png", finished(ordered), columns=columns)
         return text
 
     require_comparable()
     if not given.table_only:
-        run_missing(runs, found, command, given.jobs, write_table)
+        run_missing(runs, found, command, given.jobs, write_table, columns)
     elif not found:
         raise DataError(f"{root}: none of the {len(runs)} runs has its results.json")
     if found:
@@ -177,6 +180,7 @@ def run_missing(
     command: Callable[[Run], list[str]],
     jobs: int,
     write_table: Callable[[], object],
+    columns: comparison.Columns | None = None,
 ) -> None:
     """Runs what `found` lacks, as `subprocesses.run_all`; `found` and the table grow with each."""
     cores = len(subprocesses.cores())
@@ -192,7 +196,7 @@ def run_missing(
             return f"left no results.json; see {done.log}"
         found[run] = result
         write_table()
-        return comparison.scores(result)
+        return comparison.scores(result, columns)
 
     commands = [subprocesses.Command(run.name, command(run), run.log) for run in missing.values()]
     title = f"{MACHINE}{machine(jobs)}"
@@ -307,6 +311,7 @@ def table(
     default: dict[str, Any],
     *,
     leave_out: set[str],
+    columns: comparison.Columns | None = None,
 ) -> str:
     """What table.md holds: where the numbers come from, and the comparison of the finished runs.
 
@@ -316,6 +321,7 @@ def table(
         command: that makes them.
         default: the config without overrides.
         leave_out: keys that differ between the runs.
+        columns: what a task's table shows, instead of grounding.
     """
     last = max((run.directory / "results.json").stat().st_mtime for run in found)
     logs = [run.log.read_text(errors="replace") for run in found if run.log.exists()]
@@ -329,7 +335,7 @@ def table(
         "On " + "; and on ".join(machines) + ".",
         f"Config: {', '.join(overrides) or 'all defaults'}.",
     ]
-    return "\n\n".join([*head, comparison.report(finished(found))]) + "\n"
+    return "\n\n".join([*head, comparison.report(finished(found), columns)]) + "\n"
 
 
 if __name__ == "__main__":

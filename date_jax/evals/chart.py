@@ -16,6 +16,8 @@ def write(
     path: Path,
     runs: Sequence[comparison.Finished],
     see: Callable[[Any], object] | None = None,
+    *,
+    columns: comparison.Columns | None = None,
 ) -> None:
     """Draws for each direction Acc@0.5 on the target, a bar for each method and a dot for each
     seed; the training losses; and over the steps the share of right pseudo boxes.
@@ -24,6 +26,7 @@ def write(
         path: of the PNG.
         runs: at least one.
         see: is given the figure before it is drawn.
+        columns: a task's own; the bars then are of the first of them.
     """
     # Only here, for it is slow to import; a Figure of one's own leaves pyplot's global state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,7 +38,7 @@ def write(
     for (bars, curves, lines), direction in zip(panels, directions, strict=True):
         some = comparison.by_method([run for run in runs if run.direction == direction])
         title = direction or "all domains"
-        _draw_bars(bars, some, title)
+        _draw_bars(bars, some, title, columns)
         _draw_losses(curves, some, title)
         _draw_boxes(lines, some, title)
     if see is not None:
@@ -43,14 +46,33 @@ def write(
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """On the target or, where no run has one with boxes, on the source."""
+def _barred(
+    methods: dict[str, list[comparison.Finished]], columns: comparison.Columns | None
+) -> tuple[str, Callable[[dict[str, Any]], float | None]]:
+    """What the bars show, and how it is read from results: the first of a task's own columns, or
+    Acc@0.5 on the target or, where no run has one with boxes, on the source."""
+    if columns:
+        heading, column = next(iter(columns.items()))
+        return heading, lambda results: comparison.named(results, *column)
+
+    def accuracy(side: str) -> Callable[[dict[str, Any]], float | None]:
+        return lambda results: comparison.score(results, side, "acc_at_0.5")
+
     runs_of = [run.results for some in methods.values() for run in some]
-    side = "target"
-    if all(comparison.score(results, side, "acc_at_0.5") is None for results in runs_of):
-        side = "source"
+    known = any(accuracy("target")(results) is not None for results in runs_of)
+    side = "target" if known else "source"
+    return f"Acc@0.5 ({side}, test)", accuracy(side)
+
+
+def _draw_bars(
+    axes: Any,
+    methods: dict[str, list[comparison.Finished]],
+    title: str,
+    columns: comparison.Columns | None,
+) -> None:
+    what, score = _barred(methods, columns)
     for place, (method, runs) in enumerate(methods.items()):
-        found = [comparison.score(run.results, side, "acc_at_0.5") for run in runs]
+        found = [score(run.results) for run in runs]
         values = [value for value in found if value is not None]
         if values:
             mean = statistics.fmean(values)
@@ -61,7 +83,7 @@ def _draw_bars(axes: Any, methods: dict[str, list[comparison.Finished]], title: 
     labels = [comparison.label(method) for method in methods]
     axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=8)
     axes.set_ylim(0, 1.08)
-    axes.set_ylabel(f"Acc@0.5 ({side}, test)")
+    axes.set_ylabel(what)
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 

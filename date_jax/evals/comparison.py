@@ -24,6 +24,9 @@ LEGEND = (
 )
 
 
+Columns = dict[str, tuple[str, str]]  # heading: which split, which metric
+
+
 class Finished(NamedTuple):
     """A run that is done; `results` is what its results.json holds.
 
@@ -46,14 +49,27 @@ def score(results: dict[str, Any], side: str, metric: str) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def scores(results: dict[str, Any]) -> str:
-    """One run's in a line: `Acc@0.5 target 0.651, Acc@0.5 source 0.912, ...`."""
-    found = {heading: score(results, *column) for heading, column in COLUMNS.items()}
+def named(results: dict[str, Any], split: str, metric: str) -> float | None:
+    """A metric of a run on a split."""
+    return results["eval"].get(split, {}).get(metric)
+
+
+def scores(results: dict[str, Any], columns: Columns | None = None) -> str:
+    """One run's in a line: `Acc@0.5 target 0.651, Acc@0.5 source 0.912, ...`; of `columns` where a
+    task has its own."""
+    if columns:
+        found = {heading: named(results, *column) for heading, column in columns.items()}
+    else:
+        found = {heading: score(results, *column) for heading, column in COLUMNS.items()}
     return ", ".join(f"{heading} {x:.3f}" for heading, x in found.items() if x is not None)
 
 
-def report(runs: Sequence[Finished]) -> str:
-    """For each direction a table of grounding, of retrieval, and of pseudo boxes by method."""
+def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
+    """For each direction a table of grounding, of retrieval, and of pseudo boxes by method; one of
+    `columns` where a task has its own."""
+    if columns:
+        legend = "Mean ± sample standard deviation over the seeds."
+        return "\n\n".join([legend, columns_table(runs, columns)])
     directions = dict.fromkeys(run.direction for run in runs)
     parts = [LEGEND]
     for direction in directions:
@@ -91,6 +107,16 @@ def methods_table(runs: Sequence[Finished]) -> str:
         rows.append([label(method), str(len(some)), first, *gap, *others, minutes])
     first, *others = COLUMNS
     return markdown(["", "seeds", first, "gain", "gap_closed", *others, "minutes"], rows)
+
+
+def columns_table(runs: Sequence[Finished], columns: Columns) -> str:
+    """A row for each method."""
+    rows = []
+    for method, some in by_method(runs).items():
+        cells = [spread(named(run.results, *column) for run in some) for column in columns.values()]
+        minutes = spread((run.results["wall_seconds"] / 60 for run in some), "{:.1f}")
+        rows.append([label(method), str(len(some)), *cells, minutes])
+    return markdown(["", "seeds", *columns, "minutes"], rows)
 
 
 def gains(runs: Sequence[Finished]) -> dict[str, tuple[list[float], list[float | None]]]:
