@@ -5,6 +5,7 @@
     loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     search      exact search and ranks over a gallery, faiss beside it
+    duplicates  near-duplicates among --sources rows, --targets of them planted: seconds, recall
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, cycles
 
 All but `input` make their data and need no TensorFlow. Prints a table; --out=report.json keeps all
@@ -26,7 +27,7 @@ from date_jax.errors import UsageError, nearest
 
 PEERS = ("torch", "torch_compile")
 SMALLEST = 2048  # batch of the loss
-MODES = ("step", "input", "loss", "selection", "search", "plan")
+MODES = ("step", "input", "loss", "selection", "search", "duplicates", "plan")
 
 
 def define_flags(known: flags.FlagValues) -> None:
@@ -43,9 +44,9 @@ def define_flags(known: flags.FlagValues) -> None:
         ("rounds", 20, "calls that count"),
         ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
         ("batch", 65536, "loss: the largest batch"),
-        ("sources", 40_000, "selection: rows of the source; search: of the gallery"),
-        ("targets", 10_000, "selection: rows of the target; search: queries"),
-        ("width", 256, "selection, search: numbers a row"),
+        ("sources", 40_000, "selection: rows of the source; search, duplicates: of the gallery"),
+        ("targets", 10_000, "selection: rows of the target; search: queries; duplicates: planted"),
+        ("width", 256, "selection, search, duplicates: numbers a row"),
     ):
         flags.DEFINE_integer(name, number, text, flag_values=known)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
@@ -67,6 +68,8 @@ def main(_: list[str]) -> None:
         raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
     if given.mode == "search" and given.targets > given.sources:
         raise UsageError("--targets must not be above --sources: each query's match is one of them")
+    if given.mode == "duplicates" and not 1 <= given.targets <= given.sources // 2:
+        raise UsageError("--targets must be from 1 to half of --sources: they copy other rows")
     if given.out and not Path(given.out).parent.is_dir():
         raise UsageError(f"--out={given.out}: there is no folder {Path(given.out).parent}")
     import jax
@@ -74,7 +77,17 @@ def main(_: list[str]) -> None:
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
     jax.config.update("jax_num_cpu_devices", devices)
     from date_jax import sharding
-    from date_jax.benchmarks import compare, input, loss, measure, plan, search, selection, step
+    from date_jax.benchmarks import (
+        compare,
+        duplicates,
+        input,
+        loss,
+        measure,
+        plan,
+        search,
+        selection,
+        step,
+    )
     from date_jax.config import validate
 
     names = given.topology.split(",") if given.mode == "plan" else []
@@ -100,6 +113,9 @@ def main(_: list[str]) -> None:
             queries=given.targets,
             width=given.width,
             rounds=given.rounds,
+        ),
+        "duplicates": lambda: duplicates.run(
+            mesh, rows=given.sources, planted=given.targets, width=given.width
         ),
         "selection": lambda: selection.run(
             mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
