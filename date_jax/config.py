@@ -15,9 +15,11 @@ from date_jax.errors import UsageError, nearest
 _SHOWN = 7  # messages have at most 8 lines
 
 CHOICES = {
-    "task": ("pgda", "date", "capture"),
+    "task": ("pgda", "date", "capture", "same_style"),
+    "modality": ("both", "image", "text"),
+    "losses.kind": ("hinge", "softmax"),
     "method": ("date", "source_only", "oracle"),
-    "data.name": ("shop", "files", "suites"),
+    "data.name": ("shop", "files", "suites", "suppliers"),
     "data.fit": ("letterbox", "stretch"),
     "model.dtype": ("float32", "bfloat16"),
     "model.regions.kind": ("proposals", "grid"),
@@ -61,6 +63,10 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *(f"data.suites.{kind}" for kind in ("posts", "composites", "queries", "views")),
             *("data.suites.products", "data.suites.unseen"),
             *("model.regions.count", "retrieval.instances"),
+            *("data.suppliers.products", "model.embedding", "losses.nearest"),
+            *("model.joint.layers", "model.joint.heads", "model.joint.mlp_width"),
+            *(f"data.clicks.{least}" for least in ("rows", "min_support", "max_clicks")),
+            *("data.clicks.min_coclicks", "data.clicks.max_pairs"),
             *(f"model.streams.{name}" for name in ("width", "embedding", "cross.width")),
             *(f"model.streams.{part}.heads" for part in ("text", "image", "cross", "joint")),
             *(f"model.streams.{part}.mlp_width" for part in ("text", "image")),
@@ -73,14 +79,15 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         "a whole number, 0 or more",
         _whole(0),
         (
-            *("data.shop.workers", "data.suites.workers", "aligner.queue", "model.rows_at_once"),
+            *(f"data.{shop}.workers" for shop in ("shop", "suites", "suppliers")),
+            *("aligner.queue", "model.rows_at_once"),
             *(f"model.streams.{part}.layers" for part in ("text", "image", "cross", "joint")),
         ),
     ),
     (
         "a whole number from 0 to 4294967295",
         _whole(0, 2**32 - 1),
-        ("seed", "data.shop.seed", "data.suites.seed"),
+        ("seed", *(f"data.{name}.seed" for name in ("shop", "suites", "suppliers", "clicks"))),
     ),
     ("a tuple of positive whole numbers", _sizes, ("model.image.depths", "model.image.heads")),
     (
@@ -89,6 +96,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         (
             *("optim.learning_rate", "optim.clip", "image_seeker.prior_temperature"),
             *("model.image.mlp_ratio", "model.text.mlp_ratio", "loss.temperature"),
+            "losses.temperature",
         ),
     ),
     (
@@ -99,6 +107,8 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("image_seeker.weight", "image_seeker.target_weight", "object_seeker.weight"),
             *("object_seeker.l1_weight", "object_seeker.giou_weight", "pseudo_boxes.weight"),
             *("aligner.weight", "aligner.image_weight", "aligner.text_weight"),
+            *(f"losses.{kind}_margin" for kind in ("match", "distinct", "local")),
+            *("losses.distinct_weight", "losses.local_weight"),
             *(f"loss.{term}" for term in ("words", "regions", "contrast", "objectness", "box")),
         ),
     ),
@@ -117,6 +127,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *(f"augment.{kind}" for kind in ("ramp", "focus", "flip", "erase", "noise", "cast")),
             *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),
             *("model.regions.overlap", "model.regions.min_score"),
+            *("data.clicks.min_relevance", "data.clicks.drop_duplicates_share"),
         ),
     ),
     ("a number from -1 to 1", _number(lambda x: -1 <= x <= 1), ("pseudo_boxes.theta",)),
@@ -125,7 +136,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         _number(lambda x: 0 <= x < 1),
         (
             *("optim.ema", "optim.beta2", "model.text.dropout", "model.fusion.dropout"),
-            "model.streams.dropout",
+            *("model.streams.dropout", "model.joint.dropout"),
         ),
     ),
 ]
@@ -315,6 +326,7 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
     for key, width_key in (
         ("model.text.heads", "model.text.width"),
         ("model.fusion.heads", "model.width"),
+        ("model.joint.heads", "model.width"),
     ):
         heads, width = _get(config, key), _get(config, width_key)
         if heads and width and width % heads:

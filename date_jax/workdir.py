@@ -27,6 +27,7 @@ _FREE = (
     "model.scan",
     "model.rows_at_once",
     "data.shop.workers",
+    "data.suppliers.workers",
 )
 
 

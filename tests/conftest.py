@@ -96,6 +96,46 @@ def tiny_capture(tiny_capture_sizes: dict[str, Any]) -> ConfigDict:
 
 
 @pytest.fixture
+def tiny_same_style_sizes() -> dict[str, Any]:
+    """What makes same_style's job its smallest, by key."""
+    return {
+        "steps": 6,
+        "batch_size": 16,
+        "data.image_size": 32,
+        "data.text_length": 12,
+        "data.suppliers.products": 60,
+        "data.suppliers.workers": 1,
+        "data.clicks.rows": 20_000,
+        "data.clicks.min_support": 2,
+        "model.width": 16,
+        "model.embedding": 16,
+        "model.image.width": 16,
+        "model.image.depths": (1, 1),
+        "model.image.heads": (2, 2),
+        "model.text.layers": 1,
+        "model.text.width": 16,
+        "model.text.heads": 2,
+        "model.joint.layers": 1,
+        "model.joint.heads": 2,
+        "model.joint.mlp_width": 16,
+        "log.every": 2,
+        "eval.every": 4,
+        "eval.batch_size": 8,
+        "checkpoint.every": 4,
+    }
+
+
+@pytest.fixture
+def tiny_same_style(tiny_same_style_sizes: dict[str, Any]) -> ConfigDict:
+    """That job."""
+    from configs.same_style import get_config
+
+    config = get_config()
+    config.update_from_flattened_dict(tiny_same_style_sizes)
+    return config
+
+
+@pytest.fixture
 def overrides(tiny_config: ConfigDict) -> list[str]:
     """`tiny_config` as arguments of the command, for tests that start processes."""
     from date_jax import workdir

@@ -39,13 +39,12 @@ CASES = [
 
 
 def made_small(
-    config: ConfigDict, tiny_config: ConfigDict, tiny_capture_sizes: dict[str, Any]
+    config: ConfigDict, tiny_config: ConfigDict, tiny_sizes: dict[str, dict[str, Any]]
 ) -> ConfigDict:
     """Of what the tiny configs make smaller, all that this config has too."""
     whole, tiny = (flat(c.to_dict()) for c in (pgda.get_config(), tiny_config))
     changed = {key: value for key, value in tiny.items() if value != whole[key]}
-    if config.task == "capture":
-        changed |= tiny_capture_sizes
+    changed |= tiny_sizes.get(config.task, {})
     has = flat(config.to_dict())
     config.update_from_flattened_dict({k: v for k, v in changed.items() if k in has})
     return config
@@ -81,6 +80,7 @@ def test_every_config_takes_one_real_step(
     argument: str,
     tiny_config: ConfigDict,
     tiny_capture_sizes: dict[str, Any],
+    tiny_same_style_sizes: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(argument)
@@ -88,7 +88,8 @@ def test_every_config_takes_one_real_step(
         config.data.path = str(written_out(pipeline.load(tiny_config.data), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}
     rules.validate(config, **counts)
-    config = made_small(config, tiny_config, tiny_capture_sizes)
+    tiny_sizes = {"capture": tiny_capture_sizes, "same_style": tiny_same_style_sizes}
+    config = made_small(config, tiny_config, tiny_sizes)
     rules.validate(config, **counts)
     job, state = prepared(config, tmp_path, Preemption())
     # The last step's batch: every stage's data are in it.

@@ -62,21 +62,71 @@ def train_batches(
     # Streams of one run must not walk in step where their sizes are equal.
     stream = zlib.crc32("+".join(names).encode())
 
-    def constant(value: int) -> Any:
-        return tf.fill([rows], tf.constant(value, tf.int64))
+    def row_numbers(step: Any) -> Any:
+        number = step * batch_size + first + tf.range(rows, dtype=tf.int64)
+        return _shuffled(number, size, seed, stream, rows)
+
+    steps = _steps_from(start_step, batch_size)
+    for index, image in _pictures(corpus, names, steps, row_numbers, rows):
+        yield {"image": image, **rows_of[index], "mask": np.ones(rows, bool)}
+
+
+def pair_batches(
+    corpus: Any,
+    name: str,
+    pairs: Int[np.ndarray, "M 2"],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[dict[str, dict[str, np.ndarray]]]:
+    """This process's part `{trigger, offer}` of the batches of pairs from `start_step` on.
+
+    An epoch has every pair twice, once with each of its rows as the trigger.
+
+    Args:
+        corpus: from `catalogue.load`.
+        name: of a split.
+        pairs: rows of it that belong together.
+        batch_size, seed, start_step, process_index, process_count: as in `train_batches`.
+    """
+    tf = tensorflow()
+    rows_of = _Rows(corpus, [name], boxes=False, columns=("text", "text_mask"))
+    first, rows = _share(batch_size, process_index, process_count)
+    both = tf.constant(np.concatenate([pairs, pairs[:, ::-1]]), tf.int64)
 
     def row_numbers(step: Any) -> Any:
         number = step * batch_size + first + tf.range(rows, dtype=tf.int64)
-        epoch = number // size
-        return tf.raw_ops.RandomIndexShuffle(
-            index=number % size,
-            seed=tf.stack([constant(seed), constant(stream), epoch], axis=1),
-            max_index=constant(size - 1),
-        )
+        pair = _shuffled(number, 2 * len(pairs), seed, zlib.crc32(name.encode()), rows)
+        return tf.reshape(tf.transpose(tf.gather(both, pair)), [2 * rows])
 
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // (2 * batch_size))
-    for index, image in _pictures(corpus, names, steps, row_numbers, rows):
-        yield {"image": image, **rows_of[index], "mask": np.ones(rows, bool)}
+    steps = _steps_from(start_step, batch_size)
+    for index, image in _pictures(corpus, [name], steps, row_numbers, 2 * rows):
+        found = {"image": image, **rows_of[index], "mask": np.ones(2 * rows, bool)}
+        yield {
+            "trigger": {key: value[:rows] for key, value in found.items()},
+            "offer": {key: value[rows:] for key, value in found.items()},
+        }
+
+
+def _shuffled(number: Any, size: int, seed: int, stream: int, rows: int) -> Any:
+    """Which of `size` examples the examples `number` of all epochs are."""
+    tf = tensorflow()
+
+    def constant(value: int) -> Any:
+        return tf.fill([rows], tf.constant(value, tf.int64))
+
+    return tf.raw_ops.RandomIndexShuffle(
+        index=number % size,
+        seed=tf.stack([constant(seed), constant(stream), number // size], axis=1),
+        max_index=constant(size - 1),
+    )
+
+
+def _steps_from(start_step: int, batch_size: int) -> Any:
+    return tensorflow().data.Dataset.range(start_step, np.iinfo(np.int64).max // (2 * batch_size))
 
 
 def eval_batches(

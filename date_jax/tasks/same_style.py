@@ -69,7 +69,7 @@ class SameStyle(nn.Module):
         if image is not None:
             grid = extractors.grid(self.config, *image.shape[1:3])
             image = self.image_projection(self.image_extractor(image)[1])
-        if text is not None:
+        if text is not None and text_mask is not None:
             text = self.text_projection(self.text_extractor(text, text_mask, train=train)[1])
         given = {
             "joint": (image, text, text_mask),
@@ -100,7 +100,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
     def network(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
         params, key = shared
         keys = jax.random.split(key if chunk is None else jax.random.fold_in(key, chunk))
-        found = {}
+        found: dict[str, Array] = {}
         for side, own, kinds in zip(("trigger", "offer"), keys, (("joint", *singles), ("joint",)),
                                     strict=True):  # fmt: skip
             given = inputs(*(rows[f"{side}_{name}"] for name in ("image", "text", "text_mask")))
@@ -113,7 +113,7 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         params: Params, batch: Batch, *, step: Array, rng: Array
     ) -> tuple[Array, dict[str, Array]]:
         *view_keys, dropout_key = jax.random.split(rng, 3)
-        rows = {}
+        rows: Batch = {}
         for side, key in zip(("trigger", "offer"), view_keys, strict=True):
             whole = jnp.tile(jnp.array([date.WHOLE]), (len(batch[side]["image"]), 1))
             options: dict[str, Any] = {"config": config, "swap_table": swap_table}

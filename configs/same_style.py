@@ -1,0 +1,141 @@
+"""Same-style products: a picture, words or both find other suppliers' offers of a product.
+
+    python -m date_jax.main --config=configs/same_style.py           # rendered catalogue, clicks
+
+Trained on pairs that are mined from a click log; needs `pip install "date_jax[clicks]"`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+_RULES = ("robots", "support", "relevance", "category", "supplier", "coclicks", "duplicates",
+          "quota")  # fmt: skip
+METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
+    "all": {},
+    "matching_alone": {"losses.distinct_weight": 0.0, "losses.local_weight": 0.0},
+    "without_distinct": {"losses.distinct_weight": 0.0},
+    "without_local": {"losses.local_weight": 0.0},
+    "softmax": {"losses.kind": "softmax"},
+    "image_only": {"modality": "image"},
+    "text_only": {"modality": "text"},
+    "any_category": {"data.clicks.without": "category"},
+    "any_relevance": {"data.clicks.without": "relevance"},
+    "no_rules": {"data.clicks.without": ",".join(_RULES)},
+}
+COLUMNS = {  # of its table: which split, which metric
+    "m-m R@1": ("offer_test", "m-m/recall_at_1"),
+    "i-i R@1": ("offer_test", "i-i/recall_at_1"),
+    "t-t R@1": ("offer_test", "t-t/recall_at_1"),
+    "m-m MRR": ("offer_test", "m-m/mrr"),
+    "i-t R@10": ("offer_test", "i-t/recall_at_10"),
+    "t-i R@10": ("offer_test", "t-i/recall_at_10"),
+    "pairs right": ("offer_test", "pair_precision"),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config."""
+    del arg
+    config = ConfigDict()
+    config.task = "same_style"
+    config.modality = "both"  # both | image | text: what the network sees of an offer
+    config.seed = 0
+    config.steps = 800
+    config.batch_size = 128  # pairs of the global batch
+
+    config.data = ConfigDict()
+    config.data.name = "suppliers"  # rendered
+    config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
+    config.data.image_size = 48
+    config.data.text_length = 20
+    config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
+    config.data.vocab_size = 1000
+    config.data.suppliers = ConfigDict({"products": 2_000, "seed": 0, "workers": 0})
+    # The simulated log, and what the rules of data/click_rules.py ask for.
+    config.data.clicks = ConfigDict(
+        {
+            "rows": 2_000_000,
+            "seed": 0,
+            "without": "",  # rules to leave out, joined by commas
+            "min_support": 5,
+            "max_clicks": 50,
+            "min_relevance": 0.5,
+            "min_coclicks": 2,
+            "drop_duplicates_share": 0.9,
+            "max_pairs": 20,
+        }
+    )
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
+    config.model.remat = False  # compute layers again in the backward pass: less memory
+    config.model.scan = False  # compile equal layers once: sooner at work where they are many
+    config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
+    config.model.width = 64  # D
+    config.model.embedding = 128  # E
+    config.model.image = ConfigDict(
+        {
+            "patch": 4,
+            "width": 32,
+            "depths": (1, 2),
+            "heads": (2, 4),
+            "window": 4,
+            "mlp_ratio": 2.0,
+            "pooling": "mean",  # of the tokens, which alone are used; rep adds a token among them
+        }
+    )
+    config.model.text = ConfigDict(
+        {"layers": 1, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
+    )
+    config.model.joint = ConfigDict(
+        {"layers": 2, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
+    )
+    # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
+    config.init = ConfigDict({"image": "", "text": ""})
+    config.losses = ConfigDict(
+        {
+            "kind": "hinge",  # hinge | softmax, of matching and distinctiveness
+            "match_margin": 0.2,
+            "distinct_margin": 0.2,
+            "local_margin": 0.01,
+            "distinct_weight": 0.5,
+            "local_weight": 1.0,
+            "nearest": 10,  # offers around a trigger that locality looks at
+            "temperature": 0.07,  # of the softmax
+        }
+    )
+    config.augment = ConfigDict(
+        {
+            "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
+            "focus": 0.0,
+            "zoom_in": 1.15,
+            "zoom_out": 1.2,
+            "aspect": 1.1,
+            "flip": 0.0,  # numbers and marks are printed on the products
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+            "cast": 0.1,
+            "noise": 0.03,
+            "blur": 0.3,
+            "erase": 0.2,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 1.5e-3,
+            "warmup": 0.05,
+            "schedule": "cosine",  # cosine | step
+            "beta2": 0.98,
+            "weight_decay": 1e-4,
+            "clip": 1.0,
+            "ema": 0.99,
+            "backbone_scale": 1.0,
+        }
+    )
+    config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
+    config.log = ConfigDict({"every": 50})
+    config.eval = ConfigDict({"every": 400, "batch_size": 128})
+    config.checkpoint = ConfigDict({"every": 400, "keep": 2})
+    return config.lock()
