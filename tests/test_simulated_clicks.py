@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -98,3 +100,9 @@ def test_the_cost_is_that_of_the_real_commands(capfd: pytest.CaptureFixture) -> 
     assert len(numbers) == 6
     assert min(numbers) > 0.02
     assert max(numbers[2], numbers[5]) < 2
+
+
+def test_the_memory_of_a_command_is_its_own_and_not_that_of_who_asks(tmp_path: Path) -> None:
+    held = np.ones(2**28)  # 2 GiB
+    spent = click_trials.cost("simulated_clicks", "--rows=1000", f"--out={tmp_path}")
+    assert spent.peak_gib < held.nbytes / 2**30
