@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw
 
 from date_jax.evals.pictures import INK, MISS, PAPER, TRUE, draw_box, title_line, wrapped
 
-_SIDE, _THUMB, _GAP, _HEAD, _TEXT = 208, 60, 16, 44, 58
+_GAP, _HEAD, _TEXT = 16, 44, 58
+_SIDES = 208, 60  # of a query and of what was found, where a query has several lines
+_SINGLE_SIDES = 112, 112  # where each has one
 
 
 class Finding(NamedTuple):
@@ -40,33 +42,38 @@ def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.
     """Queries side by side; beside each a line of posts for each instance, framed in green where
     right and in red where wrong, behind a bar in the colour of the instance's box."""
     shown = max((finding.posts.shape[1] for finding in findings), default=1)
-    width = _SIDE + _GAP + 14 + shown * (_THUMB + 6) + 2 * _GAP
-    height = _SIDE + _TEXT + _GAP
+    single = all(len(finding.posts) <= 1 for finding in findings)
+    sides = _SINGLE_SIDES if single else _SIDES
+    width = sides[0] + _GAP + 14 + shown * (sides[1] + 6) + 2 * _GAP
+    height = sides[0] + _TEXT + _GAP
     lines = -(-len(findings) // columns)
     size = (_GAP + min(columns, len(findings)) * width, _HEAD + lines * height)
     paper = Image.new("RGB", size, PAPER)
     title_line(paper, title, {"right": TRUE, "wrong": MISS})
     for number, finding in enumerate(findings):
         at = (_GAP + number % columns * width, _HEAD + number // columns * height)
-        _draw(paper, finding, at)
+        _draw(paper, finding, at, sides)
     return np.array(paper)
 
 
-def _draw(paper: Image.Image, finding: Finding, at: tuple[int, int]) -> None:
-    picture = Image.fromarray(finding.image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+def _draw(
+    paper: Image.Image, finding: Finding, at: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    whole, thumbnail = sides
+    picture = Image.fromarray(finding.image).resize((whole, whole), Image.Resampling.LANCZOS)
     for number, box in enumerate(finding.box_xyxy):
         draw_box(picture, box, colour(number))
     paper.paste(picture, at)
     draw = ImageDraw.Draw(paper)
-    for line, words in enumerate(wrapped(finding.title, _SIDE)):
-        draw.text((at[0], at[1] + _SIDE + 3 + 18 * line), words, fill=INK)
+    for line, words in enumerate(wrapped(finding.title, whole)):
+        draw.text((at[0], at[1] + whole + 3 + 18 * line), words, fill=INK)
     # As many lines as fit beside the query; thumbnails shrink where there are more.
     count = max(len(finding.posts), 1)
-    side = min(_THUMB, (_SIDE + _TEXT) // count - 8)
+    side = min(thumbnail, (whole + _TEXT) // count - 8)
     known = np.full(finding.posts.shape[:2], None) if finding.right is None else finding.right
     frames = {True: TRUE, False: MISS, None: PAPER}
     for number, (posts, right) in enumerate(zip(finding.posts, known.tolist(), strict=True)):
-        x, y = at[0] + _SIDE + _GAP, at[1] + number * (side + 8)
+        x, y = at[0] + whole + _GAP, at[1] + number * (side + 8)
         draw.rectangle((x, y, x + 5, y + side), fill=colour(number))
         for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
             left = x + 14 + place * (side + 6)
