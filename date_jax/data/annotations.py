@@ -3,25 +3,22 @@
 One row is a picture, a query, a box or none, a domain and a split.
 """
 
-import csv
-import io
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from date_jax.errors import DataError, nearest
+from date_jax.data.text_rows import check_columns, check_splits, text_rows
+from date_jax.errors import DataError
 
 REQUIRED = ("image", "query", "domain", "split")
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
-SPLITS = ("train", "val", "test")
 
 
 class Row(NamedTuple):
-    """One line of the file. `box` is x_min, y_min, x_max, y_max pixels of the upright picture."""
+    """One line of the file. `box` is x_min, y_min, x_max, y_max pixels of the upright picture; only
+    offers of a catalogue have the last two."""
 
     line: int
     image: str
@@ -31,6 +28,8 @@ class Row(NamedTuple):
     product_id: str
     category: str
     split: str
+    offer_id: str = ""
+    supplier: str = ""
 
 
 def annotations(path: Path) -> list[Row]:
@@ -39,98 +38,15 @@ def annotations(path: Path) -> list[Row]:
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
-    kind = path.suffix.lower()
-    if kind not in (".jsonl", ".csv"):
-        raise DataError(
-            f"config.data.path={path}: expected a .jsonl (JSON Lines) or .csv file"
-            f"{nearest(kind, ('.jsonl', '.csv'))}"
-        )
-    text = _text(path)
-    rows = [
-        _row(path, line, fields)
-        for line, fields in (_json if kind == ".jsonl" else _csv)(path, text)
-    ]
+    rows = []
+    for line, fields in text_rows(path, _check_columns):
+        if path.suffix.lower() == ".csv":
+            fields["box"] = _csv_box(path, line, fields)
+        rows.append(_row(path, line, fields))
     if not rows:
         raise DataError(f"{path} holds no rows: expected one a picture and query")
-    _check_splits(path, rows)
+    check_splits(path, rows)
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        near = nearest(path.name, (other.name for other in path.parent.glob("*")))
-        raise DataError(
-            f"config.data.path: no file {path}{near}\n  looked from {Path.cwd()}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"config.data.path: cannot read {path}: {error.strerror}") from None
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
-        encoding, where = "UTF-16", ""
-    else:
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            where = f" (line {line})"
-            encoding = "GBK" if _is_gbk(content) else "LATIN1"
-    raise DataError(
-        f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
-        f"  convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
-    )
-
-
-def _is_gbk(content: bytes) -> bool:
-    try:
-        content.decode("gbk")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _json(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not splitlines(): a query may hold one of the rarer line ends of Unicode.
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            fields = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(
-                f"{path}:{line}: not JSON: {error}\n  {content.strip()[:80]}\n"
-                "  expected one object a line"
-            ) from None
-        if not isinstance(fields, dict):
-            raise DataError(f"{path}:{line}: expected one JSON object a line, got {content[:80]}")
-        _check_columns(f"{path}:{line}", list(fields))
-        yield line, fields
-
-
-def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        for mark, said in ((";", "semicolons"), ("\t", "tabs")):
-            if len(names) == 1 and mark in names[0]:
-                raise DataError(
-                    f"{path}: columns are separated by {said}: expected commas\n  {names[0][:80]}"
-                )
-        _check_columns(str(path), names)
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise DataError(f"{path}: column {twice[0]!r} is there twice")
-        for cells in reader:
-            if len(cells) != len(names) and cells:
-                raise DataError(
-                    f"{path}:{reader.line_num}: {len(cells)} cells under {len(names)} columns\n"
-                    '  put texts that hold commas in quotes: "a mug, striped"'
-                )
-            if cells:
-                fields: dict[str, Any] = dict(zip(names, cells, strict=True))
-                yield reader.line_num, fields | {"box": _csv_box(path, reader.line_num, fields)}
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 
 
 def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
@@ -149,17 +65,9 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
 
 
 def _check_columns(where: str, names: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in names]
-    some = [corner for corner in CORNERS if corner in names]
-    if some and len(some) < len(CORNERS):
-        missing += [corner for corner in CORNERS if corner not in names]
-    if missing:
-        hints = "".join(nearest(name, names) for name in missing[:1])
-        raise DataError(
-            f"{where}: no {', '.join(missing)}{hints}\n  found: {', '.join(names)[:200]}\n"
-            f"  required: {', '.join(REQUIRED)}; besides: box (or {', '.join(CORNERS)}), "
-            "product_id, category"
-        )
+    some = any(corner in names for corner in CORNERS)
+    besides = (f"box (or {', '.join(CORNERS)})", "product_id", "category")
+    check_columns(where, names, (*REQUIRED, *(CORNERS if some else ())), besides)
 
 
 def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
@@ -192,21 +100,3 @@ def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:
         )
     x_min, y_min, x_max, y_max = map(float, box)
     return x_min, y_min, x_max, y_max
-
-
-def _check_splits(path: Path, rows: list[Row]) -> None:
-    unknown = [row for row in rows if row.split not in SPLITS]
-    if unknown:
-        names = Counter(row.split for row in unknown)
-        raise DataError(
-            f"{path}: {len(unknown)} rows have an unknown split: "
-            f"{', '.join(f'{name!r} ({count})' for name, count in names.most_common(5))}"
-            f"{nearest(unknown[0].split, SPLITS)}\n"
-            f"  first: {lines(unknown)}; choices: {', '.join(SPLITS)}"
-        )
-
-
-def lines(rows: list[Row]) -> str:
-    """The lines of the first few of `rows`, for a message."""
-    shown = ", ".join(str(row.line) for row in rows[:5])
-    return f"line{'s' if len(rows) > 1 else ''} {shown}{', …' if len(rows) > 5 else ''}"

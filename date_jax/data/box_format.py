@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from date_jax.data.annotations import Row, lines
+from date_jax.data.annotations import Row
 from date_jax.data.preprocess import Header
+from date_jax.data.text_rows import lines
 from date_jax.errors import DataError
 
 TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there

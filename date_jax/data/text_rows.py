@@ -1,0 +1,164 @@
+"""Rows of a user's own JSON Lines or CSV file, and what is wrong with it, by file and line."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from date_jax.errors import DataError, nearest
+
+SPLITS = ("train", "val", "test")
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A row that says where it stands and which split it belongs to."""
+
+    @property
+    def line(self) -> int: ...
+
+    @property
+    def split(self) -> str: ...
+
+
+def text_rows(
+    path: Path, check: Callable[[str, list[str]], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The line, from 1, and the fields of each row of a `.jsonl` or `.csv` file.
+
+    Args:
+        path: of the file, as `config.data.path` has it.
+        check: raises DataError for a place and the names of columns there that will not do.
+
+    Raises:
+        DataError: naming the file, the line, what is wrong with it and what to do.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".jsonl", ".csv"):
+        raise DataError(
+            f"config.data.path={path}: expected a .jsonl (JSON Lines) or .csv file"
+            f"{nearest(kind, ('.jsonl', '.csv'))}"
+        )
+    yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path), check)
+
+
+def file_text(path: Path) -> str:
+    """All of a UTF-8 file.
+
+    Raises:
+        DataError: it is not there, or in another encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        near = nearest(path.name, (other.name for other in path.parent.glob("*")))
+        raise DataError(
+            f"config.data.path: no file {path}{near}\n  looked from {Path.cwd()}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"config.data.path: cannot read {path}: {error.strerror}") from None
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
+        encoding, where = "UTF-16", ""
+    else:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            where = f" (line {line})"
+            encoding = "GBK" if _is_gbk(content) else "LATIN1"
+    raise DataError(
+        f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
+        f"  convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
+    )
+
+
+def _is_gbk(content: bytes) -> bool:
+    try:
+        content.decode("gbk")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def json_rows(
+    path: Path, text: str, check: Callable[[str, list[str]], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `text_rows`, of a text with one JSON object a line."""
+    # Not splitlines(): a query may hold one of the rarer line ends of Unicode.
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            fields = json.loads(content)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(
+                f"{path}:{line}: not JSON: {error}\n  {content.strip()[:80]}\n"
+                "  expected one object a line"
+            ) from None
+        if not isinstance(fields, dict):
+            raise DataError(f"{path}:{line}: expected one JSON object a line, got {content[:80]}")
+        check(f"{path}:{line}", list(fields))
+        yield line, fields
+
+
+def _csv_rows(
+    path: Path, text: str, check: Callable[[str, list[str]], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        for mark, said in ((";", "semicolons"), ("\t", "tabs")):
+            if len(names) == 1 and mark in names[0]:
+                raise DataError(
+                    f"{path}: columns are separated by {said}: expected commas\n  {names[0][:80]}"
+                )
+        check(str(path), names)
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise DataError(f"{path}: column {twice[0]!r} is there twice")
+        for cells in reader:
+            if len(cells) != len(names) and cells:
+                raise DataError(
+                    f"{path}:{reader.line_num}: {len(cells)} cells under {len(names)} columns\n"
+                    '  put texts that hold commas in quotes: "a mug, striped"'
+                )
+            if cells:
+                yield reader.line_num, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+
+
+def check_columns(
+    where: str, names: Sequence[str], required: Sequence[str], besides: Sequence[str]
+) -> None:
+    """Raises DataError where some of `required` are not among `names`; `besides` is what else may
+    be there, for the message."""
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise DataError(
+            f"{where}: no {', '.join(missing)}{nearest(missing[0], names)}\n"
+            f"  found: {', '.join(names)[:200]}\n"
+            f"  required: {', '.join(required)}; besides: {', '.join(besides)}"
+        )
+
+
+def check_splits(path: Path, rows: Sequence[Placed]) -> None:
+    """Raises DataError where a row is of none of SPLITS."""
+    unknown = [row for row in rows if row.split not in SPLITS]
+    if unknown:
+        names = Counter(row.split for row in unknown)
+        raise DataError(
+            f"{path}: {len(unknown)} rows have an unknown split: "
+            f"{', '.join(f'{name!r} ({count})' for name, count in names.most_common(5))}"
+            f"{nearest(unknown[0].split, SPLITS)}\n"
+            f"  first: {lines(unknown)}; choices: {', '.join(SPLITS)}"
+        )
+
+
+def lines(rows: Sequence[Placed]) -> str:
+    """The lines of the first few of `rows`, for a message."""
+    shown = ", ".join(str(row.line) for row in rows[:5])
+    return f"line{'s' if len(rows) > 1 else ''} {shown}{', …' if len(rows) > 5 else ''}"
