@@ -1,6 +1,10 @@
 """Same-style products: a picture, words or both find other suppliers' offers of a product.
 
     python -m date_jax.main --config=configs/same_style.py           # rendered catalogue, clicks
+    python -m date_jax.main --config=configs/same_style.py:files \
+        --config.data.path=offers.csv --config.data.pairs=pairs.parquet
+    python -m date_jax.main --config=configs/same_style.py:published \
+        --config.data.path=pairs.json --config.data.images=pictures
 
 Trained on pairs that are mined from a click log; needs `pip install "date_jax[clicks]"`.
 """
@@ -9,6 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from date_jax.scales import words
+
+WORDS = ("files", "published")
 _RULES = ("robots", "support", "relevance", "category", "supplier", "coclicks", "duplicates",
           "quota")  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
@@ -35,8 +42,8 @@ COLUMNS = {  # of its table: which split, which metric
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The config."""
-    del arg
+    """The config; `arg` is one of WORDS, or nothing."""
+    given = words(arg, WORDS, "configs/same_style.py")
     config = ConfigDict()
     config.task = "same_style"
     config.modality = "both"  # both | image | text: what the network sees of an offer
@@ -45,9 +52,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 128  # pairs of the global batch
 
     config.data = ConfigDict()
-    config.data.name = "suppliers"  # rendered
+    # suppliers (rendered) | files (your own) | published (the authors' pairs)
+    config.data.name = given[-1] if given else "suppliers"
+    config.data.path = ""  # of files: your offers, .jsonl or .csv; of published: the JSON file
+    config.data.pairs = ""  # of files: what date_jax.data.click_pairs wrote
+    config.data.images = ""  # of published: a folder of pictures named <id>.<ending>
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 48
+    config.data.fit = "letterbox"  # letterbox | stretch
+    config.data.max_pixels = 64_000_000  # larger pictures are refused unread
+    config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 20
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
     config.data.vocab_size = 1000

@@ -19,7 +19,7 @@ CHOICES = {
     "modality": ("both", "image", "text"),
     "losses.kind": ("hinge", "softmax"),
     "method": ("date", "source_only", "oracle"),
-    "data.name": ("shop", "files", "suites", "suppliers"),
+    "data.name": ("shop", "files", "suites", "suppliers", "published"),
     "data.fit": ("letterbox", "stretch"),
     "model.dtype": ("float32", "bfloat16"),
     "model.regions.kind": ("proposals", "grid"),
@@ -34,6 +34,15 @@ CHOICES = {
     "pseudo_boxes.theta_kind": ("quantile", "absolute"),
     "pseudo_boxes.combine": ("mean", "rank", "min"),
     "optim.schedule": ("cosine", "step"),
+}
+
+
+PATHS = {  # by data.name, what cannot be empty
+    "files": {
+        "path": "your JSON Lines or CSV file, e.g. --config.data.path=shop.jsonl",
+        "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
+    },
+    "published": {"path": "the authors' JSON file", "images": "the folder of its pictures"},
 }
 
 
@@ -188,6 +197,7 @@ def _wrong_values(config: ConfigDict) -> Iterator[str]:
 
 def _contradictions(config: ConfigDict) -> Iterator[str]:
     """Fields that are each right, but not together."""
+    yield from _lacking_paths(config)
     if _get(config, "data.target") is not None:
         yield from _data_contradictions(config)
     if "stages" in config and config.stages.align > config.stages.pseudo:
@@ -228,12 +238,19 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
         yield "config.aligner.unbiased=True: needs a batch_size of at least 2"
 
 
-def _data_contradictions(config: ConfigDict) -> Iterator[str]:
-    if config.data.name == "files" and not config.data.path:
+def _lacking_paths(config: ConfigDict) -> Iterator[str]:
+    for key, says in PATHS.get(config.data.name, {}).items():
+        if _get(config, f"data.{key}") == "":
+            yield f"config.data.{key} is empty: name {says}"
+    without = _get(config, "data.clicks.without")
+    if without and config.data.name != "suppliers":
         yield (
-            "config.data.path is empty: name your JSON Lines or CSV file, e.g. "
-            "--config.data.path=shop.jsonl"
+            f"config.data.clicks.without={without}: no clicks are simulated where pairs are given; "
+            'leave it ""'
         )
+
+
+def _data_contradictions(config: ConfigDict) -> Iterator[str]:
     source, target = (
         {part for part in config.data[side].split("+") if part} for side in ("source", "target")
     )

@@ -25,7 +25,6 @@ from date_jax import commandline
 from date_jax.errors import DataError, UsageError, nearest
 
 KINDS = ("joint", "image", "text")
-MAX_PIXELS = 64_000_000  # of a picture that somebody gives
 SHOWN_GROUPS = 12
 
 
@@ -189,14 +188,14 @@ def question(
 
     offers = searched.corpus.splits[searched.split]
     if row is None:
-        return (_read(picture, searched.corpus.image_size) if picture else None), words
+        return (_read(picture, searched.config.data) if picture else None), words
     if not 0 <= row < offers.size:
         raise UsageError(f"--row={row}: must be from 0 to {offers.size - 1}")
     (image,) = pipeline.pictures(searched.corpus, searched.split, np.array([row]))
     return image, words or offers.titles[row]
 
 
-def _read(picture: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
+def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
     import io
 
     from PIL import Image
@@ -204,7 +203,9 @@ def _read(picture: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
     from date_jax.data.preprocess import UnreadablePictureError, prepared_jpeg
 
     try:
-        jpeg = prepared_jpeg(Path(picture), image_size=size, fit="letterbox", max_pixels=MAX_PIXELS)
+        jpeg = prepared_jpeg(
+            Path(picture), image_size=data.image_size, fit=data.fit, max_pixels=data.max_pixels
+        )
     except UnreadablePictureError as error:
         raise DataError(f"--picture={picture}: {error}") from error
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))

@@ -16,8 +16,8 @@ from PIL import Image
 from configs import pgda
 from date_jax import adaptation, sharding
 from date_jax import config as rules
-from date_jax.courses import COURSES
-from date_jax.data import pipeline
+from date_jax.courses import COURSES, same_style
+from date_jax.data import catalogue, pipeline
 from date_jax.train_step import train_step
 from date_jax.workdir import flat
 
@@ -75,6 +75,34 @@ def written_out(corpus: pipeline.Corpus, folder: Path) -> Path:
     return folder / "photos.jsonl"
 
 
+def offers_written_out(corpus: catalogue.Catalogue, folder: Path) -> None:
+    """The rendered catalogue as someone's own and as published pairs."""
+    rows, of_product = [], {}
+    for name, split in corpus.splits.items():
+        records = split.records
+        products = records.products()
+        ids, suppliers = records.texts("offer_id"), records.texts("supplier")
+        images = pipeline.pictures(corpus, name, np.arange(split.size))
+        for row, (offer, image) in enumerate(zip(ids, images, strict=True)):
+            Image.fromarray(image).save(folder / f"{offer}.png")
+            line = [offer, split.titles[row], suppliers[row], "c", f"{offer}.png", products[row]]
+            rows.append([*line, name.rpartition("_")[2]])
+            of_product.setdefault(products[row], []).append((offer, split.titles[row]))
+    names = ["offer_id", "title", "supplier", "category", "image", "product_id", "split"]
+    table = [names, *rows]
+    (folder / "offers.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in table))
+    ids = corpus.splits[catalogue.TRAIN].records.texts("offer_id")
+    pairs = "".join(f"{ids[one]},{ids[other]}\n" for one, other in corpus.pairs)
+    (folder / "pairs.csv").write_text(f"trigger_id,offer_id\n{pairs}")
+    objects = [
+        {"cate_name": "c", "trigger_id": one, "trigger_title": title, "trigger_img": "", "label": 1}
+        | {"recall_id": other, "recall_title": other_title, "recall_img": ""}
+        for (one, title), *others in of_product.values()
+        for other, other_title in others
+    ]
+    (folder / "pairs.json").write_text(json.dumps(objects))
+
+
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_every_config_gives_data_and_a_step_that_fit(
     name: str,
@@ -85,7 +113,14 @@ def test_every_config_gives_data_and_a_step_that_fit(
     tmp_path: Path,
 ) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(argument)
-    if config.data.name == "files":
+    if config.task == "same_style" and argument:
+        rendered = importlib.import_module("configs.same_style").get_config()
+        rendered = made_small(rendered, tiny_config, {"same_style": tiny_same_style_sizes})
+        offers_written_out(same_style.load(rendered), tmp_path)
+        file = {"files": "offers.csv", "published": "pairs.json"}[argument]
+        config.data.update(path=str(tmp_path / file), images=str(tmp_path))
+        config.data.pairs = str(tmp_path / "pairs.csv")
+    elif config.data.name == "files":
         config.data.path = str(written_out(pipeline.load(tiny_config.data), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}
     rules.validate(config, **counts)

@@ -70,22 +70,24 @@ def offers(config: ConfigDict, corpus: catalogue.Catalogue, name: str) -> Iterat
 def evaluator(
     config: ConfigDict, corpus: catalogue.Catalogue, task: Task, mesh: jax.sharding.Mesh
 ) -> Evaluate:
-    """Searches all offers of a split for the other ones of each one's product, in seven modes."""
+    """Searches all offers of a split for the other ones of each one's product, in seven modes;
+    passes over splits in which no offer has another one."""
     collect = collector(task.predict, mesh, rows_at_once=config.model.rows_at_once)
     trained = corpus.splits[catalogue.TRAIN].products()[corpus.pairs]
-    pairs = {
-        "pairs": float(len(trained)),
-        "pair_precision": float((trained[:, 0] == trained[:, 1]).mean()),
-    }
+    pairs = {"pairs": float(len(trained))}
+    if corpus.judged:
+        pairs["pair_precision"] = float((trained[:, 0] == trained[:, 1]).mean())
 
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[str, Evaluated]]:
-        for name in (f"offer_{kind}" for kind in kinds):
-            rows = collect(params, offers(config, corpus, name), should_stop=should_stop)
+        for name in (f"offer_{kind}" for kind in kinds if f"offer_{kind}" in corpus.splits):
             split = corpus.splits[name]
             product, category = split.products(), split.records.texts("category")
             asked = [category[row] for row in modes.asking(product)]
+            if not asked:
+                continue  # `catalogue.load` says so
+            rows = collect(params, offers(config, corpus, name), should_stop=should_stop)
             metrics = modes.metrics(modes.ranks(rows, product, mesh=mesh), asked)
             metrics |= {"offers": float(split.size), "queries": float(len(asked)), **pairs}
             nearest = neighbours.nearest(

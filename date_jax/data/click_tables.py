@@ -58,18 +58,24 @@ def _first_lines(error: Exception) -> str:
     return "\n  ".join(lines[:4])
 
 
-def table(connection: Backend, name: str, pattern: str, columns: dict[str, str]) -> Table:
+def table(
+    connection: Backend, name: str, pattern: str, columns: dict[str, str], *, said: str = ""
+) -> Table:
     """The files that `pattern` names, as the table `name` of the database.
+
+    Args:
+        said: what the user calls them in place of --name.
 
     Raises:
         DataError: there are none, or they are not what they should be.
     """
+    said = said or f"--{name}"
     paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     if not paths:
         near = nearest(Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*")))
-        raise DataError(f"--{name}: no file {pattern}{near}\n  looked from {Path.cwd()}")
+        raise DataError(f"{said}: no file {pattern}{near}\n  looked from {Path.cwd()}")
     for path in paths:
-        _check_kind(name, Path(path))
+        _check_kind(said, Path(path))
     if paths[0].lower().endswith(".parquet"):
         made = connection.read_parquet(paths, table_name=name)
     else:
@@ -99,7 +105,7 @@ def _header(path: str) -> list[str]:
         return next(csv.reader([file.readline(1 << 16)]), [])
 
 
-def _check_kind(name: str, path: Path) -> None:
+def _check_kind(said: str, path: Path) -> None:
     """What DuckDB would answer with a guess of its own.
 
     Raises:
@@ -107,7 +113,7 @@ def _check_kind(name: str, path: Path) -> None:
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise DataError(f"--{name}={path}: expected .parquet or .csv files{nearest(kind, KINDS)}")
+        raise DataError(f"{said}={path}: expected .parquet or .csv files{nearest(kind, KINDS)}")
     with path.open("rb") as file:
         head = file.read(4096)
     if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):

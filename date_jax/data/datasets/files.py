@@ -1,4 +1,4 @@
-"""TFDS builder of the user's own photos: a JSON Lines or CSV file and the pictures it names."""
+"""TFDS builder of the user's own photos: rows of a file and the pictures they name."""
 
 import dataclasses
 import hashlib
@@ -23,10 +23,16 @@ PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made bef
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class FilesConfig(tfds.core.BuilderConfig):
-    """The rows of one file, and the config's `data` keys that say how pictures are prepared."""
+    """The rows of one file, and the config's `data` keys that say how pictures are prepared.
+
+    Pictures lie relative to `folder`; `texts` are columns that records have besides
+    those of every data set.
+    """
 
     path: Path
+    folder: Path
     rows: list[Row] = dataclasses.field(repr=False)
+    texts: tuple[str, ...] = ()
     image_size: int
     fit: str
     max_pixels: int
@@ -49,8 +55,28 @@ def builder(config: Any, cache: Path) -> "Files":
     check_domains(
         {_split(row) for row in rows}, source=config.source, target=config.target, where=str(path)
     )
+    return built(config, cache, path=path, folder=path.parent, rows=rows)
+
+
+def built(
+    config: Any,
+    cache: Path,
+    *,
+    path: Path,
+    folder: Path,
+    rows: list[Row],
+    texts: tuple[str, ...] = (),
+) -> "Files":
+    """A builder of rows that are read already; arguments as in FilesConfig."""
     options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
-    made = FilesConfig(name=_cache_key(path, rows, options), path=path, rows=rows, **options)
+    made = FilesConfig(
+        name=_cache_key(folder, rows, options),
+        path=path,
+        folder=folder,
+        rows=rows,
+        texts=texts,
+        **options,
+    )
     return Files(config=made, data_dir=str(cache), file_format="array_record")
 
 
@@ -65,7 +91,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            features=records.features(self.builder_config.image_size, "jpeg"),
+            features=records.features(
+                self.builder_config.image_size, "jpeg", texts=self.builder_config.texts
+            ),
             disable_shuffling=True,  # in the file's order; the pipeline shuffles
             metadata=tfds.core.MetadataDict(notes=[]),
         )
@@ -75,7 +103,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         config = self.builder_config
         photos = Photos(
-            config.path.parent,
+            config.folder,
             [row.image for row in config.rows],
             image_size=config.image_size,
             fit=config.fit,
@@ -120,6 +148,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                         "product_id": row.product_id,
                         "category": row.category,
                         "row": row.line,
+                        **{name: getattr(row, name) for name in config.texts},
                     },
                 )
                 number += 1
@@ -135,11 +164,11 @@ def _split(row: Row) -> str:
     return f"{row.domain}_{row.split}"
 
 
-def _cache_key(path: Path, rows: list[Row], options: dict[str, Any]) -> str:
+def _cache_key(folder: Path, rows: list[Row], options: dict[str, Any]) -> str:
     """Changes with every row, every picture's size or time on disk, and how they are prepared."""
     digest = hashlib.sha256(repr((PREPARE_VERSION, sorted(options.items()), rows)).encode())
     for image in dict.fromkeys(row.image for row in rows):
-        file = path.parent.resolve() / image
+        file = folder.resolve() / image
         try:
             status = file.stat()
             digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
