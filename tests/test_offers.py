@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import same_style as configs
+from date_jax import config as rules
 from date_jax import sharding
 from date_jax.courses import same_style
 from date_jax.data import catalogue, offers, pipeline, published_offers
-from date_jax.errors import DataError
+from date_jax.errors import DataError, UsageError
 from date_jax.tasks.task import Task
 
 Rows = list[dict[str, Any]]
@@ -215,6 +216,35 @@ def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Pa
     nothing = Task(init=None, loss=None, predict={})
     evaluate = same_style.evaluator(config, corpus, nothing, sharding.device_mesh())
     assert not list(evaluate({}, ["val", "test"], lambda: False))
+
+
+def test_without_a_val_or_test_offer_the_run_says_that_nothing_is_evaluated(tmp_path: Path) -> None:
+    rows = [row | {"split": "train"} for row in rows_of(tmp_path)]
+    corpus = own(tmp_path, rows, PAIRS)
+    assert list(corpus.splits) == ["offer_train"]
+    assert "no offer is in split val or test: nothing is evaluated" in corpus.notes
+
+
+@pytest.mark.parametrize(
+    ("word", "changes", "says"),
+    [
+        ("files", {"pairs": "a.parquet"}, "config.data.path is empty"),
+        ("files", {"path": "a.csv"}, "config.data.pairs is empty: name the Parquet or CSV file"),
+        ("published", {"path": "a.json"}, "config.data.images is empty: name the folder"),
+        (
+            "files",
+            {"path": "a.csv", "pairs": "a.csv", "clicks.without": "category"},
+            "config.data.clicks.without=category: no clicks are simulated",
+        ),
+    ],
+)
+def test_what_a_config_lacks_or_cannot_mean_is_refused(
+    word: str, changes: dict[str, str], says: str
+) -> None:
+    config = configs.get_config(word)
+    config.update_from_flattened_dict({f"data.{key}": x for key, x in changes.items()})
+    with pytest.raises(UsageError, match=says):
+        rules.validate(config, device_count=8, process_count=1)
 
 
 def row_changed(**fields: Any) -> Callable[[Rows], Rows]:
