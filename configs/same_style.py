@@ -48,8 +48,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "same_style"
     config.modality = "both"  # both | image | text: what the network sees of an offer
     config.seed = 0
-    config.steps = 800
-    config.batch_size = 128  # pairs of the global batch
+    config.steps = 500
+    config.batch_size = 64  # pairs of the global batch
 
     config.data = ConfigDict()
     # suppliers (rendered) | files (your own) | published (the authors' pairs)
@@ -150,6 +150,6 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
     config.log = ConfigDict({"every": 50})
-    config.eval = ConfigDict({"every": 400, "batch_size": 128})
-    config.checkpoint = ConfigDict({"every": 400, "keep": 2})
+    config.eval = ConfigDict({"every": 250, "batch_size": 128})
+    config.checkpoint = ConfigDict({"every": 250, "keep": 2})
     return config.lock()
