@@ -147,6 +147,22 @@ def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
     assert cells["image to text MRR |"] == "- |"
 
 
+def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_category() -> None:
+    def one(method: str, seed: int, **metrics: float) -> comparison.Finished:
+        results = {"eval": {"offer_test": metrics}, "wall_seconds": 90.0}
+        return comparison.Finished("", method, seed, results)
+
+    mugs = [{"category/mug/i-i": 0.4}, {"category/mug/i-i": 0.6, "category/mug/t-t": 0.25}]
+    runs = [one("all", seed, mrr=0.5 + seed / 5, **metrics) for seed, metrics in enumerate(mugs)]
+    other = one("image_only", 0, mrr=0.25, **{"category/mug/i-i": 0.9})
+    told = comparison.report([*runs, other], {"MRR": ("offer_test", "mrr")})
+    assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in told
+    assert "| image_only | 1 | 0.250 | 1.5 |" in told
+    assert "all, by category of offer_test, R@1:" in told
+    assert "| mug | 0.500 ± 0.141 | 0.250 |" in told
+    assert "0.900" not in told
+
+
 def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
     tmp_path: Path,
 ) -> None:

@@ -65,11 +65,15 @@ def scores(results: dict[str, Any], columns: Columns | None = None) -> str:
 
 
 def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
-    """For each direction a table of grounding, of retrieval, and of pseudo boxes by method; one of
-    `columns` where a task has its own."""
+    """For each direction a table of grounding, of retrieval, and of pseudo boxes by method; where a
+    task has its own `columns` one of these, and the first method by category."""
     if columns:
-        legend = "Mean ± sample standard deviation over the seeds."
-        return "\n\n".join([legend, columns_table(runs, columns)])
+        parts = ["Mean ± sample standard deviation over the seeds.", columns_table(runs, columns)]
+        method, some = next(iter(by_method(runs).items()))
+        for split in dict.fromkeys(split for split, _ in columns.values()):
+            if categories := categories_table(some, split):
+                parts += [f"{label(method)}, by category of {split}, R@1:", categories]
+        return "\n\n".join(parts)
     directions = dict.fromkeys(run.direction for run in runs)
     parts = [LEGEND]
     for direction in directions:
@@ -117,6 +121,18 @@ def columns_table(runs: Sequence[Finished], columns: Columns) -> str:
         minutes = spread((run.results["wall_seconds"] / 60 for run in some), "{:.1f}")
         rows.append([label(method), str(len(some)), *cells, minutes])
     return markdown(["", "seeds", *columns, "minutes"], rows)
+
+
+def categories_table(runs: Sequence[Finished], split: str) -> str:
+    """A row for each category of a split's `category/<name>/<what>`; "" where there is none."""
+    found = [run.results["eval"].get(split, {}) for run in runs]
+    keys = [key.split("/") for metrics in found for key in metrics if key.startswith("category/")]
+    whats = [*dict.fromkeys(what for _, _, what in keys)]
+    rows = [
+        [name, *(spread(of.get(f"category/{name}/{what}") for of in found) for what in whats)]
+        for name in sorted({name for _, name, _ in keys})
+    ]
+    return markdown(["category", *whats], rows) if rows else ""
 
 
 def gains(runs: Sequence[Finished]) -> dict[str, tuple[list[float], list[float | None]]]:
