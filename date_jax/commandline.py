@@ -23,7 +23,7 @@ from date_jax.errors import CheckpointError, Preempted, UsageError, UserError, n
 
 EXAMPLE = "--config=configs/pgda.py"
 SHARED = (UsageError, CheckpointError, Preempted)  # alike on all hosts, so only host 0 tells
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT and + SIGPIPE, as shells count
 HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
 READERS: dict[type, tuple[Any, str]] = {
@@ -37,7 +37,8 @@ READERS: dict[type, tuple[Any, str]] = {
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
     """Reads the command line into absl's flags, calls `main` with what is left, and exits.
 
-    Exit codes: 0, 1 (a fault of ours, with its traceback), those of `errors`, 130 (Ctrl-C).
+    Exit codes: 0, 1 (a fault of ours, with its traceback), those of `errors`, 130 (Ctrl-C),
+    141 (nobody reads what is printed).
     `--debug` shows the traceback of a user's mistake too.
     """
     argv = list(sys.argv if argv is None else argv)
@@ -57,6 +58,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = INTERRUPTED
         text = str(error) or "the same command resumes from the last checkpoint, if there is one"
         print(f"interrupted: {text}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read what we print has left, as `head` does
+        code = UNREAD
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the exit flushes it
     except Exception:  # a fault of ours: shown whole, and the other processes must not wait for it
         code = 1
         traceback.print_exc()

@@ -83,9 +83,8 @@ def main(_: list[str]) -> None:
         lines, sheet = duplicates(searched, given.duplicates, given.count)
     else:
         lines, sheet = answered(searched, given)
-    print("\n".join(lines))
     pictures.write(given.out, sheet)
-    print(f"drawn into {given.out}")
+    print("\n".join([*lines, f"drawn into {given.out}"]))
 
 
 def require_question(given: flags.FlagValues) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -293,6 +294,16 @@ def test_exit_codes_tell_whose_mistake_it_was(
         commandline.run(raising(error), ["main.py"])
     assert left.value.code == code
     assert capsys.readouterr().err.startswith(says)
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(root: Path) -> None:
+    says = "print('a line ' * 9999, flush=True)"
+    code = (
+        f"from date_jax import commandline; commandline.run(lambda _: [{says} for _ in range(99)])"
+    )
+    line = f"{sys.executable} -c {shlex.quote(code)} | head -c 9; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "a line a ", "")
 
 
 def test_debug_shows_the_traceback_of_a_users_mistake(
