@@ -73,7 +73,7 @@ def _links(
     window: int,
     mesh: jax.sharding.Mesh,
 ) -> Iterator[Int[np.ndarray, "_ 2"]]:
-    """Each row with the first one in its windows that is near it, where that is another row.
+    """Each row with the first one of its windows that near ones connect it to, where another row.
 
     Windows overlap by half, so that no combination of signs is cut.
     """
@@ -87,23 +87,28 @@ def _links(
         filled = np.zeros((size, window, rows.shape[1]), np.float32)
         filled[: len(index)] = np.where(real[..., None], rows[index], 0)
         spread = sharding.placed(filled, sharding.rows(mesh))
-        first = np.asarray(_first_near(spread, limit, mesh=mesh))[: len(index)]
+        first = np.asarray(_first_connected(spread, limit, mesh=mesh))[: len(index)]
         other = np.take_along_axis(index, first, axis=1)
         linked = real & (first < np.arange(window)[None])
         yield np.stack([index[linked], other[linked]], axis=1)
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _first_near(
+def _first_connected(
     rows: Float[Array, "n w D"], threshold: Float[Array, ""], *, mesh: jax.sharding.Mesh
 ) -> Int[Array, "n w"]:
-    """The first row of each row's window that is near it; its own place where no earlier one is."""
+    """The first row of each row's window that near rows connect it to; its own place where none."""
 
     def of_window(rows: Float[Array, "w D"]) -> Int[Array, " w"]:
-        near = products(rows, rows) > threshold
         own = jnp.arange(len(rows))
-        first = jnp.where(near.any(axis=1), jnp.argmax(near, axis=1), own)
-        return jnp.minimum(first, own)
+        near = (products(rows, rows) > threshold) | (own[:, None] == own[None])
+
+        def lower(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            first, _ = state
+            found = jnp.where(near, first[None], len(rows)).min(axis=1)
+            return found, (found != first).any()
+
+        return jax.lax.while_loop(lambda state: state[1], lower, (own, jnp.array(True)))[0]
 
     with sharding.traced_on(mesh):
         first = sharding.on_own_rows(lambda _, given: jax.lax.map(of_window, given[0]), [rows])

@@ -25,11 +25,25 @@ def whole(rows: np.ndarray, threshold: float) -> np.ndarray:
     return connected_components(rows @ rows.T > threshold, directed=False)[1]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 60])
-def test_where_one_window_holds_all_groups_are_those_of_all_pairs(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "threshold"), [(1, 0.9), (3, 0.9), (60, 0.9), (60, 0.5)])
+def test_where_one_window_holds_all_groups_are_those_of_all_pairs(
+    rows: int, threshold: float
+) -> None:
     given = planted(rows, rows // 2, 0.1)
-    found = near_duplicates.groups(given, 0.9, mesh=sharding.device_mesh(), orders=2, window=256)
-    assert pairs_of(found) == pairs_of(whole(given, 0.9))
+    mesh = sharding.device_mesh()
+    found = near_duplicates.groups(given, threshold, mesh=mesh, orders=1, window=256)
+    right = whole(given, threshold)
+    assert pairs_of(found) == pairs_of(right)
+    if threshold < 0.9:  # chains: far fewer pairs are near than are connected
+        near = np.tril(given @ given.T > threshold, -1)
+        assert 1.5 * near.sum() < len(pairs_of(right))
+        assert len(set(right)) > 2
+
+
+def test_what_is_near_to_two_rows_that_are_not_near_each_other_joins_them() -> None:
+    given = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
+    found = near_duplicates.groups(given, 0.5, mesh=sharding.device_mesh(), orders=1)
+    assert len(set(found)) == 1
 
 
 def test_many_windows_miss_next_to_nothing_and_link_nothing_wrongly() -> None:
