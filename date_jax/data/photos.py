@@ -1,6 +1,7 @@
 """The pictures that rows name: headers first, pixels later, and which of them are unreadable."""
 
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from date_jax.errors import DataError
 
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 SHOWN = 3  # unreadable pictures named in a message
+UNFINISHED = ".part"  # ending of a file that is being fetched
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -134,11 +136,50 @@ class Photos:
             )
 
 
-class Progress:
-    """One line on standard error, rewritten twice a second: done, rate, time left."""
+def checked_id(where: str, found: str) -> str:
+    """An id that can be a file's name, and nothing else.
 
-    def __init__(self, total: int):
-        self._total, self._done = total, 0
+    Args:
+        where: it stands, for the message.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,199}", found):
+        raise DataError(
+            f"{where}: the id {found[:60]!r} cannot name a picture's file: expected letters, "
+            "digits, _, - and ."
+        )
+    return found
+
+
+def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
+    """For each id the name `<id>.<ending>` of a file of `folder`; `<id>.jpg` if there is none.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        names = sorted(file.name for file in folder.iterdir() if file.suffix != UNFINISHED)
+    except OSError as error:
+        raise DataError(
+            f"config.data.images={folder}: {error.strerror}\n  looked from {Path.cwd()}\n"
+            "  expected a folder with the pictures, each named <id>.<ending>"
+        ) from None
+    file_of = {Path(name).stem: name for name in reversed(names)}
+    return [file_of.get(each, f"{each}.jpg") for each in ids]
+
+
+class Progress:
+    """One line on standard error, rewritten twice a second: done, rate, time left.
+
+    Args:
+        total: how often `advance` will be called.
+        doing: what the line begins with.
+    """
+
+    def __init__(self, total: int, doing: str = "preparing pictures"):
+        self._total, self._done, self._doing = total, 0, doing
         self._start = self._last = time.monotonic()
 
     def advance(self) -> None:
@@ -149,7 +190,7 @@ class Progress:
         self._last = now
         rate = self._done / max(now - self._start, 1e-9)
         print(
-            f"\rpreparing pictures: {self._done:,} of {self._total:,}, {rate:,.0f}/s, "
+            f"\r{self._doing}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, "
             f"{(self._total - self._done) / rate:,.0f} s left   ",
             end="\n" if self._done >= self._total else "",
             file=sys.stderr,

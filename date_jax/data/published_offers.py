@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data.offers import IdPairs, Offer, text
+from date_jax.data.photos import checked_id, files_by_id
 from date_jax.data.text_rows import check_columns, file_text, json_rows
 from date_jax.errors import DataError, UserError
 
@@ -91,7 +92,7 @@ def _offers(where: str, line: int, fields: dict[str, Any]) -> tuple[Offer, Offer
     told = partial(_told, where, fields)
     title = TITLES[0] if TITLES[0] in fields else TITLES[1]
     category = told("cate_name") or told("cate_lv1_name") or "unknown"
-    one, other = (_id(where, told(name)) for name in ("trigger_id", "recall_id"))
+    one, other = (checked_id(where, told(name)) for name in ("trigger_id", "recall_id"))
     return (
         Offer(line, one, told(title), "", category, told("trigger_img")),
         Offer(line, other, told("recall_title"), "", category, told("recall_img")),
@@ -100,16 +101,6 @@ def _offers(where: str, line: int, fields: dict[str, Any]) -> tuple[Offer, Offer
 
 def _told(where: str, fields: dict[str, Any], name: str) -> str:
     return text(where, name, fields.get(name))
-
-
-def _id(where: str, found: str) -> str:
-    """An id that can be a file's name, and nothing else."""
-    if not re.fullmatch(r"\w[\w.-]*", found):
-        raise DataError(
-            f"{where}: the id {found[:60]!r} cannot name a picture's file: expected letters, "
-            "digits, _, - and ."
-        )
-    return found
 
 
 def _is_pair(where: str, label: Any) -> bool:
@@ -125,18 +116,8 @@ def with_files(offers: list[Offer], folder: Path) -> list[Offer]:
     Raises:
         DataError: the folder cannot be read.
     """
-    try:
-        names = sorted(file.name for file in folder.iterdir())
-    except OSError as error:
-        raise DataError(
-            f"config.data.images={folder}: {error.strerror}\n  looked from {Path.cwd()}\n"
-            "  expected a folder with the pictures, each named <id>.<ending>"
-        ) from None
-    file_of = {Path(name).stem: name for name in reversed(names)}
-    return [
-        offer._replace(image=file_of.get(offer.offer_id, f"{offer.offer_id}.jpg"))
-        for offer in offers
-    ]
+    names = files_by_id(folder, [offer.offer_id for offer in offers])
+    return [offer._replace(image=name) for offer, name in zip(offers, names, strict=True)]
 
 
 def main(arguments: list[str]) -> int:
