@@ -3,8 +3,13 @@
     python -m date_jax.main --config=configs/capture.py              # rendered suites
     python -m date_jax.main --config=configs/capture.py:grid         # tokens as regions
     python -m date_jax.main --config=configs/capture.py:published    # the published streams
+    python -m date_jax.main --config=configs/capture.py:product1m \
+        --config.data.path=lists --config.data.images=pictures       # Product1M's posts
+    python -m date_jax.main --config=configs/capture.py:product1m,precomputed,published \
+        --config.data.path=lists --config.data.images=pictures --config.data.regions=regions
 
-Words join by commas: configs/capture.py:grid,published
+Words join by commas. precomputed takes regions that a detector found beforehand, in the files of
+date_jax.data.region_files; Product1M's lists are read as they are, its pictures as <id>.jpg.
 """
 
 from typing import Any
@@ -13,7 +18,7 @@ from ml_collections import ConfigDict
 
 from date_jax.scales import words
 
-WORDS = ("grid", "published")
+WORDS = ("grid", "precomputed", "product1m", "published")
 PUBLISHED: dict[str, Any] = {  # the official code's sizes, on Swin-T
     "data.image_size": 224,
     "data.text_length": 36,
@@ -58,9 +63,15 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 64  # posts of the global batch, and as many composites
 
     config.data = ConfigDict()
-    config.data.name = "suites"  # rendered
+    config.data.name = "product1m" if "product1m" in given else "suites"  # the latter rendered
+    config.data.path = ""  # of product1m: the folder of its four lists
+    config.data.images = ""  # of product1m: a folder of pictures named <id>.<ending>
+    config.data.regions = ""  # of precomputed: what date_jax.data.region_files wrote
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 64
+    config.data.fit = "letterbox"  # letterbox | stretch, of product1m's pictures
+    config.data.max_pixels = 64_000_000  # larger pictures are refused unread
+    config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 28
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
     config.data.vocab_size = 1000
@@ -86,8 +97,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
     config.model.regions = ConfigDict(
         {
-            "kind": "proposals",  # proposals | grid
-            "count": 10,  # proposals of a picture
+            "kind": "proposals",  # proposals | grid | precomputed
+            "count": 10,  # proposals of a picture, or precomputed regions
+            "width": 2048,  # numbers of a precomputed region
             "overlap": 0.5,  # IoU above which one of two proposals is left out
             "min_score": 0.5,  # proposals that are less likely a product are no regions
         }
@@ -169,4 +181,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.update_from_flattened_dict(PUBLISHED)
     if "grid" in given:
         config.model.regions.kind = "grid"
+    if "precomputed" in given:
+        config.model.regions.update(kind="precomputed", count=36)
+        config.data.fit = "stretch"  # their boxes are shares of the whole picture
     return config.lock()

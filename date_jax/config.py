@@ -19,10 +19,10 @@ CHOICES = {
     "modality": ("both", "image", "text"),
     "losses.kind": ("hinge", "softmax"),
     "method": ("date", "source_only", "oracle"),
-    "data.name": ("shop", "files", "suites", "suppliers", "published"),
+    "data.name": ("shop", "files", "suites", "product1m", "suppliers", "published"),
     "data.fit": ("letterbox", "stretch"),
     "model.dtype": ("float32", "bfloat16"),
-    "model.regions.kind": ("proposals", "grid"),
+    "model.regions.kind": ("proposals", "grid", "precomputed"),
     "model.image.pooling": ("rep", "mean", "multi_scale"),
     "retrieval.embedding": ("author", "sum"),
     "retrieval.merge": ("round_robin", "max"),
@@ -43,6 +43,7 @@ PATHS = {  # by data.name, what cannot be empty
         "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
     },
     "published": {"path": "the authors' JSON file", "images": "the folder of its pictures"},
+    "product1m": {"path": "the folder of its lists", "images": "the folder of its pictures"},
 }
 
 
@@ -71,7 +72,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("model.fusion.layers", "model.fusion.heads", "model.fusion.mlp_width"),
             *(f"data.suites.{kind}" for kind in ("posts", "composites", "queries", "views")),
             *("data.suites.products", "data.suites.unseen"),
-            *("model.regions.count", "retrieval.instances"),
+            *("model.regions.count", "model.regions.width", "retrieval.instances"),
             *("data.suppliers.products", "model.embedding", "losses.nearest"),
             *("model.joint.layers", "model.joint.heads", "model.joint.mlp_width"),
             *(f"data.clicks.{least}" for least in ("rows", "min_support", "max_clicks")),
@@ -200,6 +201,8 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
     yield from _lacking_paths(config)
     if _get(config, "data.target") is not None:
         yield from _data_contradictions(config)
+    if "regions" in config.data:
+        yield from _region_contradictions(config)
     if "stages" in config and config.stages.align > config.stages.pseudo:
         yield (
             f"config.stages.align={config.stages.align}: must not be above "
@@ -247,6 +250,25 @@ def _lacking_paths(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.data.clicks.without={without}: no clicks are simulated where pairs are given; "
             'leave it ""'
+        )
+
+
+def _region_contradictions(config: ConfigDict) -> Iterator[str]:
+    precomputed = config.model.regions.kind == "precomputed"
+    if precomputed and not config.data.regions:
+        yield (
+            "config.data.regions is empty, but config.model.regions.kind=precomputed: name the "
+            "folder that date_jax.data.region_files wrote"
+        )
+    if config.data.regions and not precomputed:
+        yield (
+            f"config.data.regions={config.data.regions}: not read unless "
+            "config.model.regions.kind=precomputed"
+        )
+    if precomputed and config.data.fit != "stretch":
+        yield (
+            f"config.data.fit={config.data.fit}: precomputed regions lie in shares of the whole "
+            "picture; set fit=stretch"
         )
 
 
@@ -370,7 +392,7 @@ def _stream_misfits(config: ConfigDict) -> Iterator[str]:
     side = config.data.image_size // (
         config.model.image.patch * 2 ** (len(config.model.image.depths) - 1)
     )
-    if wanted.count > side**2:
+    if wanted.count > side**2 and wanted.kind != "precomputed":
         yield f"config.model.regions.count={wanted.count}: there are {side**2} tokens to propose"
     if config.retrieval.instances > wanted.count:
         yield (

@@ -283,7 +283,8 @@ def show(job: Job, step: int, label: str, drawn: Callable[[], np.ndarray]) -> np
 
 
 def finished(job: Job, state: State) -> dict[str, Any]:
-    """Evaluates the trained network, writes results.json and predictions.png, returns the former.
+    """Evaluates the trained network, writes results.json, predictions.png and what else the course
+    keeps of each split; returns the first.
 
     Raises:
         CheckpointError: the last save failed.
@@ -309,6 +310,9 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         if sheet is not None:
             pictures.write(job.directory / "predictions.png", sheet)
     if jax.process_index() == 0:
+        for evaluated in found.values():
+            for file, write in evaluated.files.items():
+                write(job.directory / file)
         (job.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     job.progress.say(progress.evaluation_table(metrics, job.course.columns))
     job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")

@@ -22,6 +22,8 @@ _FREE = (
     "mesh.",
     "data.cache_dir",
     "data.path",
+    "data.images",
+    "data.regions",
     "init.",
     "model.remat",
     "model.scan",

@@ -79,6 +79,7 @@ def tiny_capture_sizes() -> dict[str, Any]:
         "model.image.depths": (1, 1),
         "model.image.heads": (2, 2),
         "model.regions.count": 6,
+        "model.regions.width": 40,
         "retrieval.instances": 3,
         "log.every": 2,
         "eval.every": 4,

@@ -46,6 +46,12 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
             assert {"author_round_robin", "sum_max", "whole_post", "text_alone"} <= ways
             assert metrics["map_at_10"] == metrics["author_round_robin/map_at_10"]
             assert all(0 <= metrics[f"{way}/mar_at_100"] <= 1 for way in ways)
+            written = (uninterrupted / f"ranked_{name}.csv").read_text().splitlines()
+            lists = [row.split(",") for row in written]
+            assert [query for query, *_ in lists] == [f"{name}_{row}" for row in range(12)]
+            assert {each.rpartition("_")[0] for _, *ids in lists for each in ids} == {
+                f"single_{name.rpartition('_')[2]}"
+            }
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
 

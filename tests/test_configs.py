@@ -17,9 +17,11 @@ from configs import pgda
 from date_jax import adaptation, sharding
 from date_jax import config as rules
 from date_jax.courses import COURSES, same_style
-from date_jax.data import catalogue, pipeline
+from date_jax.courses import capture as courses_capture
+from date_jax.data import catalogue, pipeline, posts
 from date_jax.train_step import train_step
 from date_jax.workdir import flat
+from tests import test_product1m
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -103,6 +105,17 @@ def offers_written_out(corpus: catalogue.Catalogue, folder: Path) -> None:
     (folder / "pairs.json").write_text(json.dumps(objects))
 
 
+def posts_written_out(config: ConfigDict, corpus: posts.Posts, folder: Path) -> None:
+    """Rendered posts as the files that the config asks for, and the config's paths to them."""
+    if config.data.name == "product1m":
+        test_product1m.write_lists(corpus, folder, test_product1m.as_published)
+        test_product1m.write_pictures(corpus, folder)
+        config.data.update(path=str(folder), images=str(folder))
+    if config.model.regions.kind == "precomputed":
+        test_product1m.write_regions(corpus, folder / "regions", count=6)
+        config.data.regions = str(folder / "regions")
+
+
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_every_config_gives_data_and_a_step_that_fit(
     name: str,
@@ -120,6 +133,10 @@ def test_every_config_gives_data_and_a_step_that_fit(
         file = {"files": "offers.csv", "published": "pairs.json"}[argument]
         config.data.update(path=str(tmp_path / file), images=str(tmp_path))
         config.data.pairs = str(tmp_path / "pairs.csv")
+    elif config.task == "capture" and {"product1m", "precomputed"} & set(argument.split(",")):
+        rendered = importlib.import_module("configs.capture").get_config()
+        rendered = made_small(rendered, tiny_config, {"capture": tiny_capture_sizes})
+        posts_written_out(config, courses_capture.load(rendered), tmp_path)
     elif config.data.name == "files":
         config.data.path = str(written_out(pipeline.load(tiny_config.data), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from date_jax.courses.course import Course, Evaluate, Evaluated
 from date_jax.data import pipeline, posts
 from date_jax.data.tokenizer import MIRRORED
+from date_jax.errors import DataError
 from date_jax.evals import findings, pictures, proposals, ranked_lists, search
 from date_jax.evals.collect import collector
 from date_jax.tasks import capture
@@ -24,8 +26,21 @@ QUERY = ("vectors", "proposal_box", "instance_box", "instance_mask", "instance_v
 
 
 def load(config: ConfigDict) -> posts.Posts:
-    """The posts of `config.data`; raises as `posts.load` does."""
-    return posts.load(config.data)
+    """The posts of `config.data`.
+
+    Raises:
+        DataError: regions found beforehand are not as many, or as wide, as the config says; and as
+            `posts.load`.
+    """
+    corpus = posts.load(config.data)
+    wanted = config.model.regions
+    if corpus.regions and corpus.regions.shape != (wanted.count, wanted.width):
+        count, width = corpus.regions.shape
+        raise DataError(
+            f"config.data.regions={config.data.regions} holds {count} regions of {width} numbers; "
+            f"set --config.model.regions.count={count} --config.model.regions.width={width}"
+        )
+    return corpus
 
 
 def task(config: ConfigDict, corpus: posts.Posts) -> Task:
@@ -39,7 +54,8 @@ def task(config: ConfigDict, corpus: posts.Posts) -> Task:
 def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterator[dict[str, Any]]:
     """This process's part of the batch of each step from `first_step`, without end.
 
-    Posts have no box and no label, composites no title.
+    Posts have no box and no label, composites no title. Where regions were found beforehand, posts
+    have these in place of their pictures, and there are no composites.
     """
     options = {
         "batch_size": config.batch_size,
@@ -48,8 +64,17 @@ def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterato
         "process_count": jax.process_count(),
     }
     titled = pipeline.train_batches(
-        corpus, ["post_train"], seed=config.seed, boxes=False, columns=TEXT, **options
+        corpus,
+        ["post_train"],
+        seed=config.seed,
+        boxes=False,
+        columns=TEXT,
+        regions=corpus.regions is not None,
+        **options,
     )
+    if corpus.regions:
+        for post in titled:
+            yield {"posts": post}
     pasted = pipeline.train_batches(
         corpus, ["composite_train"], seed=config.seed + 1, boxes=True, columns=(), **options
     )
@@ -77,8 +102,9 @@ def evaluator(
             corpus,
             [name],
             batch_size=config.eval.batch_size,
-            boxes=True,
+            boxes=bool(corpus.splits[name].records.has_box().any()),
             columns=TEXT,
+            regions=corpus.splits[name].region_row is not None,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -86,28 +112,31 @@ def evaluator(
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[str, Evaluated]]:
+        galleries: dict[str, np.ndarray] = {}
         for kind in kinds:
-            rows = collect_boxes(params, rows_of(f"composite_{kind}"), should_stop=should_stop)
             name = f"composite_{kind}"
-            shown = partial(proposals_sheet, corpus, name, rows["proposal_box"])
-            yield name, Evaluated(proposals.metrics(**of_boxes(rows)), shown)
+            if name in corpus.splits and not corpus.regions:
+                rows = collect_boxes(params, rows_of(name), should_stop=should_stop)
+                shown = partial(proposals_sheet, corpus, name, rows["proposal_box"])
+                yield name, Evaluated(of_boxes(rows), shown)
 
-            gallery = collect_gallery(params, rows_of(f"single_{kind}"), should_stop=should_stop)
+            among = posts.gallery(corpus, kind)
             for name in (f"suite_{kind}", f"unseen_{kind}"):
                 if name in corpus.splits:
+                    if among not in galleries:
+                        found = collect_gallery(params, rows_of(among), should_stop=should_stop)
+                        galleries[among] = found["vectors"]
                     rows = collect_queries(params, rows_of(name), should_stop=should_stop)
-                    yield name, found_in(config, corpus, name, rows, gallery["vectors"], mesh)
+                    yield name, found_in(config, corpus, name, rows, galleries[among], mesh)
 
     return evaluate
 
 
-def of_boxes(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `proposals.metrics` is given of a split's rows."""
-    return {
-        "proposed_xyxy": rows["proposal_box"],
-        "true_cxcywh": rows["true_box_cxcywh"],
-        "mask": rows["box_mask"],
-    }
+def of_boxes(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """The measures of a split's proposals; none where its boxes are unknown."""
+    if "true_box_cxcywh" not in rows:
+        return {}
+    return proposals.metrics(rows["proposal_box"], rows["true_box_cxcywh"], rows["box_mask"])
 
 
 def found_in(
@@ -118,14 +147,16 @@ def found_in(
     gallery: np.ndarray,
     mesh: jax.sharding.Mesh,
 ) -> Evaluated:
-    """The measures of one split of queries, in the config's form and in all others beside it.
+    """The measures of one split of queries, in the config's form and in all others beside it, and
+    the lists in the config's form, to be kept as `ranked_<name>.csv`.
 
     Args:
         rows: what was collected of the queries.
         gallery: `vectors` of the posts among which products are searched.
     """
-    split, single = corpus.splits[name], f"single_{name.rpartition('_')[2]}"
-    labels = [some[0] for some in corpus.splits[single].labels()]
+    single = posts.gallery(corpus, name.rpartition("_")[2])
+    split, among = corpus.splits[name], corpus.splits[single]
+    labels = [some[0] for some in among.labels()]
     wanted, first = ranked_lists.numbered(split.labels(), labels)
     lists = search.all_lists(rows, gallery, mesh=mesh)
     chosen = f"{config.retrieval.embedding}_{config.retrieval.merge}"
@@ -133,12 +164,17 @@ def found_in(
     for how, found in lists.items():
         each = ranked_lists.metrics(found, wanted, first)
         metrics |= {f"{how}/{measure}": value for measure, value in each.items()}
-    metrics |= proposals.metrics(**of_boxes(rows))
+    metrics |= of_boxes(rows)
     metrics |= {"instances": float(rows["instance_mask"].sum(axis=1).mean())}
+
+    def written(path: Path) -> None:
+        ranked_lists.write(path, lists[chosen], split.ids(), among.ids())
+
     form = search.EMBEDDINGS[config.retrieval.embedding]
     nearest = search.hits(form, rows["instance_vectors"], gallery, SHOWN, mesh=mesh).index
     right = (first[nearest][..., None] == wanted[:, None, None]).any(axis=-1)
-    return Evaluated(metrics, partial(findings_sheet, corpus, (name, single), rows, nearest, right))
+    shown = partial(findings_sheet, corpus, (name, single), rows, nearest, right)
+    return Evaluated(metrics, shown, {f"ranked_{name}.csv": written})
 
 
 def findings_sheet(

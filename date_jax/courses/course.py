@@ -1,6 +1,8 @@
 """What the loop asks of a kind of problem: its data, its batches, and what is measured."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import UInt8
@@ -16,10 +18,12 @@ class Evaluated(NamedTuple):
         metrics: by name.
         sheet: `(count, title) -> picture [Y X 3]` of that many examples; reads them again, so it is
             asked for on one host only.
+        files: what else a finished run keeps of it, by name: writes the file; on one host only.
     """
 
     metrics: dict[str, float]
     sheet: Callable[[int, str], UInt8[ndarray, "Y X 3"]]
+    files: Mapping[str, Callable[[Path], None]] = MappingProxyType({})
 
 
 # `(params, kinds, should_stop)`, kinds such as ("val", "test") -> name and outcome of each split of

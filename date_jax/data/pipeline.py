@@ -39,6 +39,7 @@ def train_batches(
     start_step: int,
     boxes: bool,
     columns: Sequence[str] = COLUMNS,
+    regions: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
@@ -52,6 +53,8 @@ def train_batches(
         start_step: the first batch; the order does not depend on where a run began.
         boxes: whether batches hold `box_cxcywh` and `box_mask`. Without, boxes are not even read.
         columns: attributes of the splits that batches hold.
+        regions: whether batches hold the corpus' `regions`, `region_box_xyxy` and `region_mask` in
+            place of `image`.
         process_index: which rows: the p-th of `process_count` equal parts of each batch.
         process_count: how many processes share a batch.
     """
@@ -67,8 +70,9 @@ def train_batches(
         return _shuffled(number, size, seed, stream, rows)
 
     steps = _steps_from(start_step, batch_size)
-    for index, image in _pictures(corpus, names, steps, row_numbers, rows):
-        yield {"image": image, **rows_of[index], "mask": np.ones(rows, bool)}
+    read = _regions if regions else _pictures
+    for index, seen in read(corpus, names, steps, row_numbers, rows):
+        yield {**seen, **rows_of[index], "mask": np.ones(rows, bool)}
 
 
 def pair_batches(
@@ -103,8 +107,8 @@ def pair_batches(
         return tf.reshape(tf.transpose(tf.gather(both, pair)), [2 * rows])
 
     steps = _steps_from(start_step, batch_size)
-    for index, image in _pictures(corpus, [name], steps, row_numbers, 2 * rows):
-        found = {"image": image, **rows_of[index], "mask": np.ones(2 * rows, bool)}
+    for index, seen in _pictures(corpus, [name], steps, row_numbers, 2 * rows):
+        found = {**seen, **rows_of[index], "mask": np.ones(2 * rows, bool)}
         yield {
             "trigger": {key: value[:rows] for key, value in found.items()},
             "offer": {key: value[rows:] for key, value in found.items()},
@@ -136,6 +140,7 @@ def eval_batches(
     batch_size: int,
     boxes: bool,
     columns: Sequence[str] = COLUMNS,
+    regions: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
@@ -154,10 +159,10 @@ def eval_batches(
         )
 
     steps = tf.data.Dataset.range(-(-rows_of.size // batch_size))
-    batches = _pictures(corpus, names, steps, row_numbers, rows)
-    for step, (index, image) in enumerate(batches):
+    batches = (_regions if regions else _pictures)(corpus, names, steps, row_numbers, rows)
+    for step, (index, seen) in enumerate(batches):
         mask = step * batch_size + first + np.arange(rows) < rows_of.size
-        batch = {"image": image, **rows_of[index], "mask": mask}
+        batch = {**seen, **rows_of[index], "mask": mask}
         if boxes:
             batch["box_mask"] &= mask.reshape(-1, *[1] * (batch["box_mask"].ndim - 1))
         yield batch
@@ -214,8 +219,12 @@ def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int
 
 def _pictures(
     corpus: Any, names: list[str], steps: Any, row_numbers: Callable, rows: int
-) -> Iterator[tuple[Int[np.ndarray, " B"], np.ndarray]]:
-    """Row numbers and pictures of the batch of each of `steps`, read and decoded ahead."""
+) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+    """Row numbers and `image` of the batch of each of `steps`, read and decoded ahead.
+
+    Raises:
+        DataError: a record cannot be read.
+    """
     tf = tensorflow()
     splits = [corpus.splits[name].records for name in names]
     records = Records(splits)
@@ -226,29 +235,60 @@ def _pictures(
         decoded = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         return tf.ensure_shape(decoded, shape)
 
-    def batch(step: Any) -> tuple[Any, Any]:
-        index = tf.ensure_shape(row_numbers(step), [rows])
+    def read(index: Any) -> dict[str, Any]:
         record = tf.ensure_shape(tf.numpy_function(records.__getitem__, [index], tf.string), [rows])
         encoded = tf.io.parse_example(record, spec)["image"]
-        return index, tf.map_fn(picture, encoded, fn_output_signature=tf.uint8)
+        return {"image": tf.map_fn(picture, encoded, fn_output_signature=tf.uint8)}
+
+    try:
+        yield from _ahead(steps, row_numbers, rows, read)
+    except tf.errors.OpError as error:
+        folders = sorted({str(split.shards[0].path.parent) for split in splits})
+        raise DataError(
+            f"a prepared record of {', '.join(names)} cannot be read: "
+            f"{_reason(error)}\n"
+            f"  delete {', '.join(folders)} and start again: it is made anew"
+        ) from error
+
+
+def _regions(
+    corpus: Any, names: list[str], steps: Any, row_numbers: Callable, rows: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+    """As `_pictures`: `regions [B R F]`, `region_box_xyxy [B R 4]` and `region_mask [B R]`."""
+    tf = tensorflow()
+    files = corpus.regions
+    at = np.concatenate([corpus.splits[name].region_row for name in names])
+    count, width = files.shape
+    kinds = {
+        "regions": (tf.as_dtype(files.dtype), [rows, count, width]),
+        "region_box_xyxy": (tf.float32, [rows, count, 4]),
+        "region_mask": (tf.bool, [rows, count]),
+    }
+
+    def read(index: Any) -> dict[str, Any]:
+        found = tf.numpy_function(
+            lambda rows: tuple(files[at[rows]]), [index], [kind for kind, _ in kinds.values()]
+        )
+        shapes = [shape for _, shape in kinds.values()]
+        return dict(zip(kinds, map(tf.ensure_shape, found, shapes), strict=True))
+
+    yield from _ahead(steps, row_numbers, rows, read)
+
+
+def _ahead(
+    steps: Any, row_numbers: Callable, rows: int, read: Callable[[Any], dict[str, Any]]
+) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+    """Row numbers of the batch of each of `steps`, and what `read` finds there, before asked."""
+    tf = tensorflow()
+
+    def batch(step: Any) -> tuple[Any, Any]:
+        index = tf.ensure_shape(row_numbers(step), [rows])
+        return index, read(index)
 
     # It is a graph already; AutoGraph would read all of its source to find that out.
     batch = tf.autograph.experimental.do_not_convert(batch)
     batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(AHEAD)
-    iterator = iter(batches.as_numpy_iterator())
-    while True:
-        try:
-            item = next(iterator, None)
-        except tf.errors.OpError as error:
-            folders = sorted({str(split.shards[0].path.parent) for split in splits})
-            raise DataError(
-                f"a prepared record of {', '.join(names)} cannot be read: "
-                f"{_reason(error)}\n"
-                f"  delete {', '.join(folders)} and start again: it is made anew"
-            ) from error
-        if item is None:
-            return
-        yield item
+    yield from batches.as_numpy_iterator()
 
 
 def _reason(error: Exception) -> str:

@@ -60,6 +60,11 @@ class PreparedSplit:
         """A column of texts that the builder has; `image_hash` tells pictures apart."""
         return _texts(self._member(column))
 
+    def has(self, column: str) -> bool:
+        """Whether the builder has it."""
+        with np.load(self.rows, allow_pickle=False) as members:
+            return f"{self.name}.{column}" in members
+
     def box_xyxy(self) -> Float[np.ndarray, "N ... 4"]:
         """Normalised boxes, one or M a row; zeros where the row has none."""
         return self._member("box_xyxy")

@@ -131,6 +131,24 @@ def fills_up(box_xyxy: Float[Array, "B K 4"], *, overlap: float) -> Bool[Array, 
     return ((pairs > overlap) & earlier).any(axis=-1)
 
 
+def close_up(
+    box_xyxy: Float[Array, "B R 4"], mask: Bool[Array, "B R"], frame_xyxy: Float[Array, "B 4"]
+) -> tuple[Float[Array, "B R 4"], Bool[Array, "B R"]]:
+    """Regions as a picture of the frame alone would have them: `(box_xyxy, mask)`.
+
+    Left are those with half of their area or more in the frame; their boxes are cut at its border
+    and become shares of its sides.
+    """
+    low, high = frame_xyxy[:, None, :2], frame_xyxy[:, None, 2:]
+    cut = jnp.concatenate(
+        [jnp.clip(box_xyxy[..., :2], low, high), jnp.clip(box_xyxy[..., 2:], low, high)], axis=-1
+    )
+    area, left = (jnp.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (box_xyxy, cut))
+    twice = jnp.concatenate([low, low], axis=-1)
+    side = jnp.maximum(jnp.concatenate([high - low] * 2, axis=-1), 1e-6)
+    return (cut - twice) / side, mask & (left >= 0.5 * area)
+
+
 def roi_align(
     tokens: Float[Array, "B P C"], box_xyxy: Float[Array, "B K 4"], grid: tuple[int, int]
 ) -> Float[Array, "B K C"]:

@@ -111,8 +111,24 @@ class Capture(nn.Module):
     def seen(self, rows: Batch) -> Regions:
         """The regions of a batch's normalised pictures, or those that it brings along."""
         if "regions" in rows:
-            return Regions(rows["regions"], rows["region_box_xyxy"], rows["region_mask"])
+            feature = rows["regions"].astype(jnp.dtype(self.config.dtype))
+            return Regions(feature, rows["region_box_xyxy"], rows["region_mask"])
         return self.regions(self.tokens(rows["image"]), self.grid(rows["image"]))
+
+    def instances(self, rows: Batch) -> Regions:
+        """The products that pictures show, best first: proposals, or of the regions that a batch
+        brings along those that do not overlap."""
+        if "regions" not in rows:
+            return self.proposed(self.tokens(rows["image"]), self.grid(rows["image"]))
+        seen, count = self.seen(rows), rows["region_mask"].shape[1]
+        # They lie in the detector's order; places without one come last.
+        score = -jnp.arange(count, dtype=jnp.float32)[None] - count * ~seen.mask
+        overlap = self.config.regions.overlap
+        place = regions.best_apart(score, seen.box_xyxy, count, overlap=overlap)
+        box = jnp.take_along_axis(seen.box_xyxy, place[..., None], axis=1)
+        kept = jnp.take_along_axis(seen.mask, place, axis=1)
+        kept &= ~regions.fills_up(box, overlap=overlap)
+        return Regions(jnp.take_along_axis(seen.feature, place[..., None], axis=1), box, kept)
 
     def __call__(
         self, text: Array, text_mask: Array, seen: Regions, *, train: bool = False
@@ -275,25 +291,26 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
 
     `vectors [B 4 E]` are VECTORS of the whole post. Of its K instances: `instance_box [B K 4]`
     (xyxy) and `instance_mask [B K]`, and `instance_vectors [B K 4 E]`, of each one's close-up under
-    the whole title. `proposal_box [B R 4]` are all proposals, best first.
+    the whole title: of its pixels, or of the regions that lie in it where the batch brings those.
+    `proposal_box [B R 4]` are all proposals, best first.
     """
     count = config.retrieval.instances
 
     def bound(params: Params) -> Any:
         return model.bind({"params": params["model"]})
 
+    def plain(batch: Batch) -> Batch:
+        return {**batch, "image": augment.plain(batch["image"])} if "image" in batch else batch
+
     def of(bound: Any, rows: Batch) -> Array:
         out = bound(rows["text"], rows["text_mask"], bound.seen(rows))
         return jnp.stack([out[name] for name in VECTORS], axis=1).astype(jnp.float32)
 
     def vectors(params: Params, batch: Batch) -> Array:
-        if "image" in batch:
-            batch = {**batch, "image": augment.plain(batch["image"])}
-        return of(bound(params), batch)
+        return of(bound(params), plain(batch))
 
     def proposed(params: Params, batch: Batch) -> Regions:
-        net, image = bound(params), augment.plain(batch["image"])
-        return net.proposed(net.tokens(image), net.grid(image))
+        return bound(params).instances(plain(batch))
 
     def proposal_box(params: Params, batch: Batch) -> Array:
         return proposed(params, batch).box_xyxy
@@ -304,19 +321,23 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
     def instance_mask(params: Params, batch: Batch) -> Array:
         return proposed(params, batch).mask[:, :count]
 
-    def instance_vectors(params: Params, batch: Batch) -> Array:
-        box = boxes.cxcywh(instance_box(params, batch)).reshape(-1, 4)
-        each = {k: jnp.repeat(batch[k], count, axis=0) for k in ("image", "text", "text_mask")}
+    def near(each: Batch, box_xyxy: Array) -> Batch:
+        if "regions" in each:
+            box, mask = regions.close_up(each["region_box_xyxy"], each["region_mask"], box_xyxy)
+            return {**each, "region_box_xyxy": box, "region_mask": mask}
         pixels = each["image"].astype(jnp.float32) / 255.0
-        sharp, fill = jnp.ones((len(box),)), pixels.mean(axis=(1, 2))
-        window = augment.close_up(box, config.retrieval.margin)
-        upright = jnp.zeros((len(box),), bool)
-        near = augment.normalised(augment.resampled(pixels, window, upright, sharp, fill))
-        found = of(bound(params), {**each, "image": near})
+        sharp, fill = jnp.ones((len(box_xyxy),)), pixels.mean(axis=(1, 2))
+        window = augment.close_up(boxes.cxcywh(box_xyxy), config.retrieval.margin)
+        upright = jnp.zeros((len(box_xyxy),), bool)
+        cut = augment.resampled(pixels, window, upright, sharp, fill)
+        return {**each, "image": augment.normalised(cut)}
+
+    def instance_vectors(params: Params, batch: Batch) -> Array:
+        box = instance_box(params, batch).reshape(-1, 4)
+        each = {k: jnp.repeat(batch[k], count, axis=0) for k in POST_KEYS if k in batch}
+        found = of(bound(params), near(each, box))
         return found.reshape(-1, count, *found.shape[1:])
 
-    if config.model.regions.kind == "precomputed":
-        return {"vectors": vectors}
     return {
         "vectors": vectors,
         "proposal_box": proposal_box,

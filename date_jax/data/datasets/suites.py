@@ -20,7 +20,8 @@ from date_jax.errors import UsageError
 @dataclasses.dataclass(kw_only=True)
 class SuitesConfig(tfds.core.BuilderConfig):
     """What is rendered: `posts` and `composites` to train on, `queries` of each kind and split,
-    `views` of each gallery product. `workers` processes render it and change nothing in it."""
+    `views` of each gallery product; of these the `kinds`. `workers` processes render it and change
+    nothing in it."""
 
     image_size: int = 64
     posts: int = 10_000
@@ -31,6 +32,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
     unseen: int = 2
     seed: int = 0
     workers: int = 0
+    kinds: tuple[str, ...] = suites.KINDS
     name: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,8 @@ class SuitesConfig(tfds.core.BuilderConfig):
             f"s{self.image_size}_{counts}_p{self.products}_u{self.unseen}_seed{self.seed}_"
             f"{hashlib.sha256(version).hexdigest()[:8]}"
         )
+        if self.kinds != suites.KINDS:
+            self.name += f"_{'_'.join(self.kinds)}"
 
     def jobs(self) -> list[shop.Job]:
         """Kind, split and number of pictures, each a split `<kind>_<split>`."""
@@ -48,7 +52,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
             split: self.views * len(members(self.seed, self.products, split))
             for split in ("val", "test")
         }
-        return [
+        jobs = [
             shop.Job("post", "train", self.posts),
             shop.Job("composite", "train", self.composites),
             *(
@@ -62,6 +66,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
             ),
             shop.Job("unseen", "test", self.queries),
         ]
+        return [job for job in jobs if job.domain in self.kinds]
 
 
 class Suites(tfds.core.GeneratorBasedBuilder):
@@ -117,13 +122,16 @@ def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, d
         )
 
 
-def builder(config: Any, cache: Path) -> Suites:
+def builder(config: Any, cache: Path, kinds: tuple[str, ...] = suites.KINDS) -> Suites:
     """The builder for `config.data`, its records below the folder `cache`.
+
+    Args:
+        kinds: of pictures, all or some.
 
     Raises:
         UsageError: a split would have no products.
     """
-    settings = SuitesConfig(image_size=config.image_size, **config.suites)
+    settings = SuitesConfig(image_size=config.image_size, kinds=kinds, **config.suites)
     for kind, split in (("post", "train"), ("suite", "val"), ("unseen", "test")):
         shown = suites.shelf(kind, split, settings.seed, settings.products, settings.unseen)
         if len(shown) < 2:
