@@ -196,7 +196,7 @@ def test_product1m_s_lists_are_read_and_the_mirror_is_asked_second(
     [
         ("", "is empty"),
         ("a\thttp://x\nonly\n", r"urls\.tsv:2: expected id<TAB>URL, got 'only'"),
-        ("../a\thttp://x\n", r"urls\.tsv:1: the id '\.\./a' cannot name a picture's file"),
+        ("../1\thttp://x\n", r"urls\.tsv:1: the id '\.\./1' cannot name a picture's file"),
     ],
 )
 def test_a_wrong_list_is_answered_with_its_line(tmp_path: Path, content: str, says: str) -> None:

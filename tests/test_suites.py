@@ -114,6 +114,7 @@ def config() -> ConfigDict:
         {
             "name": "suites",
             "cache_dir": "",
+            "regions": "",
             "image_size": 32,
             "text_length": 28,
             "vocab": "",
