@@ -361,7 +361,12 @@ def test_a_config_file_edited_between_two_starts_ends_the_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def edited(
-        plan: list[ablate.Run], found: dict[ablate.Run, Any], _: Any, __: int, write_table: Any
+        plan: list[ablate.Run],
+        found: dict[ablate.Run, Any],
+        _: Any,
+        __: int,
+        write_table: Any,
+        *___: Any,
     ) -> None:
         for run, clip in zip(plan, (pgda.get_config().optim.clip, 9.0), strict=True):
             changes = {"optim.clip": clip}
@@ -428,7 +433,7 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pretended(
-        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, __: int, ___: Any
+        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, *_: Any
     ) -> None:
         assert [run.name for run in plan] == ["both_seekers-0"]
         assert "--config.data.source=mall" in command(plan[0])
