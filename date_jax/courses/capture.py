@@ -73,8 +73,8 @@ def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterato
         **options,
     )
     if corpus.regions:
-        for post in titled:
-            yield {"posts": post}
+        yield from ({"posts": post} for post in titled)
+        return
     pasted = pipeline.train_batches(
         corpus, ["composite_train"], seed=config.seed + 1, boxes=True, columns=(), **options
     )
