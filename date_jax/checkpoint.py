@@ -32,6 +32,7 @@ from date_jax import sharding
 from date_jax.errors import CheckpointError
 
 _ODD = 2654435761  # Knuth's multiplier, 2^32 over the golden ratio
+_SMALLEST_SLICE = 2**20  # bytes
 
 
 def _words(leaf: Array) -> Array:
@@ -63,6 +64,21 @@ def fingerprint(leaf: Array) -> UInt32[Array, ""]:
 def _fingerprints(leaves: list[Array]) -> tuple[Array, Array]:
     finite = [jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([fingerprint(x) for x in leaves]), jnp.stack([*finite, jnp.array(True)])
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    """Who writes what; each device writes a share of a large copied array, the first a small one.
+
+    Left alone, Orbax cuts every array into as many pieces as there are devices, each of them a
+    small program to compile.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALLEST_SLICE)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    trees = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    handlers.add("state", ocp.args.PyTreeSave, trees)
+    handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    return handlers
 
 
 def _is_key(leaf: Any) -> bool:
@@ -222,7 +238,7 @@ class Checkpoints:
             self._opened().save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(plain), meta=ocp.args.JsonSave(signed)
+                    state=ocp.args.PyTreeSave(plain), meta=ocp.args.JsonSave(signed)
                 ),
                 force=True,
             )
@@ -284,7 +300,9 @@ class Checkpoints:
     def _opened(self) -> ocp.CheckpointManager:
         # Not before the bad steps are set aside: its constructor reads all of them.
         if self._manager is None:
-            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=self._options, handler_registry=_handlers()
+            )
         return self._manager
 
     def _failure(self, error: Exception) -> CheckpointError:

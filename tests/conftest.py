@@ -18,8 +18,14 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:
     os.environ["DATE_JAX_CACHE"] = tempfile.mkdtemp(prefix="date_jax_tests_")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What is compiled here runs a few times: half the time of compiling it goes into making it fast.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# What is compiled here runs a few times: more than half the time of compiling it goes into making
+# it fast.
+_COMPILE_QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_COMPILE_QUICKLY])
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -14,7 +14,6 @@ from date_jax.tasks import capture
 from date_jax.tasks.task import Task
 
 ROWS, VOCAB, LENGTH, MASK = 16, 24, 6, 4
-QUICK = {"xla_backend_optimization_level": 0}  # compiled once, run a few times
 TERMS = {"words", "regions", "contrast", "objectness", "box", "loss"}
 
 
@@ -84,7 +83,7 @@ def loss_of(task: Task) -> Any:
 
 
 def compiled(function: Any, *inputs: Any) -> Any:
-    return jax.jit(function).lower(*inputs).compile(QUICK)
+    return jax.jit(function).lower(*inputs).compile()
 
 
 class Compiled:

@@ -35,7 +35,7 @@ def inputs() -> dict[str, Any]:
 
 def compiled(function: Any, *inputs: Any) -> Any:
     """Without optimisation: it runs a few times."""
-    return jax.jit(function).lower(*inputs).compile({"xla_backend_optimization_level": 0})
+    return jax.jit(function).lower(*inputs).compile()
 
 
 def in_shape(module: Any, *arguments: Any, **options: Any) -> Any:

@@ -21,7 +21,7 @@ def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def compiled(function: Any, *inputs: Any) -> Any:
     """Without optimisation: it runs once."""
-    return jax.jit(function).lower(*inputs).compile({"xla_backend_optimization_level": 0})
+    return jax.jit(function).lower(*inputs).compile()
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from date_jax import sharding
 from date_jax.tasks import same_style
 from date_jax.tasks.task import Task
-from tests.test_tasks import QUICK, ROWS, VOCAB, domain, plain_view
+from tests.test_tasks import ROWS, VOCAB, domain, plain_view
 
 LOSSES = {
     "kind": "hinge",
@@ -67,7 +67,7 @@ def stepped(task: Task, given: Any, mesh: Any = None) -> Any:
             )
 
     params = some_params(task)
-    return jax.device_get(jax.jit(step).lower(params, given).compile(QUICK)(params, given))
+    return jax.device_get(jax.jit(step).lower(params, given).compile()(params, given))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(config: ConfigDict) -> None:

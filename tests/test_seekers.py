@@ -24,7 +24,7 @@ def inputs() -> tuple[jax.Array, jax.Array]:
 
 def run(function: Any, *inputs: Any) -> Any:
     """`function(*inputs)`, compiled without optimisation: it runs once."""
-    return jax.jit(function).lower(*inputs).compile({"xla_backend_optimization_level": 0})(*inputs)
+    return jax.jit(function).lower(*inputs).compile()(*inputs)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["pre_norm", "post_norm"])

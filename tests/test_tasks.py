@@ -19,7 +19,6 @@ from date_jax.tasks import date, pgda
 from date_jax.tasks.task import Task
 
 ROWS, VOCAB = 8, 20
-QUICK = {"xla_backend_optimization_level": 0}  # compiled once, run a few times
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ class Compiled:
         self.params = some_params(self.task)
         self.step = step_of(self.task)
         self.lowered = self.step.lower(self.params, self.with_target_boxes(some_boxes(4)))
-        self._run = self.lowered.compile(QUICK)
+        self._run = self.lowered.compile()
 
     @staticmethod
     def with_target_boxes(boxes: np.ndarray, **changes: Any) -> Any:
@@ -225,7 +224,7 @@ def test_every_other_option_takes_a_gradient_step(
     config.update_from_flattened_dict(OPTIONS[name])
     task = built(config)
     params, given = some_params(task), batch()
-    step = step_of(task).lower(params, given).compile(QUICK)
+    step = step_of(task).lower(params, given).compile()
     (loss, terms), gradient = jax.device_get(step(params, given))
     assert all(np.shape(term) == () and np.isfinite(term) for term in terms.values())
     assert jax.tree.all(jax.tree.map(lambda leaf: np.isfinite(leaf).all(), gradient))
@@ -280,7 +279,7 @@ def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> 
     task = built(config)
     params = some_params(task)
     predict = jax.jit(lambda p, b: {name: f(p, b) for name, f in task.predict.items()})
-    found = jax.device_get(predict.lower(params, domain(0)).compile(QUICK)(params, domain(0)))
+    found = jax.device_get(predict.lower(params, domain(0)).compile()(params, domain(0)))
     assert found.keys() == {
         *("image_embedding", "query_embedding", "box_cxcywh"),
         *("pseudo_box_cxcywh", "agreement"),
