@@ -22,7 +22,8 @@ from ml_collections.config_flags import tuple_parser
 from date_jax.errors import CheckpointError, Preempted, UsageError, UserError, nearest
 
 EXAMPLE = "--config=configs/pgda.py"
-SHARED = (UsageError, CheckpointError, Preempted)  # alike on all hosts, so only host 0 tells
+# Alike on all hosts once they have met, so only host 0 tells.
+SHARED = (UsageError, CheckpointError, Preempted)
 INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT and + SIGPIPE, as shells count
 HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
@@ -49,8 +50,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = error.exit_code
         if "--debug" in argv:
             traceback.print_exc()
-        index, _ = process(argv)
-        if index == 0 or not isinstance(error, SHARED):
+        index, met = process(argv)
+        if index == 0 or met == 1 or not isinstance(error, SHARED):
             label = "stopped" if isinstance(error, Preempted) else "error"
             place = f" on host {index}" if index else ""
             print(f"{label}{place}: {error}", file=sys.stderr)

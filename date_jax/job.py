@@ -44,14 +44,14 @@ class Job:
 def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tuple[Job, State]:
     """All parts of the loop, and the state: the latest saved one, or the first."""
     begun = time.perf_counter()
-    resumes = bool(steps_in(directory / "checkpoints"))
-    published = {} if resumes else on_all_hosts(lambda: pretrained.given(config))
+    saved = steps_in(directory / "checkpoints")
+    workdir.require_equal_hosts({"what it sees of --workdir": saved})
+    published = {} if saved else on_all_hosts(lambda: pretrained.given(config))
     course = COURSES[config.task]
     corpus = course.load(config)
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
-    weights_read = {"weights": pretrained.digest(published)}
-    workdir.require_equal_hosts(workdir.flat(config.to_dict()) | identity | weights_read)
+    workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
     if "text" in published:
         pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
     mesh = sharding.device_mesh(config.mesh.fsdp)

@@ -16,8 +16,9 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from date_jax import commandline
+from date_jax.data.cache import cache_folder
 from date_jax.errors import SetupError, UsageError
-from date_jax.rendezvous import meet
+from date_jax.rendezvous import is_cluster, meet
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "file with get_config(), file:argument")
 _WORKDIR = flags.DEFINE_string("workdir", None, "of the run; default runs/<config>-<time>")
@@ -42,7 +43,9 @@ def main(_: list[str]) -> None:
 
     from date_jax.config import validate
     from date_jax.train import steps_to_trace, train
+    from date_jax.workdir import code_version, flat, require_equal_hosts
 
+    require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()})
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
     train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(), profile=profile)
@@ -52,7 +55,7 @@ def _start_jax(config: ConfigDict) -> None:
     """Finds the devices of all processes."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(_cache(config) / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder(config.data) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if _CPU_DEVICES.value is not None:
         jax.config.update("jax_platforms", "cpu")
@@ -81,23 +84,11 @@ def _start_jax(config: ConfigDict) -> None:
         if _COORDINATOR.value:
             index, count = _INDEX.value, _COUNT.value
             meet(_COORDINATOR.value, index=index, count=count, timeout=_PATIENCE)
-        if _COORDINATOR.value or _DISTRIBUTED.value or _is_cluster():
+        if _COORDINATOR.value or _DISTRIBUTED.value or is_cluster(os.environ):
             jax.distributed.initialize(**options)
         jax.devices()
     except (RuntimeError, ValueError) as error:
         raise SetupError(f"JAX finds no devices or hosts: {str(error).splitlines()[0]}") from error
-
-
-def _is_cluster() -> bool:
-    """Whether a TPU pod or SLURM has started several of us, which JAX can then find by itself."""
-    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get(
-        "TPU_WORKER_HOSTNAMES", ""
-    )
-
-
-def _cache(config: ConfigDict) -> Path:
-    named = config.data.cache_dir or os.environ.get("DATE_JAX_CACHE", "")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "date_jax"
 
 
 def _default_workdir() -> Path:

@@ -7,10 +7,17 @@ import contextlib
 import socket
 import sys
 import time
+from collections.abc import Mapping
 
 from date_jax.errors import SetupError, UsageError
 
 _REMINDER = 10.0  # seconds between two lines about who is missing
+
+
+def is_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether SLURM, GKE or a pair of TPU slices has started several of us, which JAX can find."""
+    counts = (environment.get(name, "1") for name in ("SLURM_NTASKS", "MEGASCALE_NUM_SLICES"))
+    return any(int(n) > 1 for n in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def meet(coordinator: str, *, index: int, count: int, timeout: float) -> None:

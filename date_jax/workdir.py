@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def code_version() -> str:
 def require_equal_hosts(values: dict[str, Any]) -> None:
     """Raises UsageError naming host and key if a value differs between processes.
 
-    Replicas that start unequal do not fail: they diverge silently.
+    Replicas that start unequal do not fail: they diverge silently, or wait for one another.
 
     Args:
         values: flat, JSON values: config, code version, data.
@@ -155,14 +156,21 @@ def require_equal_hosts(values: dict[str, Any]) -> None:
     def number(text: str) -> int:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
+    def refuse(host: int, what: str) -> None:
+        raise UsageError(f"host {host} differs from host 0 in {what}: start all alike")
+
+    # Known without asking, and JAX cannot gather where they differ.
+    devices = Counter(device.process_index for device in jax.devices())
+    for host in sorted(devices):
+        if devices[host] != devices[0]:
+            refuse(host, f"the number of devices ({devices[host]} and {devices[0]})")
     keys = sorted(values)
-    if len({int(n) for n in sharding.rows_of_hosts(np.array(number(str(keys)), np.uint32))}) > 1:
-        raise UsageError("the hosts run with different sets of config keys: start all from one")
+    sets = sharding.rows_of_hosts(np.array(number(str(keys)), np.uint32))
+    for host in np.flatnonzero(sets != sets[0]):
+        refuse(int(host), "which keys its config has")
     local = np.array([number(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
     hosts = sharding.rows_of_hosts(local)
     for host, row in enumerate(hosts):
         unequal = [key for key, differs in zip(keys, row != hosts[0], strict=True) if differs]
         if unequal:
-            raise UsageError(
-                f"host {host} differs from host 0 in {', '.join(unequal[:5])}: start all alike"
-            )
+            refuse(host, ", ".join(unequal[:5]))

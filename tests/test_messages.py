@@ -316,24 +316,28 @@ def test_debug_shows_the_traceback_of_a_users_mistake(
 
 
 @pytest.mark.parametrize(
-    ("index", "error", "says"),
+    ("index", "met", "error", "says"),
     [
-        (0, errors.UsageError("all made it"), "error: all made it\n"),
-        (1, errors.UsageError("all made it"), ""),
-        (0, errors.DataError("one disk"), "error: one disk\n"),
-        (1, errors.DataError("one disk"), "error on host 1: one disk\n"),
+        (0, 2, errors.UsageError("all made it"), "error: all made it\n"),
+        (1, 2, errors.UsageError("all made it"), ""),
+        (1, 1, errors.UsageError("it is alone"), "error on host 1: it is alone\n"),
+        (0, 2, errors.DataError("one disk"), "error: one disk\n"),
+        (1, 2, errors.DataError("one disk"), "error on host 1: one disk\n"),
     ],
 )
 def test_what_all_hosts_share_is_said_once(
     index: int,
+    met: int,
     error: errors.UserError,
     says: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(commandline, "parse", lambda argv, known: argv)
+    monkeypatch.setattr(commandline, "process", lambda argv=(): (index, met))
+    monkeypatch.setattr(commandline, "leave", sys.exit)
     with pytest.raises(SystemExit):
-        commandline.run(raising(error), ["main.py", f"--process_index={index}"])
+        commandline.run(raising(error), ["main.py"])
     assert capsys.readouterr().err == says
 
 

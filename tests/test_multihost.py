@@ -1,7 +1,9 @@
 """Real processes: the command, its signals and its exit codes, over loopback."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,23 +11,30 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from date_jax import checkpoint, train, workdir
+from tests.test_files import rows_of, write_jsonl
 from tests.test_train import lines
 
 
 def started(
     config: ConfigDict,
     directory: Path,
-    root: Path,
+    start_in: Path | list[Path],
     *,
     processes: int,
     devices: int = 1,
     config_file: str = "configs/pgda.py",
+    options: list[list[str]] | None = None,
+    environments: list[dict[str, str]] | None = None,
 ) -> list[subprocess.Popen]:
-    """A job as that many processes with `devices` each; their output goes to files."""
+    """A job as that many processes with `devices` each; their output goes to files.
+
+    `options`, `environments` and, as a list, `start_in` are of each process.
+    """
     command = [sys.executable, "-m", "date_jax.main", f"--config={config_file}"]
     values = workdir.flat(config.to_dict())
     command += [f"--config.{key}={value}" for key, value in values.items()]
@@ -36,10 +45,17 @@ def started(
             command += [f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
     made = []
     for index in range(processes):
-        place = [f"--process_count={processes}", f"--process_index={index}"]
+        own = [f"--process_count={processes}", f"--process_index={index}"]
+        own += options[index] if options else []
         with (directory.parent / f"{processes}_{index}.txt").open("w") as output:
             made.append(
-                subprocess.Popen(command + place, cwd=root, stdout=output, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command + own,
+                    cwd=start_in[index] if isinstance(start_in, list) else start_in,
+                    env=environments[index] if environments else None,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
             )
     return made
 
@@ -57,7 +73,7 @@ def wait_for(pattern: str, process: subprocess.Popen, directory: Path, processes
 def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     tiny_config: ConfigDict, tmp_path: Path, root: Path
 ) -> None:
-    """Preemption, two processes = one, another topology: in three processes all told."""
+    """Preemption, two processes = one, another topology: in four processes all told."""
     config = tiny_config
     config.steps, config.log.every, config.pseudo_boxes.every = 60, 5, 10
     config.eval.every = config.checkpoint.every = 30
@@ -79,14 +95,14 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     assert "Traceback" not in output(directory, 2, 0) + output(directory, 2, 1)
     assert "step" not in output(directory, 2, 1), "only process 0 speaks"
 
-    (one,) = started(config, directory, root, processes=1)
-    try:
-        assert one.wait(timeout=300) == 0, output(directory, 1, 0)
-    finally:
-        one.kill()
-    assert f"going on at step {saved} of 60" in output(directory, 1, 0)
-
-    train.train(config, tmp_path / "same")  # in this process, on eight devices
+    for folder in (directory, tmp_path / "same"):  # the second finds all compiled
+        (one,) = started(config, folder, root, processes=1)
+        try:
+            assert one.wait(timeout=300) == 0, output(folder, 1, 0)
+        finally:
+            one.kill()
+        again = f"going on at step {saved} of 60" in output(folder, 1, 0)
+        assert again == (folder == directory)
     found, same = (lines(d, "train/") for d in (directory, tmp_path / "same"))
     assert len(found) == 12
     for one_line, other_line in zip(found, same, strict=True):
@@ -96,16 +112,76 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
         assert one_line["train/loss"] == pytest.approx(other_line["train/loss"], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("unequal", "named"),
+    [
+        ("config", "seed"),
+        ("code", "its code"),
+        ("devices", r"the number of devices \(2 and 1\)"),
+        ("data", "data"),
+        ("workdir", "what it sees of --workdir"),
+    ],
+)
+def test_a_host_that_differs_is_refused_before_the_first_step(
+    unequal: str, named: str, tiny_config: ConfigDict, tmp_path: Path, root: Path
+) -> None:
+    """Each host has its own folder to start in, and may have its own copy of the code."""
+    directory, own_code = tmp_path / "run", tmp_path / "code"
+    folders = [tmp_path / "host0", tmp_path / "host1"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        count = 60 if unequal == "data" and number == 1 else 48
+        write_jsonl(folder / "shop.jsonl", rows_of(folder, count))
+    tiny_config.data.path, tiny_config.data.name = "shop.jsonl", "files"
+    options: list[list[str]] = [[], []]
+    environments = [os.environ | {"PYTHONPATH": str(root)} for _ in folders]
+    if unequal == "config":
+        options[1] = ["--config.seed=1"]
+    elif unequal == "devices":
+        options[1] = ["--cpu_devices=2"]
+    elif unequal == "code":
+        shutil.copytree(root / "date_jax", own_code / "date_jax")
+        edited = own_code / "date_jax" / "errors.py"
+        edited.write_text(edited.read_text() + "# edited here alone\n")
+        environments[1]["PYTHONPATH"] = str(own_code)
+    elif unequal == "workdir":
+        (directory / "checkpoints" / "4").mkdir(parents=True)
+        options[1] = [f"--workdir={tmp_path / 'elsewhere'}"]
+    both = started(
+        tiny_config,
+        directory,
+        folders,
+        processes=2,
+        config_file=f"{root}/configs/pgda.py:files",
+        options=options,
+        environments=environments,
+    )
+    try:
+        codes = [process.wait(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    told = output(directory, 2, 0)
+    assert codes == [2, 2], told + output(directory, 2, 1)
+    assert re.search(f"error: host 1 differs from host 0 in {named}: start all alike", told)
+    assert "compil" not in told
+
+
 @pytest.mark.slow
 def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     tiny_config: ConfigDict, tmp_path: Path, root: Path
 ) -> None:
-    """Preempted on each topology but the last; two devices a process, parameters cut over two."""
+    """Preempted on each topology but the last; two devices a process, parameters cut over two.
+
+    Pseudo boxes are made anew, from counts of all pairs, at step 8, 28, 48 and 68: on each of them.
+    """
     config = tiny_config
+    config.model.fusion.mlp_width = 2048  # 32 wide: as many numbers as are worth a cut
+    config.pseudo_boxes.update(rank="count", every=20)
     config.batch_size = config.eval.batch_size = 24
     config.steps, config.log.every = 80, 5
     config.eval.every = config.checkpoint.every = 40
-    config.stages.update(align=0.0, pseudo=0.9)
+    config.stages.update(align=0.0, pseudo=0.1)
     config.mesh.fsdp = 2
     directory = tmp_path / "run"
     for processes, until in ((4, 15), (2, 35), (1, 55), (3, None)):
@@ -130,4 +206,9 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     runs = [lines(d, "train/") for d in (directory, tmp_path / "same")]
     assert [len(run) for run in runs] == [16, 16]
     for one, other in zip(*runs, strict=True):
-        assert one == pytest.approx(other, rel=2e-5, abs=1e-5)
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+    chosen = [checkpoint.trained(d, "pseudo_boxes").params for d in (directory, tmp_path / "same")]
+    assert [entry["step"] for entry in found["pseudo_boxes"]] == [8, 28, 48, 68]
+    assert 0 < chosen[0]["weight"].sum() < len(chosen[0]["weight"])
+    np.testing.assert_array_equal(chosen[0]["weight"], chosen[1]["weight"])
+    np.testing.assert_allclose(chosen[0]["box_cxcywh"], chosen[1]["box_cxcywh"], atol=1e-5)

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from date_jax.errors import SetupError, UsageError
-from date_jax.rendezvous import meet
+from date_jax.rendezvous import is_cluster, meet
 
 
 @pytest.fixture
@@ -40,3 +40,19 @@ def test_the_missing_process_is_named(coordinator: str) -> None:
 def test_numbers_that_make_no_sense_are_refused(address: str, index: int, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         meet(address, index=index, count=2, timeout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"SLURM_NTASKS": "4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True),
+    ],
+)
+def test_a_platform_that_started_several_is_recognised(
+    environment: dict[str, str], several: bool
+) -> None:
+    assert is_cluster(environment) == several
