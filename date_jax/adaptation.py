@@ -161,8 +161,8 @@ class PseudoBoxes:
             self._teach,
             params,
             teacher,
-            lambda: self._all_rows(config.data.source),
-            lambda: self._all_rows(config.data.target),
+            lambda: self._all_rows(config.data.source, step),
+            lambda: self._all_rows(config.data.target, step),
             config.pseudo_boxes,
             mesh=self._mesh,
             progress=(step - start) / max(config.steps - start, 1),
@@ -173,12 +173,16 @@ class PseudoBoxes:
         )
         return refreshed.table, refreshed.metrics
 
-    def _all_rows(self, domains: str) -> Iterator[dict[str, np.ndarray]]:
-        return pipeline.eval_batches(
+    def _all_rows(self, domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
+        names, rows = splits(domains, "train"), self._config.eval.batch_size
+        batches = pipeline.eval_batches(
             self._corpus,
-            splits(domains, "train"),
-            batch_size=self._config.eval.batch_size,
+            names,
+            batch_size=rows,
             boxes=False,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        total = sum(self._corpus.splits[name].size for name in names)
+        countdown = Countdown(self._say, f"step {step} | {domains} pictures looked at")
+        return countdown.over(batches, rows=rows, total=total)

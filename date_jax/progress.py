@@ -3,14 +3,15 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
+T = TypeVar("T")
 # What a run's time goes into; `train` has the waiting for input in it.
 _KINDS = ("setup", "compile", "train", "save", "evaluate", "refresh")
 _COUNTED = (*(f"{kind}_seconds" for kind in _KINDS), "wait_seconds", "lost_seconds")
@@ -180,6 +181,12 @@ class Countdown:
             since, first = self._begun
             left = (now - since) / (done - first) * (total - done)
             self._say(f"{self._what}: {done:,} of {total:,} | {duration(left)} left")
+
+    def over(self, batches: Iterable[T], *, rows: int, total: int) -> Iterator[T]:
+        """The same batches, `rows` of the `total` in each but the last."""
+        for number, batch in enumerate(batches):
+            self.at(min(number * rows, total), total)
+            yield batch
 
 
 def _drop_lines_after(path: Path, step: int) -> float:

@@ -92,6 +92,7 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     assert (uninterrupted / "vocab.txt").read_text().startswith("[PAD]")
     assert "kernel" in (uninterrupted / "parameters.txt").read_text()
     assert list(uninterrupted.glob("events.out.tfevents*"))
+    assert all(0 <= entry["time/input_wait"] <= 1 for entry in lines(uninterrupted, "time/i"))
 
 
 def test_the_stages_come_in_their_order(uninterrupted: Path) -> None:
@@ -289,6 +290,14 @@ def test_a_long_loop_tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     for done in (4000, 4400, 5100, 5200, 7000):  # goes on from where it was stopped
         countdown.at(done, 10_000)
     assert said == ["rows: 5,100 of 10,000 | 0m49s left", "rows: 7,000 of 10,000 | 0m30s left"]
+
+
+def test_batches_are_handed_on_and_told_by_their_rows() -> None:
+    told: list[tuple[int, int]] = []
+    countdown = progress.Countdown(lambda _: None, "rows")
+    countdown.at = lambda done, total: told.append((done, total))  # type: ignore[method-assign]
+    assert list(countdown.over("abc", rows=4, total=10)) == ["a", "b", "c"]
+    assert told == [(0, 10), (4, 10), (8, 10)]
 
 
 def test_steps_to_trace_are_named_by_the_first_and_the_one_after_the_last() -> None:
