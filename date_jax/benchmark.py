@@ -2,14 +2,15 @@
 
     step        the real training step on random batches: examples/s, MFU, memory, its parts
     input       the input pipeline by cores, as a share of the raw decoding of its pictures
+    scaling     the work of each device in the step on 1, 2, 4, ... --cpu_devices, compiled alone
     loss        contrastive loss and MMD in tiles beside whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     search      exact search and ranks over a gallery, faiss beside it
     duplicates  near-duplicates among --sources rows, --targets of them planted: seconds, recall
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, cycles
 
-All but `input` make their data and need no TensorFlow. Prints a table; --out=report.json keeps all
-numbers.
+Step, scaling, input and plan know the tasks of configs/pgda.py and configs/date.py. All but `input`
+make their data and need no TensorFlow. Prints a table; --out=report.json keeps all numbers.
 """
 
 import json
@@ -26,8 +27,9 @@ from date_jax import commandline
 from date_jax.errors import UsageError, nearest
 
 PEERS = ("torch", "torch_compile")
-SMALLEST = 2048  # batch of the loss
-MODES = ("step", "input", "loss", "selection", "search", "duplicates", "plan")
+SMALLEST = 1024  # batch of the loss
+OF_A_TASK = ("step", "scaling", "input", "plan")
+MODES = ("step", "scaling", "input", "loss", "selection", "search", "duplicates", "plan")
 
 
 def define_flags(known: flags.FlagValues) -> None:
@@ -84,15 +86,19 @@ def main(_: list[str]) -> None:
         loss,
         measure,
         plan,
+        scaling,
         search,
         selection,
         step,
     )
     from date_jax.config import validate
+    from date_jax.tasks import TASKS
 
+    if given.mode in OF_A_TASK and given.config.task not in TASKS:
+        raise UsageError(f"--mode={given.mode}: knows the tasks {' and '.join(TASKS)} alone")
     names = given.topology.split(",") if given.mode == "plan" else []
     planned = {name: plan.topology_devices(name) for name in names}
-    count = len(planned[names[0]]) if names else jax.device_count()
+    count = plan.size(names[0]) if names else jax.device_count()
     validate(given.config, device_count=count, process_count=jax.process_count())
     mesh = sharding.device_mesh()
 
@@ -104,6 +110,7 @@ def main(_: list[str]) -> None:
 
     modes = {
         "step": timed,
+        "scaling": lambda: scaling.run(given.config),
         "input": lambda: input.run(given.config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
         "plan": lambda: plan.run(given.config, topologies=planned),

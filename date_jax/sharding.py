@@ -4,6 +4,7 @@ Two axes. `data` splits the rows of a batch; `fsdp` splits them too and, with th
 parameters. Everything is `jit` over this mesh: XLA writes the collectives.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 _AXES = ("data", "fsdp")
 _MIN_SHARDED = 2**16  # elements; gathering anything smaller costs more than keeping it everywhere
@@ -43,7 +44,7 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     return mesh
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -53,7 +54,16 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
-def array_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+def bytes_of_a_device(tree: Any, *, devices: int, fsdp: int) -> int:
+    """What each of `devices` holds of a tree that lies by `tree_shardings`; none need be here."""
+    mesh = AbstractMesh((devices // fsdp, fsdp), _AXES)
+    return sum(
+        math.prod(array_sharding(mesh, leaf.shape).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSharding:
     """Large arrays lie split along their longest dimension that `fsdp` divides; others whole.
 
     Args:

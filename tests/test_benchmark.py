@@ -16,12 +16,21 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import benchmark, subprocesses
-from date_jax.benchmarks import compare, input, loss, measure, plan, search, selection
+from date_jax import benchmark, sharding, subprocesses
+from date_jax.benchmarks import (
+    compare,
+    input,
+    loss,
+    measure,
+    plan,
+    scaling,
+    search,
+    selection,
+    step,
+)
 from date_jax.benchmarks.children import Child
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.errors import SetupError, UsageError
-from date_jax.sharding import device_mesh
 
 A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.float32)
 ONE = 2 * 3 * 5 * 7  # flops of A @ B
@@ -75,13 +84,13 @@ def test_every_round_counts_but_those_that_warm_up() -> None:
 
 @pytest.mark.parametrize("name", loss.LOSSES)
 def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(name: str) -> None:
-    found = loss.row(loss.LOSSES[name], device_mesh(), 4096, rounds=1)
+    found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 4096, rounds=1)
     assert found["dense_bytes"] > 2 * found["tiled_bytes"] > 0
     assert found["tiled_seconds"] > 0
 
 
 def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
-    found = selection.run(device_mesh(), sources=300, targets=200, width=16, modalities=1)
+    found = selection.run(sharding.device_mesh(), sources=300, targets=200, width=16, modalities=1)
     whole = found["growth"][-1]
     assert [row["pairs"] for row in found["growth"]] == [
         18 * 12,
@@ -97,7 +106,7 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
 
 
 def test_the_search_finds_what_was_planted() -> None:
-    found = search.run(device_mesh(), gallery=300, queries=50, width=64, rounds=1)
+    found = search.run(sharding.device_mesh(), gallery=300, queries=50, width=64, rounds=1)
     assert found["recall_at_1"] == found["first_is_the_match"] == 1.0
     assert [row["what"] for row in found["times"]][:2] == ["nearest", "ranks"]
     assert min(row["seconds"] for row in found["times"]) > 0
@@ -271,8 +280,52 @@ def test_more_devices_keep_their_rows_and_exchange_more() -> None:
 
 
 def test_an_unknown_chip_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--topology=v9:2x2: must begin with v5e or v6e"):
+    with pytest.raises(UsageError, match=r"--topology=v9:2x2: must begin with v4, v5e, v5p, v6e"):
         plan.topology_devices("v9:2x2")
+    with pytest.raises(UsageError, match=r"--topology=v5e:four: after the chip come its sides"):
+        plan.topology_devices("v5e:four")
+
+
+def test_without_the_accelerators_compiler_a_plan_is_modelled(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"params": np.zeros((1000, 1000), np.float32), "step": np.zeros((), np.int32)}
+    line = plan.Line((1e6, 2e6), (1e9, 1e8), (0.0, 1e12), state, 4_000_000)
+    monkeypatch.setattr(plan, "line_through_small_steps", lambda config: line)
+    tiny_config.mesh.fsdp = 4
+    found = plan.run(tiny_config, topologies={"v5e:2x2": None, "v5e:4x4": None})
+    assert found["modelled"].startswith("all:")
+    small, large = found["v5e:2x2"], found["v5e:4x4"]
+    assert (small["devices"], large["devices"], large["batch_size"]) == (4, 16, 64)
+    assert small["bytes_per_device"] == large["bytes_per_device"]
+    assert small["bytes_per_device"]["temporary"] == 9_000_000, "4 rows"
+    batch = sum(x.nbytes for x in jax.tree.leaves(step.random_batch(tiny_config, 0, 50)))
+    assert small["bytes_per_device"]["arguments"] == 1_000_000 + 4 + batch // 4, "a quarter"
+    assert [row["devices"] for row in found["scaling"]] == [2**n for n in range(11)]
+    alone = found["scaling"][0]
+    assert alone["mfu_estimated"] == 1.0, "products bound it"
+    assert alone["estimated_ms"] == pytest.approx(4e12 / 197e12 * 1e3)
+    free = 16 * 2**30 - (small["bytes_per_device"]["arguments"] - batch // 4) - 1_000_000
+    rows = free / (2_000_000 + batch / 16)
+    assert found["largest_batch_modelled"] == pytest.approx(4 * rows, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_plan_is_modelled_from_small_steps(tiny_config: ConfigDict) -> None:
+    line = plan.line_through_small_steps(tiny_config)
+    assert all(a_row > 0 for _, a_row in (line.temporary, line.traffic, line.flops))
+    assert abs(line.flops[0]) < line.flops[1], "products are of rows alone"
+    state = sharding.bytes_of_a_device(line.state, devices=1, fsdp=1)
+    assert state > 3 * line.gradients, "two moments and the average beside the parameters"
+
+
+@pytest.mark.slow
+def test_each_of_two_devices_does_half_the_work_of_one(tiny_config: ConfigDict) -> None:
+    one, two = (scaling.row(tiny_config, count, fsdp=1) for count in (1, 2))
+    assert two["flops"] == pytest.approx(one["flops"] / 2, rel=0.1)
+    assert two["temporary"] < one["temporary"]
+    assert (one["exchanges"], one["exchanged"]) == (0, 0)
+    assert two["exchanged"] > 0
 
 
 def test_collectives_are_counted_whatever_their_results_are() -> None:

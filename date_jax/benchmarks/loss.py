@@ -11,7 +11,7 @@ from date_jax import aligner, contrastive, sharding
 from date_jax.benchmarks import measure
 from date_jax.tiles import TILE
 
-SIZES = (2048, 4096, 8192, 16384, 32768, 65536)
+SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256
 DENSE_BYTES = 4e9  # in one memory; what needs more is compiled, and not run
 

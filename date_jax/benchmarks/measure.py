@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -85,6 +86,13 @@ def bytes_per_device(compiled: Any) -> dict[str, int]:
         "temporary": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
     }
+
+
+def peak_bytes() -> int:
+    """The most memory that was in use at a time: a device's, or on a CPU the whole process's."""
+    known = jax.local_devices()[0].memory_stats() or {}
+    in_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return known.get("peak_bytes_in_use", in_kib * 1024)
 
 
 def machine() -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes, collectives and
 cycles are the compiler's, of the program that would run; the cycles are its estimates. What is
-modelled from them says so in its name. Nothing here is a timing.
+modelled from them says so in its name. Without libtpu all is modelled, from small steps compiled
+for this machine. Nothing here is a timing.
 """
 
+import math
 import os
 import re
 import sys
@@ -18,7 +20,7 @@ from ml_collections import ConfigDict
 
 from date_jax import sharding
 from date_jax.benchmarks import measure, step
-from date_jax.errors import SetupError, UsageError
+from date_jax.errors import UsageError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 COUNTS = tuple(2**n for n in range(11))  # devices of the scaling table
@@ -31,32 +33,50 @@ class Chip(NamedTuple):
         flops: a second, in bfloat16.
         hertz: its clock, at which its matrix units reach `flops`.
         memory: bytes.
+        bandwidth: bytes a second of it.
         exchange: bytes a second to its neighbours, one way, all links together.
     """
 
     flops: float
     hertz: float
     memory: float
+    bandwidth: float
     exchange: float
 
 
 CHIPS = {
-    "v5e": Chip(197e12, 1.5e9, 16 * 2**30, 100e9),
-    "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 224e9),
+    "v4": Chip(275e12, 1.05e9, 32 * 2**30, 1.2e12, 150e9),
+    "v5e": Chip(197e12, 1.5e9, 16 * 2**30, 0.82e12, 100e9),
+    "v5p": Chip(459e12, 1.75e9, 95 * 2**30, 2.765e12, 300e9),
+    "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 1.64e12, 224e9),
 }
+QUICK = {"xla_backend_optimization_level": 0}  # what is not run; the program is the same
+SMALL = (2, 4)  # rows of a domain in the steps that are compiled here to model others by a line
+
+
+def size(name: str) -> int:
+    """How many chips a topology such as `v5e:16x16` has.
+
+    Raises:
+        UsageError: it is no topology, or of a chip that this file does not know.
+    """
+    chip, _, sides = name.partition(":")
+    if chip not in CHIPS:
+        raise UsageError(f"--topology={name}: must begin with {', '.join(CHIPS)}, as v5e:4x4")
+    if not re.fullmatch(r"\d+(x\d+)+", sides):
+        raise UsageError(f"--topology={name}: after the chip come its sides, as v5e:4x4")
+    return math.prod(map(int, sides.split("x")))
 
 
 def topology_devices(name: str) -> Any:
-    """The devices of a topology such as `v5e:16x16`.
+    """The devices of a topology such as `v5e:16x16`; None where libtpu is not installed.
 
     Raises:
-        SetupError: libtpu is not installed.
-        UsageError: it knows no such topology, or this file no such chip.
+        UsageError: there is no such topology.
     """
     from jax.experimental import topologies
 
-    if name.partition(":")[0] not in CHIPS:
-        raise UsageError(f"--topology={name}: must begin with {' or '.join(CHIPS)}, as v5e:4x4")
+    size(name)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask the cloud where it is
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device here is to be guarded
     try:
@@ -64,14 +84,12 @@ def topology_devices(name: str) -> Any:
     # What libtpu raises depends on what is wrong: not there, no such platform, no such name.
     except (RuntimeError, ValueError, NotImplementedError) as error:
         if "libtpu" in str(error).lower() and "not" in str(error).lower():
-            raise SetupError(
-                "--mode=plan compiles with libtpu, which is not installed: pip install libtpu"
-            ) from error
+            return None
         raise UsageError(f"--topology={name}: {str(error).splitlines()[0][:200]}") from error
 
 
 def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
-    """Compiles the config's step for each topology, with equally many rows a device.
+    """The config's step for each topology, with equally many rows a device.
 
     Args:
         config: validated for the devices of the first; `batch_size` is of the first.
@@ -79,24 +97,113 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     """
     first = next(iter(topologies))
     chip = CHIPS[first.partition(":")[0]]
-    found = {}
-    for name, devices in topologies.items():
-        scaled = _with_batch(config, config.batch_size * len(devices) // len(topologies[first]))
-        found[name] = compiled(scaled, name, devices)
-    half = compiled(_with_batch(config, config.batch_size // 2), first, topologies[first])
+    compiles = topologies[first] is not None
+    if compiles:
+        source = "bytes, collectives, instructions; estimated: the compiler's cycles"
+    else:
+        print("libtpu is not installed: all of this is modelled", file=sys.stderr)
+        source = "nothing for the chip, as libtpu is not installed (pip install libtpu)"
+    line = None if compiles else line_through_small_steps(config)
+
+    def described(name: str, batch: int) -> dict[str, Any]:
+        scaled = _with_batch(config, batch)
+        if line is None:
+            return compiled(scaled, name, topologies[name])
+        return modelled(scaled, size(name), chip, line)
+
+    found = {
+        name: described(name, config.batch_size * size(name) // size(first)) for name in topologies
+    }
+    half = config.batch_size // 2
+    other = described(first, half if half % size(first) == 0 else 2 * config.batch_size)
     rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
     taken = {row["devices"] for row in rows}
     last = [*found.values()][-1]
     rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in taken]
     return {
-        "compiled": "bytes, collectives, instructions; estimated: the compiler's cycles",
-        "modelled": "exchanges as rings beside no computation; counts without a topology",
+        "compiled": source,
+        "modelled": "exchanges as rings beside no computation; counts without a topology"
+        if compiles
+        else "all: memory and its traffic by a line through two small steps compiled for this "
+        "machine, cycles as the slower of that traffic and the products at their peak",
         "rows_per_device": found[first]["rows_per_device"],
         "memory": chip.memory,
-        "largest_batch_modelled": _largest_batch(found[first], half, chip),
+        "largest_batch_modelled": _largest_batch(found[first], other, chip),
         **found,
         "scaling": sorted(rows, key=lambda row: row["devices"]),
     }
+
+
+class Line(NamedTuple):
+    """What a step on one device needs, as `fixed + a_row * rows of a domain`.
+
+    Attributes:
+        temporary: bytes made meanwhile.
+        traffic: bytes read and written.
+        flops: of the products.
+        state: bytes of parameters, optimizer and so on, before any is cut.
+        gradients: bytes that devices add up.
+    """
+
+    temporary: tuple[float, float]
+    traffic: tuple[float, float]
+    flops: tuple[float, float]
+    state: Any
+    gradients: int
+
+
+def line_through_small_steps(config: ConfigDict) -> Line:
+    """Compiles two small steps for one device of this machine."""
+    mesh = sharding.device_mesh(1, jax.devices()[:1])
+    found = []
+    for rows in SMALL:
+        small = _with_batch(without_loops(config), rows)
+        small.mesh.fsdp = 1
+        _, made = step.made(small, mesh)
+        batch = step.batch_shapes(small, mesh)
+        program = made.update.lower(made.shapes, batch).compile(QUICK)
+        memory = measure.bytes_per_device(program)
+        traffic = program.cost_analysis()["bytes accessed"]
+        numbers = memory["temporary"], traffic, step.step_flops(small, made, batch)
+        found.append(tuple(map(float, numbers)))
+
+    def line(low: float, high: float) -> tuple[float, float]:
+        a_row = (high - low) / (SMALL[1] - SMALL[0])
+        return low - SMALL[0] * a_row, a_row
+
+    gradients = sharding.bytes_of_a_device(made.shapes.params, devices=1, fsdp=1)
+    temporary, traffic, flops = (line(*pair) for pair in zip(*found, strict=True))
+    return Line(temporary, traffic, flops, made.shapes, gradients)
+
+
+def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[str, Any]:
+    """The step for a topology, without a compiler for it."""
+    rows = config.batch_size // devices
+
+    def at(of: tuple[float, float]) -> float:
+        return of[0] + of[1] * rows
+
+    seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
+    batch = step.random_batch(config, 0, config.data.vocab_size)
+    arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
+    arguments += sum(x.nbytes for x in jax.tree.leaves(batch)) // devices
+    return {
+        "devices": devices,
+        "batch_size": config.batch_size,
+        "rows_per_device": rows * len(batch),
+        "bytes_per_device": {"arguments": arguments, "temporary": int(at(line.temporary))},
+        "flops_per_device": at(line.flops),
+        "estimated_cycles": seconds * chip.hertz,
+        "exchanged_bytes": {"all-reduce": line.gradients},
+    }
+
+
+def without_loops(config: ConfigDict) -> ConfigDict:
+    """The same step, layers and rows side by side: an analysis counts a loop's inside once."""
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.model.update(scan=False, remat=False, rows_at_once=0)
+    return changed
 
 
 def _with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
@@ -109,10 +216,7 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     """The step for a topology, as the compiler describes it."""
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     _, made = step.made(config, mesh)
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
-        step.random_batch(config, 0, config.data.vocab_size),
-    )
+    batch = step.batch_shapes(config, mesh)
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
     begun = time.perf_counter()
     program = made.update.lower(made.shapes, batch).compile()

@@ -47,6 +47,14 @@ def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
     return batch | {"target": random_domain(config, rng, words)} if adapts(config) else batch
 
 
+def batch_shapes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Of a training batch, spread over the mesh."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
+        random_batch(config, 0, config.data.vocab_size),
+    )
+
+
 def table() -> dict[str, np.ndarray]:
     """Pseudo boxes for every target row."""
     return {
@@ -91,6 +99,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         return metrics
 
     taken = measure.seconds(one, rounds=rounds)
+    peak_bytes = measure.peak_bytes()
     examples = config.batch_size * len(batches[0])
     flops = step_flops(config, step, batches[0])
     peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)
@@ -103,6 +112,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "mfu": flops / taken.median / peak,
         "compile_seconds": compile_seconds,
         "bytes_per_device": measure.bytes_per_device(compiled),
+        "peak_bytes": peak_bytes,
         "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
     }
 
