@@ -82,6 +82,23 @@ def test_every_round_counts_but_those_that_warm_up() -> None:
     assert 0 < taken.least <= taken.median <= taken.most
 
 
+@pytest.mark.parametrize(("length", "calls"), [(1.0, 8), (4.0, 5), (30.0, 3)])
+def test_long_calls_are_fewer_but_one_counts(
+    length: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    made: list[float] = []
+
+    def call() -> jax.Array:
+        now[0] += length
+        made.append(now[0])
+        return jnp.zeros(2)
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    taken = measure.seconds(call, rounds=6, warm_up=2, at_most=18.0)
+    assert (len(made), taken.median) == (calls, length)
+
+
 @pytest.mark.parametrize("name", loss.LOSSES)
 def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(name: str) -> None:
     found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 4096, rounds=1)

@@ -13,6 +13,7 @@ from date_jax.tiles import TILE
 
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256
+PATIENCE = 20.0  # seconds for the calls of one size; a larger one is called twice, and once counts
 DENSE_BYTES = 4e9  # in one memory; what needs more is compiled, and not run
 
 
@@ -34,7 +35,7 @@ def run(mesh: jax.sharding.Mesh, *, rounds: int, most: int) -> dict[str, Any]:
     """A row for each loss and batch: temporary bytes of a device, seconds of value and gradient.
 
     Args:
-        rounds: calls that count.
+        rounds: calls that count, fewer where they take long.
         most: the largest batch.
     """
     sizes = [b for b in SIZES if b <= most]
@@ -69,6 +70,8 @@ def row(
         runs = name == "tiled" or found["dense_bytes"] * sharing < DENSE_BYTES
         call = lambda compiled=compiled: compiled(*given)  # noqa: E731
         found[f"{name}_seconds"] = (
-            measure.seconds(call, rounds=rounds, warm_up=1).median if runs else None
+            measure.seconds(call, rounds=rounds, warm_up=1, at_most=PATIENCE).median
+            if runs
+            else None
         )
     return found

@@ -1,6 +1,7 @@
 """The yardsticks of every benchmark: seconds of a call, this machine's matmul peak, what it is."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import resource
@@ -25,17 +26,23 @@ class Seconds(NamedTuple):
     most: float
 
 
-def seconds(call: Callable[[], Any], *, rounds: int, warm_up: int = 3) -> Seconds:
+def seconds(
+    call: Callable[[], Any], *, rounds: int, warm_up: int = 3, at_most: float = math.inf
+) -> Seconds:
     """Of `call()`, until all that it returns has been computed.
 
     Args:
         call: gives device arrays.
         rounds: that count.
         warm_up: calls before them; the first compiles.
+        at_most: seconds for all calls, after which no other one begins but the first that counts.
     """
-    taken = []
+    taken: list[float] = []
+    started = time.perf_counter()
     for turn in range(warm_up + rounds):
         begun = time.perf_counter()
+        if taken and begun - started > at_most:
+            break
         jax.block_until_ready(call())
         if turn >= warm_up:
             taken.append(time.perf_counter() - begun)
