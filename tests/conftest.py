@@ -40,6 +40,15 @@ logging.set_verbosity(logging.ERROR)
 jaxtyping.install_import_hook("date_jax", "beartype.beartype")
 
 
+# Files that take minutes begin first, or one worker would end long after the others.
+_LONG = ("train", "multihost", "capture_run", "train_step", "same_style_run", "parity", "tasks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = [f"test_{name}.py" for name in _LONG]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else 99)
+
+
 def pytest_unconfigure() -> None:
     if not IS_WORKER:
         shutil.rmtree(os.environ["DATE_JAX_CACHE"], ignore_errors=True)

@@ -15,7 +15,8 @@ from date_jax.benchmarks import measure, plan, step
 def run(config: ConfigDict) -> dict[str, Any]:
     """A row for 1, 2, 4, … devices with parameters whole, then one for each with them cut over all.
 
-    The global batch stays: perfect sharding divides the work of one device by their number.
+    The global batch stays: perfect sharding divides the work of one device by their number. Where
+    no parameter is large enough to be cut there are no rows of the second kind.
 
     Args:
         config: validated for all devices.
@@ -23,7 +24,12 @@ def run(config: ConfigDict) -> dict[str, Any]:
     most = jax.device_count()
     counts = [n for n in (2**k for k in range(most.bit_length())) if most % n == 0]
     whole = [row(config, count, fsdp=1) for count in counts]
-    cut = [row(config, count, fsdp=count) for count in counts[1:]]
+    cut = []
+    for count, same in zip(counts[1:], whole[1:], strict=True):
+        each = row(config, count, fsdp=count)
+        if each == same:
+            break
+        cut.append(each)
     first = whole[0]
     for each in (*whole, *cut):
         for name in ("flops", "bytes_accessed"):
@@ -33,8 +39,7 @@ def run(config: ConfigDict) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "each_row": "one device's share; exchanged: results of its collectives",
         "whole_parameters": whole,
-        "parameters_cut": cut,
-    }
+    } | ({"parameters_cut": cut} if cut else {})
 
 
 def row(config: ConfigDict, count: int, *, fsdp: int) -> dict[str, Any]:
