@@ -309,8 +309,10 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     state = {"params": np.zeros((1000, 1000), np.float32), "step": np.zeros((), np.int32)}
     line = plan.Line((1e6, 2e6), (1e9, 1e8), (0.0, 1e12), state, 4_000_000)
     monkeypatch.setattr(plan, "line_through_small_steps", lambda config: line)
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     tiny_config.mesh.fsdp = 4
-    found = plan.run(tiny_config, topologies={"v5e:2x2": None, "v5e:4x4": None})
+    names = ("v5e:2x2", "v5e:4x4")
+    found = plan.run(tiny_config, topologies={n: plan.topology_devices(n) for n in names})
     assert found["modelled"].startswith("all:")
     small, large = found["v5e:2x2"], found["v5e:4x4"]
     assert (small["devices"], large["devices"], large["batch_size"]) == (4, 16, 64)
