@@ -8,6 +8,7 @@ trap 'heard=1 stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TER
 while :; do
   "$@" &
   child=$!
+  [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null  # the signal came before there was a child to tell
   code=0; wait "$child" || code=$?
   # A signal ends the wait early: the command is then still saving, and its own code comes with the next one.
   while [ -n "$heard" ]; do heard=; code=0; wait "$child" || code=$?; done
