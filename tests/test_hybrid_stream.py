@@ -34,7 +34,7 @@ def inputs() -> dict[str, Any]:
 
 
 def compiled(function: Any, *inputs: Any) -> Any:
-    """Without optimisation: it runs a few times."""
+    """For these inputs."""
     return jax.jit(function).lower(*inputs).compile()
 
 

@@ -20,7 +20,7 @@ def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def compiled(function: Any, *inputs: Any) -> Any:
-    """Without optimisation: it runs once."""
+    """For these inputs."""
     return jax.jit(function).lower(*inputs).compile()
 
 
