@@ -119,7 +119,10 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
             *("aligner.weight", "aligner.image_weight", "aligner.text_weight"),
             *(f"losses.{kind}_margin" for kind in ("match", "distinct", "local")),
             *("losses.distinct_weight", "losses.local_weight"),
-            *(f"loss.{term}" for term in ("words", "regions", "contrast", "objectness", "box")),
+            *(
+                f"loss.{term}"
+                for term in ("words", "regions", "contrast", "joined", "objectness", "box")
+            ),
         ),
     ),
     (

@@ -1,4 +1,5 @@
-"""CAPTURE's pretext tasks (2107.14572): hide words and regions, and tell what they were."""
+"""CAPTURE's pretext tasks (2107.14572): hide words and regions, and tell what they were; and titles
+that say more than their picture shows."""
 
 import jax
 import jax.numpy as jnp
@@ -58,3 +59,27 @@ def region_losses(
     """Squared error of the chosen regions' features, mean over F and summed over each row."""
     each = jnp.square(guess - region).mean(axis=-1)
     return jnp.where(chosen, each, 0.0).sum(axis=1)
+
+
+def joined_titles(
+    text: Int[Array, "B T"], mask: Bool[Array, "B T"], *, rng: Key[Array, ""]
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """Each title and that of the row before as one, `(text, mask)`, in either order.
+
+    Where the two are longer than T the row's own title comes first, and the other loses its end.
+
+    Args:
+        text: [CLS] first, [SEP] last, padding behind.
+        mask: False = padding.
+    """
+    other = jnp.roll(text, 1, axis=0)
+    own_length, other_length = mask.sum(axis=1), jnp.roll(mask.sum(axis=1), 1)
+    total = own_length + other_length - 2  # one [CLS] and one [SEP] are left
+    swap = jax.random.bernoulli(rng, 0.5, total.shape) & (total <= text.shape[1])
+    first = jnp.where(swap[:, None], other, text)
+    second = jnp.where(swap[:, None], text, other)
+    begin = jnp.where(swap, other_length, own_length)[:, None] - 1  # in place of the first [SEP]
+    place = jnp.arange(text.shape[1])[None]
+    from_second = jnp.take_along_axis(second, jnp.maximum(place - begin + 1, 0), axis=1)
+    there = place < total[:, None]
+    return jnp.where(there, jnp.where(place < begin, first, from_second), 0), there

@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from configs import date, pgda
+from configs import capture, date, pgda, same_style
 from date_jax import ablate, commandline, errors, subprocesses
 from date_jax import config as rules
 from date_jax.evals import chart, comparison
@@ -467,8 +467,8 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
         ablate.main([])
 
 
-@pytest.mark.parametrize(("name", "module"), [("pgda", pgda), ("date", date)])
-def test_every_method_is_a_sound_config_and_changes_something(name: str, module: Any) -> None:
+@pytest.mark.parametrize("module", [pgda, date, capture, same_style])
+def test_every_method_is_a_sound_config_and_changes_something(module: Any) -> None:
     found = []
     for changes in module.METHODS.values():
         config = module.get_config()

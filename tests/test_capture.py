@@ -14,7 +14,7 @@ from date_jax.tasks import capture
 from date_jax.tasks.task import Task
 
 ROWS, VOCAB, LENGTH, MASK = 16, 24, 6, 4
-TERMS = {"words", "regions", "contrast", "objectness", "box", "loss"}
+TERMS = {"words", "regions", "contrast", "joined", "objectness", "box", "loss"}
 
 
 def small(kind: str) -> ConfigDict:
@@ -185,14 +185,14 @@ def test_instances_are_close_ups_of_the_proposals(main: Compiled) -> None:
     assert found["instance_box"].shape == (rows, 2, 4)
     assert found["instance_mask"][:, 0].all()
     box = np.asarray(found["instance_box"][:, 1], np.float64)
-    side = np.maximum(1.2 * (box[:, 2:] - box[:, :2]).max(axis=1), 0.1)
+    side = np.maximum(1.8 * (box[:, 2:] - box[:, :2]).max(axis=1), 0.1)
     middle = (box[:, :2] + box[:, 2:]) / 2
     cut = np.empty((rows, 16, 16, 3))
     steps = (np.arange(16) + 0.5) / 16
     for row in range(rows):
-        picture = given["image"][row].astype(np.float64)
+        picture, ground = cut_out(given["image"][row].astype(np.float64), box[row])
         x, y = (middle[row, n] - side[row] / 2 + side[row] * steps for n in (0, 1))
-        cut[row] = read(picture, y, x)
+        cut[row] = read(picture, ground, y, x)
     near = {**given, "image": cut.round().clip(0, 255).astype(np.uint8)}
     expected = compiled(main.task.predict["vectors"], main.params, near)(main.params, near)
     close = np.abs(found["instance_vectors"][:, 1] - expected).mean(axis=(1, 2))
@@ -200,8 +200,18 @@ def test_instances_are_close_ups_of_the_proposals(main: Compiled) -> None:
     assert np.median(close) < 0.03 * scale  # pixels were rounded
 
 
-def read(picture: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-    """Bilinear readings; outside the picture, from half a pixel on, its mean colour."""
+def cut_out(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture with nothing but what is in the box, and the mean colour of the rest."""
+    middle, half = (box[:2] + box[2:]) / 2, 0.55 * (box[2:] - box[:2])
+    place = (np.arange(len(picture)) + 0.5) / len(picture)
+    x, y = (np.abs(place - middle[n]) <= half[n] for n in (0, 1))
+    inside = y[:, None] & x[None]
+    ground = picture[~inside].mean(axis=0) if not inside.all() else np.zeros(3)
+    return np.where(inside[..., None], picture, ground), ground
+
+
+def read(picture: np.ndarray, ground: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Bilinear readings; outside the picture, from half a pixel on, the ground's colour."""
     size, found = len(picture), np.empty((len(ys), len(xs), 3))
     for i, y in enumerate(ys):
         for j, x in enumerate(xs):
@@ -213,8 +223,7 @@ def read(picture: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
                     )
                     total, weight = total + w * picture[r, c], weight + w
             inside = np.prod([np.clip(2 * min(p, 1 - p) * size + 1, 0, 1) for p in (x, y)])
-            mean = picture.mean(axis=(0, 1))
-            found[i, j] = inside * total / max(weight, 1e-6) + (1 - inside) * mean
+            found[i, j] = inside * total / max(weight, 1e-6) + (1 - inside) * ground
     return found
 
 

@@ -43,8 +43,8 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
         assert 0 <= metrics["proposal_recall_at_10"] <= 1
         if not name.startswith("composite"):
             ways = {key.split("/")[0] for key in metrics if "/" in key}
-            assert {"author_round_robin", "sum_max", "whole_post", "text_alone"} <= ways
-            assert metrics["map_at_10"] == metrics["author_round_robin/map_at_10"]
+            assert {"author_round_robin", "sum_max", "sum_whole_post", "text_alone"} <= ways
+            assert metrics["map_at_10"] == metrics["sum_round_robin/map_at_10"]
             assert all(0 <= metrics[f"{way}/mar_at_100"] <= 1 for way in ways)
             written = (uninterrupted / f"ranked_{name}.csv").read_text().splitlines()
             lists = [row.split(",") for row in written]

@@ -6,7 +6,7 @@ import numpy as np
 
 from date_jax import pretext
 
-MASK, FIRST, VOCAB = 4, 5, 40
+BEGIN, END, MASK, FIRST, VOCAB = 2, 3, 4, 5, 40
 
 
 def test_words_are_hidden_in_their_shares_and_nothing_else_is_touched() -> None:
@@ -51,3 +51,27 @@ def test_losses_are_those_of_a_loop_over_the_chosen() -> None:
     np.testing.assert_allclose(
         pretext.region_losses(jnp.asarray(guess), jnp.asarray(region), given), regions, rtol=1e-5
     )
+
+
+def test_two_titles_become_one_that_never_loses_its_own_words() -> None:
+    rng, length = np.random.default_rng(3), 10
+    words = [rng.integers(FIRST, VOCAB, rng.integers(1, 7)).tolist() for _ in range(200)]
+    text, mask = np.zeros((200, length), np.int32), np.zeros((200, length), bool)
+    for row, some in enumerate(words):
+        text[row, : len(some) + 2], mask[row, : len(some) + 2] = [BEGIN, *some, END], True
+    joined, there = pretext.joined_titles(
+        jnp.asarray(text), jnp.asarray(mask), rng=jax.random.key(3)
+    )
+    ways = {"own first": 0, "other first": 0, "cut": 0}
+    for row, own in enumerate(words):
+        found, other = np.asarray(joined[row])[np.asarray(there[row])].tolist(), words[row - 1]
+        assert not np.asarray(joined[row])[~np.asarray(there[row])].any()
+        if len(own) + len(other) + 2 > length:
+            way, expected = "cut", [BEGIN, *own, *other, END][:length]
+        elif found == [BEGIN, *own, *other, END]:
+            way, expected = "own first", found
+        else:
+            way, expected = "other first", [BEGIN, *other, *own, END]
+        assert found == expected
+        ways[way] += 1
+    assert min(ways.values()) > 30, ways

@@ -31,7 +31,8 @@ def test_lists_hold_the_gallery_in_the_order_of_the_cosines() -> None:
     lists = search.all_lists(rows, gallery, mesh=sharding.device_mesh())
     assert set(lists) == {
         *("author_round_robin", "author_max", "sum_round_robin", "sum_max"),
-        *("image_by_instance", "whole_post", "text_alone", "image_alone"),
+        *("image_by_instance", "author_whole_post", "sum_whole_post"),
+        *("text_alone", "image_alone"),
     }
 
     def order(form: search.Form, asked: np.ndarray) -> list[int]:
@@ -40,7 +41,8 @@ def test_lists_hold_the_gallery_in_the_order_of_the_cosines() -> None:
         return np.argsort(-cosine).tolist()
 
     for query in range(5):
-        assert lists["whole_post"][query, :30].tolist() == order(search.author, whole[query])
+        for name, form in search.EMBEDDINGS.items():
+            assert lists[f"{name}_whole_post"][query, :30].tolist() == order(form, whole[query])
         assert lists["text_alone"][query, :30].tolist() == order(search.text, whole[query])
         first = [order(search.summed, each[query, k])[0] for k in np.flatnonzero(mask[query])]
         taken = lists["sum_round_robin"][query, : len(set(first))].tolist()

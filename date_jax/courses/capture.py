@@ -245,6 +245,6 @@ COURSE = Course(
     batches=batches,
     evaluator=evaluator,
     shown=shown,
-    terms=("loss", "contrast", "words", "regions", "objectness", "box"),
+    terms=("loss", "contrast", "joined", "words", "regions", "objectness", "box"),
     columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10", "instances"),
 )

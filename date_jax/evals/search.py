@@ -41,9 +41,11 @@ def image(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
 
 Form: TypeAlias = Callable[[np.ndarray], np.ndarray]
 EMBEDDINGS: dict[str, Form] = {"author": author, "sum": summed}
-
-
-WHOLE: dict[str, Form] = {"whole_post": author, "text_alone": text, "image_alone": image}
+WHOLE: dict[str, Form] = {
+    **{f"{name}_whole_post": form for name, form in EMBEDDINGS.items()},
+    "text_alone": text,
+    "image_alone": image,
+}
 
 
 def unit(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
@@ -78,8 +80,8 @@ def all_lists(
 
         author_round_robin, author_max, sum_round_robin, sum_max   by instance; embedding and merge
         image_by_instance    by instance, pictures alone
-        whole_post           one vector a query: the whole picture and title
-        text_alone, image_alone    the same with one modality
+        author_whole_post, sum_whole_post    one vector a query: the whole picture and title
+        text_alone, image_alone              the same with one modality
 
     Args:
         rows: `vectors [Q 4 E]`, `instance_vectors [Q K 4 E]` and `instance_mask [Q K]`.

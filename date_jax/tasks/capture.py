@@ -24,6 +24,7 @@ from date_jax.tiles import in_chunks
 
 POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
 VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
+CONTEXT = 1.1  # sides of an instance's crop, by those of its box: boxes are not exact
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
 _GEOMETRIC = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
@@ -163,9 +164,12 @@ def build(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) 
     def loss(
         params: Params, batch: Batch, *, step: Array, rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        view_key, hide_key, dropout_key = jax.random.split(rng, 3)
+        view_key, hide_key, join_key, dropout_key = jax.random.split(rng, 4)
         rows = viewed(batch, config, swap_table, step, view_key)
         rows |= hidden(rows, region_count(config, rows), mask_id, vocab_size, hide_key)
+        if config.loss.joined:
+            text, mask = pretext.joined_titles(rows["text"], rows["text_mask"], rng=join_key)
+            rows |= {"joined_text": text, "joined_mask": mask}
         out = in_chunks(
             partial(told, model),
             (params["model"], dropout_key),
@@ -249,6 +253,9 @@ def told(
     feature = jnp.where(rows["zeroed_regions"][..., None], 0.0, seen.feature)
     known = seen._replace(feature=feature)
     guess = bound(rows["hidden_text"], rows["text_mask"], known, train=True)
+    if "joined_text" in rows:
+        part = bound(rows["joined_text"], rows["joined_mask"], seen, train=True)
+        out |= {"text_co": unit(part["text_co"]), "image_co": unit(part["image_co"])}
     whole = jax.lax.stop_gradient(seen.feature).astype(jnp.float32)
     return out | {
         "text_uni": unit(guess["text_uni"]),
@@ -269,6 +276,12 @@ def losses_of(out: dict[str, Array], temperature: float) -> dict[str, Array]:
         "regions": out["regions"].sum() / jnp.maximum(out["region_count"].sum(), 1),
         "contrast": contrastive.nt_xent(*pair, temperature=temperature).mean(),
     }
+    if "text_co" in out:
+        text, image = (
+            contrastive.nt_xent(out[f"{kind}_co"], out[f"{kind}_uni"], temperature=temperature)
+            for kind in ("text", "image")
+        )
+        terms["joined"] = (text.mean() + image.mean()) / 2
     if "stand" not in out:
         return terms
     stand = jnp.maximum(out["stand"].sum(), 1.0)
@@ -286,12 +299,27 @@ def region_count(config: ConfigDict, rows: Batch) -> int:
     return wanted.count
 
 
+def on_even_ground(
+    pixels: Float[Array, "B H W 3"], box_xyxy: Float[Array, "B 4"]
+) -> tuple[Float[Array, "B H W 3"], Float[Array, "B 3"]]:
+    """Pictures that show what lies in a box on an even ground, and the ground's colour: the mean of
+    what lies outside, black where nothing does."""
+    height, width = pixels.shape[1:3]
+    middle = jnp.asarray(regions.centres((height, width)))[None]
+    inside = (middle >= box_xyxy[:, None, :2]) & (middle <= box_xyxy[:, None, 2:])
+    inside = inside.all(axis=-1).reshape(-1, height, width, 1)
+    outside = jnp.maximum((~inside).sum(axis=(1, 2)), 1)
+    ground = jnp.where(inside, 0.0, pixels).sum(axis=(1, 2)) / outside
+    return jnp.where(inside, pixels, ground[:, None, None]), ground
+
+
 def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
     """What evaluation and search may ask, each `(params, batch)`.
 
     `vectors [B 4 E]` are VECTORS of the whole post. Of its K instances: `instance_box [B K 4]`
-    (xyxy) and `instance_mask [B K]`, and `instance_vectors [B K 4 E]`, of each one's close-up under
-    the whole title: of its pixels, or of the regions that lie in it where the batch brings those.
+    (xyxy) and `instance_mask [B K]`, and `instance_vectors [B K 4 E]`, of each one's crop, alone in
+    the middle of a picture, under the whole title; or of the regions that lie in its box, where the
+    batch brings regions.
     `proposal_box [B R 4]` are all proposals, best first.
     """
     count = config.retrieval.instances
@@ -326,10 +354,14 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
             box, mask = regions.close_up(each["region_box_xyxy"], each["region_mask"], box_xyxy)
             return {**each, "region_box_xyxy": box, "region_mask": mask}
         pixels = each["image"].astype(jnp.float32) / 255.0
-        sharp, fill = jnp.ones((len(box_xyxy),)), pixels.mean(axis=(1, 2))
+        middle = (box_xyxy[:, :2] + box_xyxy[:, 2:]) / 2
+        half = CONTEXT / 2 * (box_xyxy[:, 2:] - box_xyxy[:, :2])
+        shown, ground = on_even_ground(
+            pixels, jnp.concatenate([middle - half, middle + half], axis=1)
+        )
         window = augment.close_up(boxes.cxcywh(box_xyxy), config.retrieval.margin)
-        upright = jnp.zeros((len(box_xyxy),), bool)
-        cut = augment.resampled(pixels, window, upright, sharp, fill)
+        sharp, upright = jnp.ones((len(shown),)), jnp.zeros((len(shown),), bool)
+        cut = augment.resampled(shown, window, upright, sharp, ground)
         return {**each, "image": augment.normalised(cut)}
 
     def instance_vectors(params: Params, batch: Batch) -> Array:
