@@ -11,7 +11,6 @@ import math
 import os
 import re
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,7 +50,6 @@ CHIPS = {
     "v5p": Chip(459e12, 1.75e9, 95 * 2**30, 2.765e12, 300e9),
     "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 1.64e12, 224e9),
 }
-QUICK = {"xla_backend_optimization_level": 0}  # what is not run; the program is the same
 SMALL = (2, 4)  # rows of a domain in the steps that are compiled here to model others by a line
 
 
@@ -160,9 +158,7 @@ def line_through_small_steps(config: ConfigDict) -> Line:
     for rows in SMALL:
         small = _with_batch(without_loops(config), rows)
         small.mesh.fsdp = 1
-        _, made = step.made(small, mesh)
-        batch = step.batch_shapes(small, mesh)
-        program = made.update.lower(made.shapes, batch).compile(QUICK)
+        _, made, batch, program, _ = step.compiled(small, mesh, step.QUICK)
         memory = measure.bytes_per_device(program)
         traffic = program.cost_analysis()["bytes accessed"]
         numbers = memory["temporary"], traffic, step.step_flops(small, made, batch)
@@ -216,12 +212,8 @@ def _with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
 def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     """The step for a topology, as the compiler describes it."""
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
-    _, made = step.made(config, mesh)
-    batch = step.batch_shapes(config, mesh)
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
-    begun = time.perf_counter()
-    program = made.update.lower(made.shapes, batch).compile()
-    seconds = time.perf_counter() - begun
+    _, made, batch, program, seconds = step.compiled(config, mesh)
     text = program.as_text()
     found = costs(text)
     return {

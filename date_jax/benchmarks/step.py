@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from date_jax.tiles import in_chunks
 from date_jax.train_step import Step, optimizer, train_step, with_pseudo_boxes
 
 TARGETS = 4096  # rows of the table of pseudo boxes
+QUICK = {"xla_backend_optimization_level": 0}  # for what is not run; the program is the same
 
 
 def random_domain(config: ConfigDict, rng: np.random.Generator, words: int) -> dict[str, Any]:
@@ -70,6 +71,39 @@ def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
     return task, train_step(config, task, mesh, random_batch(config, 0, words), table())
 
 
+class Compiled(NamedTuple):
+    """A step ready to run.
+
+    Attributes:
+        task, step: see `made`.
+        batch: shapes of what it takes beside the state.
+        program: what XLA made of `step.update`.
+        seconds: that XLA took.
+    """
+
+    task: tasks.Task
+    step: Step
+    batch: dict[str, Any]
+    program: Any
+    seconds: float
+
+
+def compiled(
+    config: ConfigDict, mesh: jax.sharding.Mesh, options: dict[str, Any] | None = None
+) -> Compiled:
+    """The step, compiled for the devices of a mesh, which need not be here.
+
+    Args:
+        options: of the compiler.
+    """
+    task, step = made(config, mesh)
+    batch = batch_shapes(config, mesh)
+    lowered = step.update.lower(step.shapes, batch)
+    begun = time.perf_counter()
+    program = lowered.compile(options)
+    return Compiled(task, step, batch, program, time.perf_counter() - begun)
+
+
 def no_swaps(words: int) -> jax.Array:
     """The table of words that a mirrored picture changes, where none does."""
     return jnp.arange(words, dtype=jnp.int32)
@@ -84,17 +118,14 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     """
     mesh = sharding.device_mesh(config.mesh.fsdp)
     words = config.data.vocab_size
-    task, step = made(config, mesh)
+    task, step, _, program, compile_seconds = compiled(config, mesh)
     batches = [sharding.global_batch(mesh, random_batch(config, n, words)) for n in range(3)]
     state = step.init()
-    begun = time.perf_counter()
-    compiled = step.update.lower(state, batches[0]).compile()
-    compile_seconds = time.perf_counter() - begun
     turn = 0
 
     def one() -> Any:
         nonlocal state, turn
-        state, metrics = compiled(state, batches[turn % 3])
+        state, metrics = program(state, batches[turn % 3])
         turn += 1
         return metrics
 
@@ -111,7 +142,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "matmul_peak_flops_per_second": peak,
         "mfu": flops / taken.median / peak,
         "compile_seconds": compile_seconds,
-        "bytes_per_device": measure.bytes_per_device(compiled),
+        "bytes_per_device": measure.bytes_per_device(program),
         "peak_bytes": peak_bytes,
         "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
     }
@@ -148,8 +179,8 @@ def parts(
     domains = 2 if adapts(config) else 1
 
     def timed(function: Callable[..., Any], *args: Any) -> float:
-        compiled = jax.jit(function).lower(*args).compile()
-        return measure.seconds(lambda: compiled(*args), rounds=rounds, warm_up=2).median
+        program = jax.jit(function).lower(*args).compile()
+        return measure.seconds(lambda: program(*args), rounds=rounds, warm_up=2).median
 
     def embedded(name: str) -> Callable[..., Any]:
         def of(params: Any, rows: Any, _: Any) -> dict[str, jax.Array]:
