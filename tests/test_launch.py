@@ -70,6 +70,7 @@ def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> N
         given = (tmp_path / "srun.txt").read_text().splitlines()
         assert given[-len(JOB) :] == JOB
     assert "export JAX_LOCAL_DEVICE_IDS=0,1\n" in text
+    assert "export DATE_JAX_CACHE=${DATE_JAX_CACHE:-$HOME/.cache/date_jax}\n" in text
 
 
 def test_a_slurm_script_that_is_terminated_waits_for_the_save_and_is_queued_again(
@@ -95,8 +96,10 @@ def test_a_slurm_script_that_is_terminated_waits_for_the_save_and_is_queued_agai
 def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
     manifest: Any = yaml.safe_load(shown("gke"))
     assert manifest["kind"] == "JobSet"
+    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 10}  # of failures; 75 is none
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 8
+    assert job["backoffLimit"] == 0  # a host that fails is not started again beside the others
     ignored, evicted, fatal = job["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onExitCodes"]["values"]) == ("Ignore", [75])
     assert (evicted["action"], fatal["action"]) == ("Ignore", "FailJob")
@@ -107,6 +110,9 @@ def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
     assert container["image"] == "shop:1"
     assert container["command"] == ["python", "-m", "date_jax.main", *JOB]
     assert container["name"] == fatal["onExitCodes"]["containerName"]
+    # What one start compiled the next one finds: the volume outlives the pod.
+    assert container["env"] == [{"name": "DATE_JAX_CACHE", "value": "/runs/cache"}]
+    assert container["volumeMounts"] == [{"name": "runs", "mountPath": "/runs"}]
 
 
 def test_sky_gets_a_task_that_keeps_its_runs_in_the_bucket() -> None:
