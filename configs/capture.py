@@ -9,13 +9,15 @@
         --config.data.path=lists --config.data.images=pictures --config.data.regions=regions
 
 Words join by commas. precomputed takes regions that a detector found beforehand, in the files of
-date_jax.data.region_files; Product1M's lists are read as they are, its pictures as <id>.jpg.
+date_jax.data.region_files; Product1M's lists are read as they are, its pictures as <id>.jpg,
+.png or .webp.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from date_jax.errors import UsageError
 from date_jax.scales import words
 
 WORDS = ("grid", "precomputed", "product1m", "published")
@@ -27,19 +29,25 @@ METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and wha
 COLUMNS = {  # of its table: which split, which metric
     "mAP@10": ("suite_test", "map_at_10"),
     "mAR@10": ("suite_test", "mar_at_10"),
+    "standard mAP@10": ("suite_test", "standard_map_at_10"),
     "author's mAP@10": ("suite_test", "author_round_robin/map_at_10"),
     "author's mAR@10": ("suite_test", "author_round_robin/mar_at_10"),
+    "crops alone mAP@10": ("suite_test", "image_by_instance/map_at_10"),
+    "crops alone mAR@10": ("suite_test", "image_by_instance/mar_at_10"),
     "whole post mAP@10": ("suite_test", "sum_whole_post/map_at_10"),
     "whole post mAR@10": ("suite_test", "sum_whole_post/mar_at_10"),
+    "author's whole post mAP@10": ("suite_test", "author_whole_post/map_at_10"),
+    "author's whole post mAR@10": ("suite_test", "author_whole_post/mar_at_10"),
     "titles mAP@10": ("suite_test", "text_alone/map_at_10"),
     "titles mAR@10": ("suite_test", "text_alone/mar_at_10"),
     "pictures mAP@10": ("suite_test", "image_alone/map_at_10"),
     "pictures mAR@10": ("suite_test", "image_alone/mar_at_10"),
     "unseen mAP@10": ("unseen_test", "map_at_10"),
     "unseen mAR@10": ("unseen_test", "mar_at_10"),
+    "instances": ("suite_test", "instances"),
     "proposals' recall@10": ("composite_test", "proposal_recall_at_10"),
 }
-PUBLISHED: dict[str, Any] = {  # the official code's sizes, on Swin-T
+PUBLISHED: dict[str, Any] = {  # the official code's sizes and losses, on Swin-T; rates are ours
     "data.image_size": 224,
     "data.text_length": 36,
     "data.vocab_size": 21_128,
@@ -66,6 +74,8 @@ PUBLISHED: dict[str, Any] = {  # the official code's sizes, on Swin-T
     },
     "loss.joined": 0.0,
     "retrieval.embedding": "author",
+    "retrieval.context": 0.0,
+    "retrieval.margin": 1.0,
     "optim.learning_rate": 1e-4,
     "optim.beta2": 0.999,
     "optim.ema": 0.999,
@@ -78,6 +88,8 @@ PUBLISHED: dict[str, Any] = {  # the official code's sizes, on Swin-T
 def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is a comma-separated list of WORDS."""
     given = words(arg, WORDS, "configs/capture.py")
+    if "grid" in given and "precomputed" in given:
+        raise UsageError("configs/capture.py: grid and precomputed: regions are one or the other")
     config = ConfigDict()
     config.task = "capture"
     config.seed = 0
@@ -123,7 +135,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "count": 10,  # proposals of a picture, or precomputed regions
             "width": 2048,  # numbers of a precomputed region
             "overlap": 0.5,  # IoU above which one of two proposals is left out
-            "min_score": 0.5,  # proposals that are less likely a product are no regions
+            # Proposals that are less likely a product are neither regions nor instances to search
+            # for, but for the best one.
+            "min_score": 0.5,
         }
     )
     config.model.image = ConfigDict(
@@ -147,7 +161,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "joint": {"layers": 1, "heads": 4},
         }
     )
-    config.loss = ConfigDict(  # weights; and the temperature of the contrast
+    config.loss = ConfigDict(  # weights; and the temperature of `contrast` and `joined`
         {
             "words": 1.0,
             "regions": 1.0,
@@ -163,7 +177,10 @@ def get_config(arg: str = "") -> ConfigDict:
             "embedding": "sum",  # author | sum
             "merge": "round_robin",  # round_robin | max
             "instances": 6,  # of a query, at most
-            "margin": 1.8,  # side of the picture of an instance alone, by its box's longer side
+            # An instance's crop: what its box holds, `context` times as large, on an even ground;
+            # 0 leaves what is around it. And the crop's side, by the longer side of the box.
+            "context": 1.1,
+            "margin": 1.8,
         }
     )
     config.augment = ConfigDict(
@@ -200,6 +217,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval = ConfigDict({"every": 600, "batch_size": 128})
     config.checkpoint = ConfigDict({"every": 300, "keep": 2})
 
+    if "product1m" in given:  # titles are longer, and Chinese alone has thousands of signs
+        config.data.update(text_length=36, vocab_size=8_000)
     if "published" in given:
         config.update_from_flattened_dict(PUBLISHED)
     if "grid" in given:

@@ -123,6 +123,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
                 f"loss.{term}"
                 for term in ("words", "regions", "contrast", "joined", "objectness", "box")
             ),
+            "retrieval.context",
         ),
     ),
     (

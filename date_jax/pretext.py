@@ -66,20 +66,29 @@ def joined_titles(
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
     """Each title and that of the row before as one, `(text, mask)`, in either order.
 
-    Where the two are longer than T the row's own title comes first, and the other loses its end.
+    Where the two are longer than T they share it: neither loses words as long as it has no more
+    than half of them.
 
     Args:
         text: [CLS] first, [SEP] last, padding behind.
         mask: False = padding.
     """
-    other = jnp.roll(text, 1, axis=0)
-    own_length, other_length = mask.sum(axis=1), jnp.roll(mask.sum(axis=1), 1)
-    total = own_length + other_length - 2  # one [CLS] and one [SEP] are left
-    swap = jax.random.bernoulli(rng, 0.5, total.shape) & (total <= text.shape[1])
-    first = jnp.where(swap[:, None], other, text)
-    second = jnp.where(swap[:, None], text, other)
-    begin = jnp.where(swap, other_length, own_length)[:, None] - 1  # in place of the first [SEP]
+    room = text.shape[1] - 2  # one [CLS] and one [SEP]
+    # Words, of the row's own title and of the other.
+    own = mask.sum(axis=1) - 2
+    other = jnp.roll(own, 1)
+    swap = jax.random.bernoulli(rng, 0.5, own.shape)
+    own, other = (
+        jnp.minimum(some, jnp.maximum(half, room - rest))
+        for some, rest, half in ((own, other, room - room // 2), (other, own, room // 2))
+    )
+    before = jnp.roll(text, 1, axis=0)
+    first = jnp.where(swap[:, None], before, text)
+    second = jnp.where(swap[:, None], text, before)
+    begin = 1 + jnp.where(swap, other, own)[:, None]
+    end = 1 + (own + other)[:, None]
     place = jnp.arange(text.shape[1])[None]
     from_second = jnp.take_along_axis(second, jnp.maximum(place - begin + 1, 0), axis=1)
-    there = place < total[:, None]
-    return jnp.where(there, jnp.where(place < begin, first, from_second), 0), there
+    closing = jnp.take_along_axis(text, mask.sum(axis=1, keepdims=True) - 1, axis=1)
+    joined = jnp.where(place < begin, first, jnp.where(place < end, from_second, closing))
+    return jnp.where(place <= end, joined, 0), place <= end

@@ -30,7 +30,9 @@ _FREE = (
     "model.scan",
     "model.rows_at_once",
     "data.shop.workers",
+    "data.suites.workers",
     "data.suppliers.workers",
+    "retrieval.",
 )
 
 

@@ -10,6 +10,10 @@ from ml_collections import ConfigDict
 
 from configs import capture as configs
 from date_jax import sharding
+from date_jax.courses import capture as courses
+from date_jax.data.posts import Posts
+from date_jax.data.tokenizer import SPECIAL, Tokenizer
+from date_jax.errors import DataError
 from date_jax.tasks import capture
 from date_jax.tasks.task import Task
 
@@ -184,20 +188,21 @@ def test_instances_are_close_ups_of_the_proposals(main: Compiled) -> None:
     found = compiled(ask, main.params, given)(main.params, given)
     assert found["instance_box"].shape == (rows, 2, 4)
     assert found["instance_mask"][:, 0].all()
-    box = np.asarray(found["instance_box"][:, 1], np.float64)
-    side = np.maximum(1.8 * (box[:, 2:] - box[:, :2]).max(axis=1), 0.1)
-    middle = (box[:, :2] + box[:, 2:]) / 2
-    cut = np.empty((rows, 16, 16, 3))
+    vectors = compiled(main.task.predict["vectors"], main.params, given)
     steps = (np.arange(16) + 0.5) / 16
-    for row in range(rows):
-        picture, ground = cut_out(given["image"][row].astype(np.float64), box[row])
-        x, y = (middle[row, n] - side[row] / 2 + side[row] * steps for n in (0, 1))
-        cut[row] = read(picture, ground, y, x)
-    near = {**given, "image": cut.round().clip(0, 255).astype(np.uint8)}
-    expected = compiled(main.task.predict["vectors"], main.params, near)(main.params, near)
-    close = np.abs(found["instance_vectors"][:, 1] - expected).mean(axis=(1, 2))
-    scale = np.abs(expected).mean()
-    assert np.median(close) < 0.03 * scale  # pixels were rounded
+    for instance in range(2):
+        box = np.asarray(found["instance_box"][:, instance], np.float64)
+        side = np.maximum(1.8 * (box[:, 2:] - box[:, :2]).max(axis=1), 0.1)
+        middle = (box[:, :2] + box[:, 2:]) / 2
+        cut = np.empty((rows, 16, 16, 3))
+        for row in range(rows):
+            picture, ground = cut_out(given["image"][row].astype(np.float64), box[row])
+            x, y = (middle[row, n] - side[row] / 2 + side[row] * steps for n in (0, 1))
+            cut[row] = read(picture, ground, y, x)
+        near = {**given, "image": cut.round().clip(0, 255).astype(np.uint8)}
+        expected = vectors(main.params, near)
+        close = np.abs(found["instance_vectors"][:, instance] - expected).mean(axis=(1, 2))
+        assert close.max() < 0.05 * np.abs(expected).mean(), (instance, close)  # rounded pixels
 
 
 def cut_out(picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +230,70 @@ def read(picture: np.ndarray, ground: np.ndarray, ys: np.ndarray, xs: np.ndarray
             inside = np.prod([np.clip(2 * min(p, 1 - p) * size + 1, 0, 1) for p in (x, y)])
             found[i, j] = inside * total / max(weight, 1e-6) + (1 - inside) * ground
     return found
+
+
+def test_what_is_outside_a_box_gets_its_mean_colour() -> None:
+    box = np.array(
+        [[0.2, 0.1, 0.7, 0.5], [0.51, 0.51, 0.52, 0.52], [-1, -1, 2, 2], [0.8, -0.3, 1.4, 0.6]]
+    )
+    picture = np.random.default_rng(4).random((len(box), 16, 16, 3))
+    shown, ground = capture.on_even_ground(jnp.float32(picture), jnp.float32(box))
+    middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 / 1.1
+    asked = np.concatenate([middle - half, middle + half], axis=1)  # it is taken larger there
+    for row in range(len(box)):
+        expected, colour = cut_out(picture[row], asked[row])
+        np.testing.assert_allclose(shown[row], expected, atol=1e-6)
+        np.testing.assert_allclose(ground[row], colour, atol=1e-6)
+    assert not ground[2].any()
+
+
+def test_joined_tells_whether_each_text_and_picture_is_nearest_to_its_own() -> None:
+    rng = np.random.default_rng(5)
+
+    def some() -> np.ndarray:
+        x = rng.random((6, 5))
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    names = ("text_co", "image_co", "text_uni", "image_uni")
+    out = {name: jnp.asarray(some()) for name in names}
+    out |= {name: jnp.ones(6) for name in ("words", "word_count", "regions", "region_count")}
+    expected = 0.0
+    for kind in ("text", "image"):
+        both = np.concatenate([out[f"{kind}_co"], out[f"{kind}_uni"]]).astype(np.float64)
+        for row in range(12):
+            logits = np.delete(both @ both[row] / 0.1, row)
+            own = both[row] @ both[(row + 6) % 12] / 0.1
+            expected += (np.log(np.exp(logits).sum()) - own) / 24
+    terms = capture.losses_of(out, 0.1)
+    np.testing.assert_allclose(terms["joined"], expected, rtol=1e-5)
+    alone = capture.losses_of({k: v for k, v in out.items() if not k.endswith("_co")}, 0.1)
+    assert set(alone) == set(terms) - {"joined"}
+
+
+def test_the_published_losses_are_finite_in_bfloat16_with_dropout() -> None:
+    config = small("proposals")
+    config.loss.joined, config.model.dtype, config.model.streams.dropout = 0.0, "bfloat16", 0.1
+    config.model.rows_at_once = 4
+    task = built(config)
+    params = some_params(task, batch())
+
+    def loss(params: Any, given: Any) -> Any:
+        return task.loss(params, given, step=jnp.int32(3), rng=jax.random.key(0))
+
+    _, terms = compiled(loss, params, batch())(params, batch())
+    assert set(terms) == TERMS - {"joined"}
+    assert all(np.isfinite(value) for value in terms.values())
+
+
+@pytest.mark.parametrize("last", ["[MASK]", "[PAD]"])
+def test_a_vocabulary_without_words_behind_its_special_pieces_is_refused(last: str) -> None:
+    vocab = [piece for piece in ("[MASK]", *SPECIAL, "mug") if piece != last]
+    vocab = list(dict.fromkeys([*vocab, last]))
+    config = small("proposals")
+    config.data.vocab = "vocab.txt"
+    corpus = Posts({}, None, Tokenizer(vocab, length=LENGTH), 16, [], "")
+    with pytest.raises(DataError, match=r"vocab.txt: \[MASK\] is line .* must come first"):
+        courses.task(config, corpus)
 
 
 def test_each_term_falls(main: Compiled) -> None:

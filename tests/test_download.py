@@ -151,6 +151,34 @@ def test_what_is_no_picture_is_listed_with_its_reason(server: Server, tmp_path: 
     assert all(server.count()[path] == 1 for path in paths)
 
 
+def test_failures_of_another_list_stay_until_their_pictures_are_there(
+    server: Server, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "out", download.Options(**{**FAST, "tries": 1})
+
+    def failed(*rows: str) -> list[str]:
+        (tmp_path / "urls.tsv").write_text("".join(f"{row}\n" for row in rows))
+        download.download(download.read_list(tmp_path / "urls.tsv"), out, settings)
+        lines = (out / "failures.tsv").read_text().splitlines()
+        return sorted(line.split("\t")[0] for line in lines)
+
+    assert failed(f"a\t{server.address}/gone", f"b\t{server.address}/gone") == ["a", "b"]
+    assert failed(f"c\t{server.address}/gone") == ["a", "b", "c"]
+    assert failed(f"a\t{server.address}/a.jpg", f"c\t{server.address}/gone") == ["b", "c"]
+
+
+def test_a_host_that_wants_more_quiet_than_a_run_has_is_not_asked_again(
+    server: Server, tmp_path: Path
+) -> None:
+    names = listed(tmp_path, server, ["/later", "/a.jpg", "/b.jpg"])
+    reasons = got(tmp_path / "out", names, connections=1)
+    assert server.count() == {"/later": 1}
+    assert reasons["p0 /later"] == "HTTP 503"
+    for name in ("p1 /a.jpg", "p2 /b.jpg"):
+        assert reasons[name].startswith("not asked: 127.0.0.1:")
+        assert reasons[name].endswith(" s without questions")
+
+
 def test_a_busy_host_is_asked_again_when_it_said(server: Server, tmp_path: Path) -> None:
     paths = ["/busy/429/a.jpg", "/busy/503/b.png", "/cut", "/always", "/later"]
     reasons = got(tmp_path / "out", listed(tmp_path, server, paths), connections=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs.capture import PUBLISHED
 from date_jax.hybrid_stream import CrossLayer, HybridStream, geometry, with_global
 
 ROWS, LENGTH, REGIONS, WIDTH, FEATURES, VOCAB = 3, 5, 4, 8, 6, 11
@@ -79,6 +80,43 @@ def test_outputs_have_their_shapes_and_vectors_are_not_negative(net: Net) -> Non
         assert (out[name] > 0).any()
     assert out["words"].shape == (ROWS, LENGTH, VOCAB)
     assert out["regions"].shape == (ROWS, REGIONS, FEATURES)
+
+
+def test_the_published_streams_have_the_size_of_the_published_code() -> None:
+    """Counted layer by layer, with what is shared counted once."""
+    sizes = ConfigDict(PUBLISHED["model.streams"])
+    length, count, features, words = 36, 36, 2048, 21_128
+    assert (PUBLISHED["data.text_length"], PUBLISHED["data.vocab_size"]) == (length, words)
+    given = {
+        "text": jnp.zeros((1, length), jnp.int32),
+        "text_mask": jnp.ones((1, length), bool),
+        "region": jnp.zeros((1, count, features)),
+        "box_xyxy": jnp.zeros((1, count, 4)),
+        "region_mask": jnp.ones((1, count), bool),
+    }
+    net = HybridStream(sizes, words, length, features)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), **given)
+    found = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    wide, inner, out = 768, 512, 512
+
+    def dense(a: int, b: int) -> int:
+        return a * b + b
+
+    def layer(mlp: int) -> int:
+        return 4 * dense(wide, wide) + dense(wide, mlp) + dense(mlp, wide) + 4 * wide
+
+    def cross(mlp: int) -> int:
+        attention = 3 * dense(wide, inner) + dense(inner, wide)
+        return attention + dense(wide, mlp) + dense(mlp, wide) + 4 * wide
+
+    # Words, places and the segment, their norm.
+    text = (words + 512 + 1) * wide + 2 * wide + 4 * layer(3072)
+    image = dense(features, wide) + dense(5, wide) + 2 * wide + 4 * layer(1024)
+    joint = 6 * layer(4 * wide)
+    guesses = 2 * (dense(out, wide) + dense(wide, wide) + 2 * wide) + words + dense(wide, features)
+    both = 4 * (cross(3072) + cross(1024))
+    assert found == text + image + both + joint + guesses + 4 * dense(wide, out) == 147_798_152
 
 
 def test_unimodal_vectors_see_one_modality_and_joint_ones_see_both(net: Net) -> None:

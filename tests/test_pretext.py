@@ -53,25 +53,27 @@ def test_losses_are_those_of_a_loop_over_the_chosen() -> None:
     )
 
 
-def test_two_titles_become_one_that_never_loses_its_own_words() -> None:
-    rng, length = np.random.default_rng(3), 10
-    words = [rng.integers(FIRST, VOCAB, rng.integers(1, 7)).tolist() for _ in range(200)]
-    text, mask = np.zeros((200, length), np.int32), np.zeros((200, length), bool)
+def test_two_titles_become_one_in_either_order_and_share_the_room() -> None:
+    rng, length = np.random.default_rng(3), 11
+    words = [rng.integers(FIRST, VOCAB, rng.integers(1, 10)).tolist() for _ in range(400)]
+    text, mask = np.zeros((400, length), np.int32), np.zeros((400, length), bool)
     for row, some in enumerate(words):
         text[row, : len(some) + 2], mask[row, : len(some) + 2] = [BEGIN, *some, END], True
-    joined, there = pretext.joined_titles(
-        jnp.asarray(text), jnp.asarray(mask), rng=jax.random.key(3)
+    joined, there = map(
+        np.asarray,
+        pretext.joined_titles(jnp.asarray(text), jnp.asarray(mask), rng=jax.random.key(3)),
     )
-    ways = {"own first": 0, "other first": 0, "cut": 0}
-    for row, own in enumerate(words):
-        found, other = np.asarray(joined[row])[np.asarray(there[row])].tolist(), words[row - 1]
-        assert not np.asarray(joined[row])[~np.asarray(there[row])].any()
-        if len(own) + len(other) + 2 > length:
-            way, expected = "cut", [BEGIN, *own, *other, END][:length]
-        elif found == [BEGIN, *own, *other, END]:
-            way, expected = "own first", found
+    ways = {(order, cut): 0 for order in ("own first", "other first") for cut in (False, True)}
+    for row, whole in enumerate(words):
+        own, other = [*whole], [*words[row - 1]]
+        while len(own) + len(other) > length - 2:  # whoever has more than half loses a word
+            (own if len(own) > (length - 1) // 2 else other).pop()
+        cut = len(own) + len(other) < len(whole) + len(words[row - 1])
+        assert not joined[row][~there[row]].any()
+        found = joined[row][there[row]].tolist()
+        if found == [BEGIN, *own, *other, END]:
+            ways["own first", cut] += 1
         else:
-            way, expected = "other first", [BEGIN, *other, *own, END]
-        assert found == expected
-        ways[way] += 1
+            assert found == [BEGIN, *other, *own, END]
+            ways["other first", cut] += 1
     assert min(ways.values()) > 30, ways

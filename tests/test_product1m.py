@@ -318,6 +318,11 @@ def test_what_is_not_there_is_named(with_regions: ConfigDict) -> None:
         capture.load(with_regions)
 
 
+def test_regions_are_of_one_kind() -> None:
+    with pytest.raises(UsageError, match="grid and precomputed: regions are one or the other"):
+        configs.get_config("grid,precomputed")
+
+
 @pytest.mark.parametrize(
     ("word", "changes", "says"),
     [

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from date_jax.courses.course import Course, Evaluate, Evaluated
 from date_jax.data import pipeline, posts
-from date_jax.data.tokenizer import MIRRORED
+from date_jax.data.tokenizer import MIRRORED, SPECIAL
 from date_jax.errors import DataError
 from date_jax.evals import findings, pictures, proposals, ranked_lists, search
 from date_jax.evals.collect import collector
@@ -44,10 +44,19 @@ def load(config: ConfigDict) -> posts.Posts:
 
 
 def task(config: ConfigDict, corpus: posts.Posts) -> Task:
-    """CAPTURE, for the corpus' vocabulary."""
+    """CAPTURE, for the corpus' vocabulary.
+
+    Raises:
+        DataError: no word stands behind [MASK] in the vocabulary, or a special piece does.
+    """
     tokenizer = corpus.tokenizer
     mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
     mask_id = tokenizer.vocab.index("[MASK]")
+    if not max(map(tokenizer.vocab.index, SPECIAL)) == mask_id < len(tokenizer.vocab) - 1:
+        raise DataError(
+            f"config.data.vocab={config.data.vocab}: [MASK] is line {mask_id + 1}; {SPECIAL} must "
+            "come first with [MASK] last of them, for what is behind it is taken for words"
+        )
     return capture.build(config, len(tokenizer.vocab), mask_id, mirrored)
 
 

@@ -4,7 +4,8 @@
 
 A line of the list is `id<TAB>URL`, or a post of Product1M's lists, whose mirror address is tried
 where the first one fails. Pictures become `<id>.jpg`, `.png` or `.webp`; those that are there are
-not asked for again. What could not be fetched is in `failures.tsv` of the folder: id, URL, reason.
+not asked for again. What could not be fetched is in `failures.tsv` of the folder: id, URL, reason;
+failures of pictures that are in other lists stay there.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from date_jax.errors import DataError, SetupError, UsageError, UserError
 
 AGENT = "date_jax (research; one picture at a time)"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
-LONGEST_WAIT = 300.0  # seconds; who asks for more gets no second question in this run
+LONGEST_WAIT = 300.0  # seconds; a host that asks for more is not asked again in this run
 SLOWEST = 10  # timeouts that one picture may take
 CHUNK = 1 << 16
 WINDOW = 1024  # pictures handed to the threads at a time
@@ -84,11 +85,18 @@ class Hosts:
         self._delay = delay
         self._lock = threading.Lock()
         self._next: dict[str, float] = {}
+        self._closed: dict[str, str] = {}
 
     def wait(self, host: str) -> None:
-        """Returns when it is this thread's turn, and takes it."""
+        """Returns when it is this thread's turn, and takes it.
+
+        Raises:
+            RefusedError: the host is closed.
+        """
         while True:
             with self._lock:
+                if host in self._closed:
+                    raise RefusedError(self._closed[host])
                 now = time.monotonic()
                 at = self._next.get(host, now)
                 if at <= now:
@@ -101,6 +109,11 @@ class Hosts:
         with self._lock:
             at = time.monotonic() + seconds
             self._next[host] = max(at, self._next.get(host, at))
+
+    def close(self, host: str, reason: str) -> None:
+        """Nobody asks `host` again."""
+        with self._lock:
+            self._closed[host] = reason
 
 
 def read_list(path: Path) -> list[Wanted]:
@@ -241,9 +254,12 @@ def _asked_often(asks: request.OpenerDirector, url: str, hosts: Hosts, options: 
             pause = error.after
             if pause is None:
                 pause = max(options.delay, 0.1) * 2 ** (attempt + 1)
-            if attempt + 1 == options.tries or pause > LONGEST_WAIT:
+            if pause > LONGEST_WAIT:
+                hosts.close(host, f"not asked: {host} wants {pause:,.0f} s without questions")
                 raise
             hosts.pause(host, pause)
+            if attempt + 1 == options.tries:
+                raise
     raise AssertionError("tries is positive")
 
 
@@ -262,7 +278,13 @@ def download(wanted: Sequence[Wanted], folder: Path, options: Options) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         had = there(folder)
         lacking = [each for each in wanted if each.name not in had]
-        with (folder / "failures.tsv").open("w", encoding="utf-8") as failures:
+        file = folder / "failures.tsv"
+        before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        names = {each.name for each in wanted} | had
+        with file.open("w", encoding="utf-8") as failures:
+            kept = (line for line in before if line.partition("\t")[0] not in names)
+            failures.writelines(f"{line}\n" for line in kept)
+            failures.flush()
 
             def failed(each: Wanted, reasons: list[tuple[str, str]]) -> None:
                 for url, reason in reasons:
@@ -274,7 +296,7 @@ def download(wanted: Sequence[Wanted], folder: Path, options: Options) -> int:
         raise SetupError(f"cannot write to {folder}: {error.strerror or error}") from error
     print(
         f"{len(lacking) - count:,} pictures fetched, {len(wanted) - len(lacking):,} were there, "
-        f"{count:,} failed" + (f": {folder / 'failures.tsv'}" if count else "")
+        f"{count:,} failed" + (f": {file}" if count else "")
     )
     return count
 

@@ -1,8 +1,9 @@
 """CAPTURE (2107.14572): posts of several products embedded one by one, learnt from titles alone.
 
 A batch is `{posts, composites}`. Posts have a title and a picture (or regions computed beforehand)
-and give the three pretext losses; composites have boxes of pasted cut-outs and train the head that
-proposes regions. No post has a label or a box.
+and give the three pretext losses, and a fourth of ours that tells one product's words from
+another's; composites have boxes of pasted cut-outs and train the head that proposes regions. No
+post has a label or a box.
 """
 
 from functools import partial
@@ -24,7 +25,6 @@ from date_jax.tiles import in_chunks
 
 POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
 VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
-CONTEXT = 1.1  # sides of an instance's crop, by those of its box: boxes are not exact
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
 _GEOMETRIC = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
@@ -317,9 +317,9 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
     """What evaluation and search may ask, each `(params, batch)`.
 
     `vectors [B 4 E]` are VECTORS of the whole post. Of its K instances: `instance_box [B K 4]`
-    (xyxy) and `instance_mask [B K]`, and `instance_vectors [B K 4 E]`, of each one's crop, alone in
-    the middle of a picture, under the whole title; or of the regions that lie in its box, where the
-    batch brings regions.
+    (xyxy) and `instance_mask [B K]`, and `instance_vectors [B K 4 E]`, of each one's crop under the
+    whole title, as `config.retrieval` says; or of the regions that lie in its box, where the batch
+    brings regions.
     `proposal_box [B R 4]` are all proposals, best first.
     """
     count = config.retrieval.instances
@@ -354,14 +354,13 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
             box, mask = regions.close_up(each["region_box_xyxy"], each["region_mask"], box_xyxy)
             return {**each, "region_box_xyxy": box, "region_mask": mask}
         pixels = each["image"].astype(jnp.float32) / 255.0
-        middle = (box_xyxy[:, :2] + box_xyxy[:, 2:]) / 2
-        half = CONTEXT / 2 * (box_xyxy[:, 2:] - box_xyxy[:, :2])
-        shown, ground = on_even_ground(
-            pixels, jnp.concatenate([middle - half, middle + half], axis=1)
-        )
-        window = augment.close_up(boxes.cxcywh(box_xyxy), config.retrieval.margin)
-        sharp, upright = jnp.ones((len(shown),)), jnp.zeros((len(shown),), bool)
-        cut = augment.resampled(shown, window, upright, sharp, ground)
+        box, ground = boxes.cxcywh(box_xyxy), pixels.mean(axis=(1, 2))
+        if config.retrieval.context:
+            larger = jnp.array([[1.0, 1.0, config.retrieval.context, config.retrieval.context]])
+            pixels, ground = on_even_ground(pixels, boxes.xyxy(box * larger))
+        window = augment.close_up(box, config.retrieval.margin)
+        sharp, upright = jnp.ones((len(box),)), jnp.zeros((len(box),), bool)
+        cut = augment.resampled(pixels, window, upright, sharp, ground)
         return {**each, "image": augment.normalised(cut)}
 
     def instance_vectors(params: Params, batch: Batch) -> Array:

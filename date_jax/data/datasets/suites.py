@@ -24,8 +24,8 @@ class SuitesConfig(tfds.core.BuilderConfig):
     nothing in it."""
 
     image_size: int = 64
-    posts: int = 10_000
-    composites: int = 3_000
+    posts: int = 16_000
+    composites: int = 8_000
     queries: int = 400
     views: int = 8
     products: int = 1_000
