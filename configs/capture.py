@@ -134,7 +134,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "kind": "proposals",  # proposals | grid | precomputed
             "count": 10,  # proposals of a picture, or precomputed regions
             "width": 2048,  # numbers of a precomputed region
-            "overlap": 0.5,  # IoU above which one of two proposals is left out
+            "overlap": 0.6,  # IoU above which one of two proposals is left out
             # Proposals that are less likely a product are neither regions nor instances to search
             # for, but for the best one.
             "min_score": 0.5,
