@@ -101,9 +101,10 @@ def test_long_calls_are_fewer_but_one_counts(
 
 @pytest.mark.parametrize("name", loss.LOSSES)
 def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(name: str) -> None:
-    found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 4096, rounds=1)
+    found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 4096, rounds=2)
     assert found["dense_bytes"] > 2 * found["tiled_bytes"] > 0
     assert found["tiled_seconds"] > 0
+    assert found["tiled_spread"] > 0
 
 
 def test_the_selection_counts_what_random_vectors_have_in_common() -> None:

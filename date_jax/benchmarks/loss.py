@@ -32,7 +32,8 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {"contrastive": softmax, "mmd": mm
 
 
 def run(mesh: jax.sharding.Mesh, *, rounds: int, most: int) -> dict[str, Any]:
-    """A row for each loss and batch: temporary bytes of a device, seconds of value and gradient.
+    """A row for each loss and batch: temporary bytes of a device, median seconds of value and
+    gradient, and their spread: from least to most, as a share of the median.
 
     Args:
         rounds: calls that count, fewer where they take long.
@@ -69,9 +70,9 @@ def row(
         sharing = mesh.size if jax.default_backend() == "cpu" else 1
         runs = name == "tiled" or found["dense_bytes"] * sharing < DENSE_BYTES
         call = lambda compiled=compiled: compiled(*given)  # noqa: E731
-        found[f"{name}_seconds"] = (
-            measure.seconds(call, rounds=rounds, warm_up=1, at_most=PATIENCE).median
-            if runs
-            else None
-        )
+        found |= {f"{name}_seconds": None, f"{name}_spread": None}
+        if runs:
+            taken = measure.seconds(call, rounds=rounds, warm_up=1, at_most=PATIENCE)
+            found[f"{name}_seconds"] = taken.median
+            found[f"{name}_spread"] = (taken.most - taken.least) / taken.median
     return found
