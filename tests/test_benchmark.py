@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from date_jax.benchmarks import (
     loss,
     measure,
     plan,
+    profile,
+    program_text,
     scaling,
     search,
     selection,
@@ -214,6 +217,10 @@ def test_the_command_times_the_real_step_without_tensorflow(
         *("optimizer", "moving average"),
     }
     assert min(report["parts"].values()) >= 0
+    assert report["profile"]["runs"] > 100
+    assert report["profile"]["part"].keys() == {
+        *("image_extractor", "text_extractor", "object_seeker", "rest")
+    }
     assert np.isclose(report["examples_per_second"], 32 / report["step_seconds"]["median"])
 
 
@@ -261,15 +268,44 @@ ENTRY %main.9 (x: f32[8]) -> f32[8] {
 
 
 def test_cycles_are_those_of_all_instructions_as_often_as_they_run() -> None:
-    found = plan.costs(PROGRAM)
+    found = program_text.costs(PROGRAM)
     total = 2 * (6 * 120 + 5) + 9 + 1000
-    assert sum(cost.cycles for cost in found) == total
-    assert sum(cost.cycles == 0 for cost in found) == 2  # the gather and the copy on its way
-    kinds, parts = (plan.shares(found, of) for of in ("kind", "part"))
+    assert sum(cost.spent for cost in found) == total
+    assert sum(cost.spent == 0 for cost in found) == 2  # the gather and the copy on its way
+    kinds, parts = (program_text.shares(found, of) for of in ("kind", "part"))
     cycles = {"products": 12 * 100, "elementwise": 12 * 20 + 1000, "moves": 10, "reductions": 9}
     assert kinds == pytest.approx({kind: n / total for kind, n in cycles.items()})
     assert next(iter(kinds)) == "elementwise"
     assert parts == pytest.approx({"text_extractor": 1200 / total, "rest": 1 - 1200 / total})
+
+
+def test_a_profile_names_what_ran_by_kind_and_part() -> None:
+    """One product and nothing else has a share of the time, and what calls it none of its own."""
+    x = jnp.ones((256, 256))
+
+    def function(x: jax.Array) -> jax.Array:
+        with jax.named_scope("text_extractor"):
+            return jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)
+
+    program = jax.jit(function).lower(x).compile()
+    found = profile.of_calls(program, lambda: program(x))
+    assert found["runs"] >= 20
+    assert 0 < found["seconds"] < 1
+    assert sum(found["kind"].values()) == pytest.approx(1)
+    assert next(iter(found["kind"])) == "products"
+    assert next(iter(found["part"])) == "text_extractor"
+    assert found["kind"]["products"] > 0.5
+
+
+def test_a_platform_whose_operations_the_profiler_does_not_know_has_no_shares() -> None:
+    record = types.SimpleNamespace(planes=[])
+    assert profile.shares(program_text.instructions(PROGRAM), record) == {"runs": 0, "seconds": 0}
+
+
+def test_instructions_are_those_that_compute() -> None:
+    found = program_text.instructions(PROGRAM)
+    assert not {"w", "i"} & found.keys(), "loops and branches call others"
+    assert (found["b"].kind, found["p"].kind) == ("elementwise", "products")
 
 
 def test_exchanged_bytes_are_those_of_the_results() -> None:
@@ -280,7 +316,7 @@ def test_exchanged_bytes_are_those_of_the_results() -> None:
       %d = f32[8]{0} all-reduce-done(%c)
     """
     reduced = (64 * 32 * 2 + 64 * 4) + 8 * 4
-    assert plan.exchanged_bytes(text) == {"all-gather": 64 * 32 * 4, "all-reduce": reduced}
+    assert program_text.exchanged_bytes(text) == {"all-gather": 64 * 32 * 4, "all-reduce": reduced}
 
 
 def test_more_devices_keep_their_rows_and_exchange_more() -> None:
@@ -356,4 +392,4 @@ def test_collectives_are_counted_whatever_their_results_are() -> None:
       %d = f32[64] all-gather-done(%c)
       %e = f32[64] add(%a, %d)
     """
-    assert plan.collectives(text) == {"all-gather": 2, "all-reduce": 1}
+    assert program_text.collectives(text) == {"all-gather": 2, "all-reduce": 1}

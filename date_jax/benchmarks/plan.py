@@ -11,18 +11,15 @@ import math
 import os
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.benchmarks import measure, step
+from date_jax.benchmarks import measure, program_text, step
 from date_jax.errors import UsageError
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 COUNTS = tuple(2**n for n in range(11))  # devices of the scaling table
 
 
@@ -215,7 +212,7 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
     _, made, batch, program, seconds = step.compiled(config, mesh)
     text = program.as_text()
-    found = costs(text)
+    found = program_text.costs(text)
     return {
         "devices": mesh.size,
         "batch_size": config.batch_size,
@@ -223,11 +220,11 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
         "compile_seconds": seconds,
         "bytes_per_device": measure.bytes_per_device(program),
         "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
-        "estimated_cycles": sum(cost.cycles for cost in found),
-        "instructions_without_estimate": sum(cost.cycles == 0 for cost in found),
-        "share_of_cycles": {of: shares(found, of) for of in ("kind", "part")},
-        "collectives": collectives(text),
-        "exchanged_bytes": exchanged_bytes(text),
+        "estimated_cycles": sum(cost.spent for cost in found),
+        "instructions_without_estimate": sum(cost.spent == 0 for cost in found),
+        "share_of_cycles": {of: program_text.shares(found, of) for of in ("kind", "part")},
+        "collectives": program_text.collectives(text),
+        "exchanged_bytes": program_text.exchanged_bytes(text),
         "instructions": text.count("\n"),
     }
 
@@ -276,127 +273,3 @@ def _largest_batch(whole: dict[str, Any], half: dict[str, Any], chip: Chip) -> i
     free = chip.memory - needed(whole)
     devices = whole["devices"]
     return int((whole["batch_size"] + free / max(a_row, 1e-9)) // devices * devices)
-
-
-def collectives(text: str) -> dict[str, int]:
-    """How many exchanges of each kind a compiled program has; those in a loop count once."""
-    return dict(Counter(kind for kind, _ in _exchanges(text)))
-
-
-def exchanged_bytes(text: str) -> dict[str, int]:
-    """The results of each kind of exchange in a compiled program; those in a loop count once."""
-    total: Counter[str] = Counter()
-    for kind, size in _exchanges(text):
-        total[kind] += size
-    return dict(total)
-
-
-_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
-
-
-def _exchanges(text: str) -> list[tuple[str, int]]:
-    """Kind and bytes of the result of each exchange."""
-    names = "|".join(COLLECTIVES)
-    # The result may be a tuple: where several are joined, and of those that start and end apart.
-    found = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\(", text)
-    exchanges = []
-    for result, kind, starts in found:
-        sizes = []
-        for dtype, shape in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result):
-            count = 1
-            for side in filter(None, shape.split(",")):
-                count *= int(side)
-            sizes.append(_BYTES.get(dtype, 1) * count)
-        # What starts apart has its operands in the tuple too.
-        exchanges.append((kind, sum(sizes) // (2 if starts and len(sizes) > 1 else 1)))
-    return exchanges
-
-
-class Cost(NamedTuple):
-    """What the compiler estimates for one instruction, as often as the loops around it run.
-
-    Attributes:
-        cycles: of all its runs; 0 where the compiler gives no estimate, as for a gather or for a
-            copy that runs beside the computation.
-        kind: `products`, `reductions`, `moves` (of memory, from layout to layout) or `elementwise`.
-        part: of the network; `rest` is augmentation, losses and optimizer.
-    """
-
-    cycles: int
-    kind: str
-    part: str
-
-
-_PARTS = ("image_extractor", "text_extractor", "object_seeker")
-_KINDS = {  # by the first that an instruction, or what was fused into it, contains
-    "products": r" (convolution|dot)\(",
-    "reductions": r" (reduce|reduce-window|scatter)\(",
-    "moves": r" (copy|copy-done|transpose|reshape|slice|concatenate|pad|gather|dynamic-slice)\(",
-}
-
-
-_WORKING = r" (fusion|custom-call|gather|scatter|sort|copy-start|slice-start)\("
-
-
-def costs(text: str) -> list[Cost]:
-    """The compiler's estimates of a whole program, instruction by instruction.
-
-    Args:
-        text: of the compiled program.
-    """
-    programs: dict[str, list[str]] = defaultdict(list)
-    name = entry = ""
-    for line in text.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name = head[2]
-            entry = name if head[1] else entry
-        elif name:
-            programs[name].append(line)
-
-    def of(name: str) -> list[Cost]:
-        return [cost for line in programs[name] for cost in of_line(line)]
-
-    def of_line(line: str) -> list[Cost]:
-        estimates = re.findall(r'"estimated_cycles":"(\d+)"', line)
-        if not estimates and re.search(_WORKING, line):
-            estimates = ["0"]
-        own = [Cost(int(n), _kind(line, programs), _part(line)) for n in estimates]
-        if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-            turns = _turns(programs[loop[1]])
-            return own + [cost._replace(cycles=turns * cost.cycles) for cost in of(loop[2])]
-        if branches := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
-            each = [of(branch.strip(" %")) for branch in branches[1].split(",")]
-            return own + max(each, key=lambda found: sum(cost.cycles for cost in found))
-        if called := re.search(r" call\(.*to_apply=%([\w.-]+)", line):
-            return own + of(called[1])
-        return own
-
-    return of(entry)
-
-
-def _kind(line: str, programs: dict[str, list[str]]) -> str:
-    fused = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
-    content = "\n".join(programs[fused[1]]) if fused else line
-    found = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))
-    return next(found, "elementwise")
-
-
-def _part(line: str) -> str:
-    source = re.search(r'op_name="([^"]*)"', line)
-    return next((part for part in _PARTS if source and part in source[1]), "rest")
-
-
-def shares(found: Sequence[Cost], of: str) -> dict[str, float]:
-    """Shares of all cycles by `kind` or by `part`, the largest first."""
-    total: Counter[str] = Counter()
-    for cost in found:
-        total[getattr(cost, of)] += cost.cycles
-    return {name: cycles / total.total() for name, cycles in total.most_common()}
-
-
-def _turns(condition: Sequence[str]) -> int:
-    """How often a loop runs: the constant that its counter is compared with."""
-    limits = [
-        int(n) for line in condition for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)
-    ]
-    return max(limits, default=1)

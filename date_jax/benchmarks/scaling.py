@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.benchmarks import measure, plan, step
+from date_jax.benchmarks import measure, plan, program_text, step
 
 
 def run(config: ConfigDict) -> dict[str, Any]:
@@ -55,6 +55,6 @@ def row(config: ConfigDict, count: int, *, fsdp: int) -> dict[str, Any]:
         "bytes_accessed": cost["bytes accessed"],
         "arguments": memory["arguments"],
         "temporary": memory["temporary"],
-        "exchanges": sum(plan.collectives(text).values()),
-        "exchanged": sum(plan.exchanged_bytes(text).values()),
+        "exchanges": sum(program_text.collectives(text).values()),
+        "exchanged": sum(program_text.exchanged_bytes(text).values()),
     }

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from date_jax import optim, sharding, tasks
 from date_jax.aligner import FEATURES, Aligner
-from date_jax.benchmarks import measure
+from date_jax.benchmarks import measure, profile
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.tasks import date
 from date_jax.tasks.pgda import adapts
@@ -144,6 +144,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "compile_seconds": compile_seconds,
         "bytes_per_device": measure.bytes_per_device(program),
         "peak_bytes": peak_bytes,
+        "profile": profile.of_calls(program, one),
         "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
     }
 

@@ -1,0 +1,60 @@
+"""Where the time of a compiled program goes on this machine: measured, operation by operation."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+
+from date_jax.benchmarks import program_text
+
+ROUNDS = 3
+
+
+def of_calls(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
+    """Shares of the time that the program's operations take, by kind and by part of the network.
+
+    JAX's profiler writes down each run of each, which slows small ones down. Where operations run
+    side by side their times add up to more than the call's.
+
+    Args:
+        program: compiled.
+        call: runs it, and gives device arrays.
+
+    Returns:
+        `runs`, of all operations in a call, their `seconds` in all, and `kind` and `part`: shares
+        of that. The profiler does not know the operations of every platform: then `runs` is 0, and
+        there are no shares.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # what Python does is not asked, and would fill the record
+    jax.block_until_ready(call())
+    with TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            for _ in range(ROUNDS):
+                jax.block_until_ready(call())
+        (record,) = Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(record))
+    return shares(program_text.instructions(program.as_text()), data)
+
+
+def shares(known: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
+    """As `of_calls`.
+
+    Args:
+        known: the program's instructions by name.
+        data: the profiler's record of `ROUNDS` calls.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    runs = 0
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name in known and "hlo_op" in dict(event.stats):
+                    spent[event.name] += event.duration_ns
+                    runs += 1
+    found = [known[name]._replace(spent=taken) for name, taken in spent.items()]
+    told = {of: program_text.shares(found, of) for of in ("kind", "part")} if found else {}
+    return {"runs": runs // ROUNDS, "seconds": 1e-9 * sum(spent.values()) / ROUNDS, **told}
