@@ -48,14 +48,6 @@ def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
     return batch | {"target": random_domain(config, rng, words)} if adapts(config) else batch
 
 
-def batch_shapes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Of a training batch, spread over the mesh."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)),
-        random_batch(config, 0, config.data.vocab_size),
-    )
-
-
 def table() -> dict[str, np.ndarray]:
     """Pseudo boxes for every target row."""
     return {
@@ -64,11 +56,13 @@ def table() -> dict[str, np.ndarray]:
     }
 
 
-def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
-    """The task and its step, on random batches' shapes."""
+def made(
+    config: ConfigDict, mesh: jax.sharding.Mesh, batch: dict[str, Any]
+) -> tuple[tasks.Task, Any]:
+    """The task and its step, for batches like this one."""
     words = config.data.vocab_size
     task = tasks.build(config, words, no_swaps(words))
-    return task, train_step(config, task, mesh, random_batch(config, 0, words), table())
+    return task, train_step(config, task, mesh, batch, table())
 
 
 class Compiled(NamedTuple):
@@ -96,8 +90,11 @@ def compiled(
     Args:
         options: of the compiler.
     """
-    task, step = made(config, mesh)
-    batch = batch_shapes(config, mesh)
+    rows = random_batch(config, 0, config.data.vocab_size)
+    task, step = made(config, mesh, rows)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)), rows
+    )
     lowered = step.update.lower(step.shapes, batch)
     begun = time.perf_counter()
     program = lowered.compile(options)
