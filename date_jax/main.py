@@ -16,7 +16,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from date_jax import commandline
-from date_jax.data.cache import cache_folder
+from date_jax.data.cache import compiled_folder
 from date_jax.errors import SetupError, UsageError
 from date_jax.rendezvous import is_cluster, meet
 
@@ -55,7 +55,7 @@ def _start_jax(config: ConfigDict) -> None:
     """Finds the devices of all processes."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder(config.data) / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if _CPU_DEVICES.value is not None:
         jax.config.update("jax_platforms", "cpu")

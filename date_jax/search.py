@@ -121,14 +121,14 @@ def opened(run: Path, split: str) -> Searched:
 
     from date_jax import checkpoint, sharding
     from date_jax.courses import same_style
-    from date_jax.data.cache import cache_folder
+    from date_jax.data.cache import compiled_folder
     from date_jax.evals.collect import collector
 
     found = checkpoint.trained(run)
     config = ConfigDict(found.meta["config"])
     if config.task != "same_style":
         raise UsageError(f"{run}: a run of task {config.task}; only same_style's can be searched")
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder(config.data) / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
     corpus = same_style.load(config)
     if corpus.fingerprint != found.meta["data"]:
         raise DataError(f"{run}: its data have changed since it was trained")

@@ -20,7 +20,7 @@ setup: |
   bash launch/setup.sh
   .venv/bin/pip install -q "jax[cuda13]"
 run: |
-  export DATE_JAX_CACHE=\$HOME/.cache/date_jax JAX_PLATFORMS=cuda
+  export DATE_JAX_CACHE=\$HOME/.cache/date_jax JAX_COMPILATION_CACHE_DIR=/runs/compiled JAX_PLATFORMS=cuda
   exec bash launch/again.sh .venv/bin/python -m date_jax.main$words
 YAML
 }

@@ -120,6 +120,8 @@ def test_sky_gets_a_task_that_keeps_its_runs_in_the_bucket() -> None:
     assert task["file_mounts"]["/runs"] == {"source": "s3://runs", "mode": "MOUNT_CACHED"}
     for part in (task["setup"], task["run"]):
         assert subprocess.run(["bash", "-n", "-c", part]).returncode == 0
+    # What one machine compiled the next one finds.
+    assert "JAX_COMPILATION_CACHE_DIR=/runs/compiled " in task["run"]
     last = task["run"].splitlines()[-1]
     assert last.startswith("exec bash launch/again.sh .venv/bin/python -m date_jax.main")
     assert job_in(last) == JOB

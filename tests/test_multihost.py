@@ -80,7 +80,9 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     config.stages.update(align=0.0, pseudo=0.2)
     directory = tmp_path / "run"
 
-    both = started(config, directory, root, processes=2)
+    compiled = tmp_path / "compiled"
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
+    both = started(config, directory, root, processes=2, environments=[environment] * 2)
     try:
         wait_for(r"step +20/60", both[0], directory, 2)
         both[1].send_signal(signal.SIGTERM)
@@ -89,6 +91,7 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
         for process in both:
             process.kill()
     assert codes == [75, 75], output(directory, 2, 0) + output(directory, 2, 1)
+    assert any("update" in program.name for program in compiled.iterdir()), "the step is kept"
     saved = checkpoint.steps_in(directory / "checkpoints")[-1]
     assert 20 <= saved < 60
     assert f"stopped: step {saved} is saved" in output(directory, 2, 0)

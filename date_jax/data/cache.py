@@ -47,6 +47,17 @@ def cache_folder(config: Any) -> Path:
     return folder
 
 
+def compiled_folder(config: Any) -> str:
+    """Where XLA's programs are kept from one start to the next: $JAX_COMPILATION_CACHE_DIR, which
+    may be in a bucket, or beside the prepared data.
+
+    Raises:
+        SetupError: as `cache_folder`.
+    """
+    asked = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return asked or str(cache_folder(config) / "compiled")
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder` against the other processes of this machine; they wait, and say so."""
