@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from date_jax import all_pairs, progress, sharding
 from date_jax.benchmarks import measure
 
 _PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows
+ROUNDS, ENOUGH = 3, 60.0  # of each size, but no other one begins after so many seconds
 
 
 def run(
@@ -58,7 +58,7 @@ def measured(
     mesh: jax.sharding.Mesh,
     peak: float,
 ) -> dict[str, Any]:
-    """One size: the second of two calls, for the first compiles; it runs on a block of the source.
+    """One size, after a call that compiles, on a block of the source; small sizes run `ROUNDS` times.
 
     Args:
         source, target: features, a matrix for each modality.
@@ -67,19 +67,26 @@ def measured(
     """
     block = all_pairs.BLOCK * all_pairs.TILE
     all_pairs.counts([x[:block] for x in source], target, theta, mesh=mesh)
-    countdown = progress.Countdown(lambda line: print(line, file=sys.stderr), "source rows")
-    begun = time.perf_counter()
-    found = all_pairs.counts(source, target, theta, mesh=mesh, after_block=countdown.at)
-    seconds = time.perf_counter() - begun
+    found = np.zeros(0)
+
+    def count() -> np.ndarray:
+        nonlocal found
+        countdown = progress.Countdown(lambda line: print(line, file=sys.stderr), "source rows")
+        found = all_pairs.counts(source, target, theta, mesh=mesh, after_block=countdown.at)
+        return found
+
+    taken = measure.seconds(count, rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
     pairs = len(source[0]) * len(target[0])
     flops = 2.0 * pairs * sum(x.shape[1] for x in source)
     return {
         "sources": len(source[0]),
         "targets": len(target[0]),
         "pairs": pairs,
-        "seconds": seconds,
-        "flops_per_second": flops / seconds,
-        "share_of_peak": flops / seconds / peak,
+        "seconds": taken.median,
+        "least": taken.least,
+        "most": taken.most,
+        "flops_per_second": flops / taken.median,
+        "share_of_peak": flops / taken.median / peak,
         "temporary_bytes": temporary_bytes(source, target, mesh),
         "mean_share_counted": float(found.mean()) / len(source[0]),
     }
