@@ -19,12 +19,19 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import tuple_parser
 
-from date_jax.errors import CheckpointError, Preempted, UsageError, UserError, nearest
+from date_jax.errors import (
+    INTERRUPTED,
+    CheckpointError,
+    Preempted,
+    UsageError,
+    UserError,
+    nearest,
+)
 
 EXAMPLE = "--config=configs/pgda.py"
 # Alike on all hosts once they have met, so only host 0 tells.
 SHARED = (UsageError, CheckpointError, Preempted)
-INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT and + SIGPIPE, as shells count
+UNREAD = 141  # 128 + SIGPIPE, as shells count
 HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
 READERS: dict[type, tuple[Any, str]] = {

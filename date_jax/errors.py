@@ -1,7 +1,10 @@
 """Mistakes that the user can mend: what, where, what to do. Each has the exit code of its kind."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
 
 class UserError(Exception):
@@ -44,3 +47,20 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint to put behind an unknown `word`: the closest of `choices`, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def answered(work: Callable[[], int | None], *, interrupted: str) -> int:
+    """The exit code of a command without a config: what `work` returns (None: 0), or its mistake's.
+
+    Args:
+        work: the command.
+        interrupted: what to say after Ctrl-C.
+    """
+    try:
+        return work() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
+        return INTERRUPTED

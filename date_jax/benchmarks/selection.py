@@ -58,7 +58,7 @@ def measured(
     mesh: jax.sharding.Mesh,
     peak: float,
 ) -> dict[str, Any]:
-    """One size, after a call that compiles, on a block of the source; small sizes run `ROUNDS` times.
+    """One size, after a call on a block of the source that compiles; small ones count again.
 
     Args:
         source, target: features, a matrix for each modality.

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Any
 from date_jax.data import click_rules
 from date_jax.data.click_rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
 from date_jax.data.click_tables import KINDS, check_offers, database, table
-from date_jax.errors import DataError, SetupError, UsageError, UserError, nearest
+from date_jax.errors import DataError, SetupError, UsageError, answered, nearest
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
     from ibis.expr.types import Table
 else:  # imported where it is needed: a wrong command need not wait for Ibis
     Backend = Table = Any
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def mine(
@@ -185,7 +183,8 @@ def printed_sql(options: argparse.Namespace, settings: Settings) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: that of the mistake, if the user made one."""
-    try:
+
+    def work() -> None:
         options = parsed(arguments)
         values = {name: getattr(options, name) for name in Settings._fields}
         settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
@@ -200,13 +199,8 @@ def main(arguments: Sequence[str]) -> int:
                 without=options.without,
                 memory_gb=options.memory_gb,
             )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+
+    return answered(work, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from date_jax.data.click_rules import RULES, Settings
 from date_jax.data.click_tables import database
 from date_jax.data.simulated_catalogue import catalogue
 from date_jax.data.simulated_clicks import codes, log
-from date_jax.errors import SetupError, UserError
+from date_jax.errors import SetupError, answered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,13 +152,12 @@ def main(arguments: Sequence[str]) -> int:
         lines = growth_lines(options.rows, options.seed)
     else:
         lines = rules_lines(options.rows[0], options.seed)
-    try:
+
+    def work() -> None:
         for line in lines:
             print(line, flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return answered(work, interrupted="the table ends here")
 
 
 if __name__ == "__main__":

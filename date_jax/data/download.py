@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from date_jax.data import product1m
 from date_jax.data.photos import UNFINISHED, Progress, checked_id
 from date_jax.data.text_rows import file_text
-from date_jax.errors import DataError, SetupError, UsageError, UserError
+from date_jax.errors import DataError, SetupError, UsageError, answered
 
 AGENT = "date_jax (research; one picture at a time)"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
@@ -344,17 +344,14 @@ def main(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", type=type(value), default=value, help=said)
     given = vars(parser.parse_args(arguments))
     path, folder = given.pop("list"), given.pop("out")
-    try:
+
+    def work() -> int:
         for name, value in given.items():
             if not (value > 0 or (name == "delay" and value == 0)):
                 raise UsageError(f"--{name}={value}: must be above 0")
         return int(download(read_list(path), folder, Options(**given)) > 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on", file=sys.stderr)
-        return 130
+
+    return answered(work, interrupted="the same command goes on")
 
 
 if __name__ == "__main__":

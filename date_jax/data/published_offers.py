@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from date_jax.data.offers import IdPairs, Offer, text
 from date_jax.data.photos import checked_id, files_by_id
 from date_jax.data.text_rows import check_columns, file_text, json_rows
-from date_jax.errors import DataError, UserError
+from date_jax.errors import DataError, answered
 
 REQUIRED = ("trigger_id", "trigger_img", "recall_id", "recall_title", "recall_img", "label")
 TITLES = ("trigger_title", "tirgger_title")  # both spellings are in use
@@ -130,16 +130,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--path", type=Path, required=True, help="the authors' JSON file")
     parser.add_argument("--out", type=Path, required=True, help="the list to write")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         offers = published(options.path).offers
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    # An address with a blank in it is none, and would make two columns of one.
-    addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
-    options.out.write_text("".join(f"{offer.offer_id}\t{offer.image}\n" for offer in addressed))
-    print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
-    return 0
+        # An address with a blank in it is none, and would make two columns of one.
+        addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
+        lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)
+        options.out.write_text("".join(lines))
+        print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
+
+    return answered(work, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

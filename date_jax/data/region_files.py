@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from date_jax.data.photos import Progress
-from date_jax.errors import DataError, UserError
+from date_jax.errors import DataError, answered
 
 FORMAT = "date_jax regions 1"
 KINDS = ("float16", "float32")
@@ -267,7 +267,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=36, help="regions of a picture, at most")
     parser.add_argument("--dtype", choices=KINDS, default="float16", help="of the features")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         paths = sorted(given.npz.glob("*.npz"))
         if not paths:
             raise DataError(f"--npz={given.npz}: no .npz file there (looked from {Path.cwd()})")
@@ -276,11 +277,11 @@ def main(arguments: list[str]) -> int:
         width = detected(paths[0])[0].shape[-1]
         ids = [path.stem for path in paths]
         write(given.out, ids, _all(paths), count=given.count, width=width, dtype=given.dtype)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"regions of {len(paths):,} pictures, {given.count} of {width} numbers, in {given.out}")
-    return 0
+        print(
+            f"regions of {len(paths):,} pictures, {given.count} of {width} numbers, in {given.out}"
+        )
+
+    return answered(work, interrupted="without its manifest the folder is not read; start again")
 
 
 def _all(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
