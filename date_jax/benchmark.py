@@ -78,6 +78,7 @@ def main(_: list[str]) -> None:
 
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
     jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured too
     from date_jax import sharding
     from date_jax.benchmarks import (
         compare,

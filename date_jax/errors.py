@@ -49,7 +49,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-def answered(work: Callable[[], int | None], *, interrupted: str) -> int:
+def exit_code_of(work: Callable[[], int | None], *, interrupted: str) -> int:
     """The exit code of a command without a config: what `work` returns (None: 0), or its mistake's.
 
     Args:

@@ -123,6 +123,7 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
     # A product of two random unit vectors has deviation width^-0.5; the limit is twice that.
     assert whole["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
     assert found["share_of_peak"] == whole["share_of_peak"] > 0
+    assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in found["growth"])
     assert 0 < whole["temporary_bytes"] < 8 * 1024 * 1024 * 4
 
 
@@ -262,6 +263,8 @@ PROGRAM = """
 ENTRY %main.9 (x: f32[8]) -> f32[8] {
   %w = (s32[], f32[8]) while(%t), condition=%until.4, body=%outer.2
   %i = f32[8] conditional(%p, %x, %x), branch_computations={%yes, %no.1}
+  %q = f32[8] call(%i), to_apply=%yes
+  %e = f32[8] all-reduce(%q), to_apply=%sum, backend_config={"estimated_cycles":"3"}
   ROOT %d = f32[8]{0} add(%w, %i), backend_config={"estimated_cycles":"1000"}
 }
 """  # noqa: E501
@@ -269,11 +272,12 @@ ENTRY %main.9 (x: f32[8]) -> f32[8] {
 
 def test_cycles_are_those_of_all_instructions_as_often_as_they_run() -> None:
     found = program_text.costs(PROGRAM)
-    total = 2 * (6 * 120 + 5) + 9 + 1000
+    total = 2 * (6 * 120 + 5) + 9 + 7 + 3 + 1000
     assert sum(cost.spent for cost in found) == total
     assert sum(cost.spent == 0 for cost in found) == 2  # the gather and the copy on its way
     kinds, parts = (program_text.shares(found, of) for of in ("kind", "part"))
-    cycles = {"products": 12 * 100, "elementwise": 12 * 20 + 1000, "moves": 10, "reductions": 9}
+    cycles = {"products": 12 * 100, "elementwise": 12 * 20 + 1007}
+    cycles |= {"moves": 10, "reductions": 9, "exchanges": 3}
     assert kinds == pytest.approx({kind: n / total for kind, n in cycles.items()})
     assert next(iter(kinds)) == "elementwise"
     assert parts == pytest.approx({"text_extractor": 1200 / total, "rest": 1 - 1200 / total})
@@ -297,14 +301,36 @@ def test_a_profile_names_what_ran_by_kind_and_part() -> None:
     assert found["kind"]["products"] > 0.5
 
 
-def test_a_platform_whose_operations_the_profiler_does_not_know_has_no_shares() -> None:
-    record = types.SimpleNamespace(planes=[])
-    assert profile.shares(program_text.instructions(PROGRAM), record) == {"runs": 0, "seconds": 0}
+def test_a_platform_with_other_names_for_operations_has_no_profile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profile.jax, "default_backend", lambda: "gpu")
+    assert profile.of_calls(None, lambda: None) == {"runs": 0, "seconds": 0.0}
+
+
+def test_a_profile_adds_up_the_operations_of_the_record() -> None:
+    """By the operation's name, not by that of the kernel; and of one call, not of all rounds."""
+
+    def event(name: str, nanoseconds: int, stats: dict[str, Any]) -> Any:
+        return types.SimpleNamespace(name=name, duration_ns=nanoseconds, stats=stats.items())
+
+    events = [
+        *(event("kernel", 3000, {"hlo_op": "p"}) for _ in range(profile.ROUNDS)),
+        *(event("b", 1000, {"hlo_op": "b"}) for _ in range(profile.ROUNDS)),
+        event("p", 5000, {}),
+        event("w", 5000, {"hlo_op": "w"}),
+        event("p", 5000, {"hlo_op": "of another program"}),
+    ]
+    plane = types.SimpleNamespace(lines=[types.SimpleNamespace(events=events)])
+    record = types.SimpleNamespace(planes=[plane])
+    found = profile.shares(program_text.instructions(PROGRAM), record)
+    assert (found["runs"], found["seconds"]) == (2, pytest.approx(4e-6))
+    assert found["kind"] == {"products": 0.75, "elementwise": 0.25}
 
 
 def test_instructions_are_those_that_compute() -> None:
     found = program_text.instructions(PROGRAM)
-    assert not {"w", "i"} & found.keys(), "loops and branches call others"
+    assert not {"w", "i", "q"} & found.keys(), "loops, branches and calls run others"
     assert (found["b"].kind, found["p"].kind) == ("elementwise", "products")
 
 

@@ -48,7 +48,8 @@ class Cost(NamedTuple):
     Attributes:
         spent: by all its runs: cycles that the compiler estimates, 0 where it gives none, as for a
             gather or for a copy that runs beside the computation; or nanoseconds that it took.
-        kind: `products`, `reductions`, `moves` (of memory, from layout to layout) or `elementwise`.
+        kind: `exchanges` between devices, `products`, `reductions`, `moves` (of memory, from layout
+            to layout) or `elementwise`.
         part: of the network; `rest` is augmentation, losses and optimizer.
     """
 
@@ -59,9 +60,11 @@ class Cost(NamedTuple):
 
 _PARTS = ("image_extractor", "text_extractor", "object_seeker")
 _KINDS = {  # by the first that an instruction, or what was fused into it, contains
+    "exchanges": rf" ({'|'.join(COLLECTIVES)})(-start|-done)?\(",
     "products": r" (convolution|dot)\(",
     "reductions": r" (reduce|reduce-window|scatter)\(",
-    "moves": r" (copy|copy-done|transpose|reshape|slice|concatenate|pad|gather|dynamic-slice)\(",
+    "moves": r" (copy|copy-done|transpose|reshape|slice|concatenate|pad|gather|dynamic-slice"
+    r"|dynamic-update-slice)\(",
 }
 
 

@@ -48,14 +48,14 @@ def cache_folder(config: Any) -> Path:
 
 
 def compiled_folder(config: Any) -> str:
-    """Where XLA's programs are kept from one start to the next: $JAX_COMPILATION_CACHE_DIR, which
-    may be in a bucket, or beside the prepared data.
+    """Where XLA's programs are kept from one start to the next: $JAX_COMPILATION_CACHE_DIR, without
+    which JAX goes on where it cannot be used, or beside the prepared data.
 
     Raises:
         SetupError: as `cache_folder`.
     """
-    asked = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    return asked or str(cache_folder(config) / "compiled")
+    beside = cache_folder(config) / "compiled"  # asked first: without it no run begins
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(beside)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from date_jax.data import click_rules
 from date_jax.data.click_rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
 from date_jax.data.click_tables import KINDS, check_offers, database, table
-from date_jax.errors import DataError, SetupError, UsageError, answered, nearest
+from date_jax.errors import DataError, SetupError, UsageError, exit_code_of, nearest
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
                 memory_gb=options.memory_gb,
             )
 
-    return answered(work, interrupted="nothing was written")
+    return exit_code_of(work, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from date_jax.data.click_rules import RULES, Settings
 from date_jax.data.click_tables import database
 from date_jax.data.simulated_catalogue import catalogue
 from date_jax.data.simulated_clicks import codes, log
-from date_jax.errors import SetupError, answered
+from date_jax.errors import SetupError, exit_code_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
         for line in lines:
             print(line, flush=True)
 
-    return answered(work, interrupted="the table ends here")
+    return exit_code_of(work, interrupted="the table ends here")
 
 
 if __name__ == "__main__":

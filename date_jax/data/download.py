@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from date_jax.data import product1m
 from date_jax.data.photos import UNFINISHED, Progress, checked_id
 from date_jax.data.text_rows import file_text
-from date_jax.errors import DataError, SetupError, UsageError, answered
+from date_jax.errors import DataError, SetupError, UsageError, exit_code_of
 
 AGENT = "date_jax (research; one picture at a time)"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
@@ -351,7 +351,7 @@ def main(arguments: list[str]) -> int:
                 raise UsageError(f"--{name}={value}: must be above 0")
         return int(download(read_list(path), folder, Options(**given)) > 0)
 
-    return answered(work, interrupted="the same command goes on")
+    return exit_code_of(work, interrupted="the same command goes on")
 
 
 if __name__ == "__main__":

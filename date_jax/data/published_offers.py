@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from date_jax.data.offers import IdPairs, Offer, text
 from date_jax.data.photos import checked_id, files_by_id
 from date_jax.data.text_rows import check_columns, file_text, json_rows
-from date_jax.errors import DataError, answered
+from date_jax.errors import DataError, exit_code_of
 
 REQUIRED = ("trigger_id", "trigger_img", "recall_id", "recall_title", "recall_img", "label")
 TITLES = ("trigger_title", "tirgger_title")  # both spellings are in use
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
         options.out.write_text("".join(lines))
         print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
 
-    return answered(work, interrupted="nothing was written")
+    return exit_code_of(work, interrupted="the list may be cut off; start again")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from date_jax.data.photos import Progress
-from date_jax.errors import DataError, answered
+from date_jax.errors import DataError, exit_code_of
 
 FORMAT = "date_jax regions 1"
 KINDS = ("float16", "float32")
@@ -281,7 +281,7 @@ def main(arguments: list[str]) -> int:
             f"regions of {len(paths):,} pictures, {given.count} of {width} numbers, in {given.out}"
         )
 
-    return answered(work, interrupted="without its manifest the folder is not read; start again")
+    return exit_code_of(work, interrupted="a folder without its manifest is not read; start again")
 
 
 def _all(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
