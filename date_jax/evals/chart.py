@@ -106,7 +106,8 @@ def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
     axes.set_title(f"{title}: training", fontsize=10)
-    axes.legend(fontsize=7, loc="upper right")
+    # Beside the curves, of which there may be many.
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
