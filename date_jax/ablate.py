@@ -5,7 +5,8 @@
         [--config.steps=3000 or any other override]
 
 The methods are those of the config file's METHODS, the directions those of its DIRECTIONS; without
-the flags it takes all. Where the file has COLUMNS, the table shows these metrics. Every combination
+the flags it takes all. With --config.data.source and target, your own domains, there is that one
+direction. Where the file has COLUMNS, the table shows these metrics. Every combination
 is a run of `date_jax.main` in <workdir>/<direction>/<method>-<seed>; what it says goes to
 console.log there. Runs that have their results.json are left out and interrupted ones go on, so
 the same command resumes. Seed 0 of
@@ -82,6 +83,9 @@ def main(_: list[str]) -> None:
     ways = named(
         given.directions, [*commandline.constant(file, "DIRECTIONS", [])], "directions", path
     )
+    set_here = dict(commandline.flags_given(sys.argv, flags.FLAGS))
+    if given.directions is None and any(f"config.{side}" in set_here for side in _SIDES):
+        ways = []
     if not chosen:
         raise UsageError(f"--config={path}: it has no METHODS to compare")
     methods = {name: known[name] for name in chosen}

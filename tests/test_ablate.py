@@ -83,6 +83,14 @@ def main(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     ablate.main([])
 
 
+def test_a_table_of_own_domains_names_them() -> None:
+    content = results("mall2live", "date", 0, 0.5)
+    content["config"]["data"] |= {"source": "shop+collage", "target": "street"}
+    run = comparison.Finished("", "date", 0, content)
+    assert "## shop+collage to street" in comparison.report([run])
+    assert "## mall2live" in comparison.report([run._replace(direction="mall2live")])
+
+
 def run_missing(
     plan: list[ablate.Run], commands: dict[str, list[str]], *, jobs: int = 1
 ) -> dict[ablate.Run, dict[str, Any]]:
@@ -427,6 +435,33 @@ def test_a_config_without_directions_or_methods_of_its_own_says_so(tmp_path: Pat
     plan = ablate.planned(tmp_path, [""], ["both_seekers"], ["0"])
     assert plan[0].name == "both_seekers-0"
     assert plan[0].directory == tmp_path / "both_seekers-0"
+
+
+@pytest.mark.parametrize("sides", [{"source": "shop+collage", "target": "street"}, {"source": "b"}])
+def test_own_domains_are_one_direction_in_place_of_those_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sides: dict[str, str]
+) -> None:
+    commands = []
+
+    def pretended(
+        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, *_: Any
+    ) -> None:
+        commands.extend((run.name, command(run)) for run in plan)
+
+    monkeypatch.setattr(ablate, "run_missing", pretended)
+    known = flags.FlagValues()
+    ablate.define_flags(known)
+    given = [f"--config.data.{side}={domains}" for side, domains in sides.items()]
+    argv = ["ablate", f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}"]
+    argv += ["--config.data.path=own.jsonl", "--methods=source_only,date", "--seeds=0", *given]
+    monkeypatch.setattr(sys, "argv", argv)
+    commandline.parse(argv, known)
+    monkeypatch.setattr(flags, "FLAGS", known)
+    with pytest.raises(errors.UserError, match="2 of 2 runs failed"):  # none of them was run
+        ablate.main([])
+    assert [name for name, _ in commands] == ["source_only-0", "date-0"]
+    assert all({*given} <= {*command} for _, command in commands)
+    assert all(command[3] == argv[1] for _, command in commands)
 
 
 def test_own_domains_are_compared_where_the_config_has_no_directions(

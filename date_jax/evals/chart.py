@@ -36,8 +36,8 @@ def write(
     figure = Figure(figsize=(15, 3.4 * len(directions)), layout="constrained")
     panels = figure.subplots(len(directions), 3, squeeze=False, width_ratios=(3, 2, 2))
     for (bars, curves, lines), direction in zip(panels, directions, strict=True):
-        some = comparison.by_method([run for run in runs if run.direction == direction])
-        title = direction or "all domains"
+        of_it = [run for run in runs if run.direction == direction]
+        some, title = comparison.by_method(of_it), comparison.title(of_it[0])
         _draw_bars(bars, some, title, columns)
         _draw_losses(curves, some, title)
         _draw_boxes(lines, some, title)

@@ -41,6 +41,13 @@ class Finished(NamedTuple):
     losses: dict[int, float] = {}  # noqa: RUF012 - never written to
 
 
+def title(run: Finished) -> str:
+    """What a table or chart of runs like this one is about: the direction by name or by domains."""
+    data = run.results["config"]["data"]
+    adapted = f"{data['source']} to {data['target']}" if data.get("target") else "all domains"
+    return run.direction or adapted
+
+
 def score(results: dict[str, Any], side: str, metric: str) -> float | None:
     """A metric on the test split of the run's source or target; of several domains the mean."""
     splits = [f"{domain}_test" for domain in results["config"]["data"][side].split("+")]
@@ -78,7 +85,7 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
     parts = [LEGEND]
     for direction in directions:
         some = [run for run in runs if run.direction == direction]
-        parts += [f"## {direction or 'all domains'}", methods_table(some)]
+        parts += [f"## {title(some[0])}", methods_table(some)]
         for split in test_splits(some):
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
         for method in dict.fromkeys(run.method for run in some):
