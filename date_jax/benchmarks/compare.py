@@ -133,7 +133,7 @@ class Side:
         mesh = sharding.device_mesh(config.mesh.fsdp)
         words = config.data.vocab_size
         rows = [step.random_batch(config, seed, words) for seed in range(3)]
-        task, made = step.made(config, mesh, rows[0])
+        task, made = step.made(config, mesh)
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
         self._turn, self._update, self._state = 0, made.update, made.init()
         params = self._state.params

@@ -102,7 +102,7 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     line = None if compiles else line_through_small_steps(config)
 
     def described(name: str, batch: int) -> dict[str, Any]:
-        scaled = _with_batch(config, batch)
+        scaled = step.with_batch(config, batch)
         if line is None:
             return compiled(scaled, name, topologies[name])
         return modelled(scaled, size(name), chip, line)
@@ -153,7 +153,7 @@ def line_through_small_steps(config: ConfigDict) -> Line:
     mesh = sharding.device_mesh(1, jax.devices()[:1])
     found = []
     for rows in SMALL:
-        small = _with_batch(without_loops(config), rows)
+        small = step.with_batch(step.without_loops(config), rows)
         small.mesh.fsdp = 1
         _, made, batch, program, _ = step.compiled(small, mesh, step.QUICK)
         memory = measure.bytes_per_device(program)
@@ -178,9 +178,9 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
         return of[0] + of[1] * rows
 
     seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
-    batch = step.random_batch(config, 0, config.data.vocab_size)
+    batch = step.batch_shapes(config)
     arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
-    arguments += sum(x.nbytes for x in jax.tree.leaves(batch)) // devices
+    arguments += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) // devices
     return {
         "devices": devices,
         "batch_size": config.batch_size,
@@ -190,20 +190,6 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
         "estimated_cycles": seconds * chip.hertz,
         "exchanged_bytes": {"all-reduce": line.gradients},
     }
-
-
-def without_loops(config: ConfigDict) -> ConfigDict:
-    """The same step, layers and rows side by side: an analysis counts a loop's inside once."""
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-        changed.model.update(scan=False, remat=False, rows_at_once=0)
-    return changed
-
-
-def _with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
-    changed = config.copy_and_resolve_references()
-    changed.batch_size = batch_size
-    return changed
 
 
 def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:

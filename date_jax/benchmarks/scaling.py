@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.benchmarks import measure, plan, program_text, step
+from date_jax.benchmarks import measure, program_text, step
 
 
 def run(config: ConfigDict) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def row(config: ConfigDict, count: int, *, fsdp: int) -> dict[str, Any]:
     """The step compiled for `count` devices, as its cost analysis describes one of them."""
     mesh = sharding.device_mesh(fsdp, jax.devices()[:count])
     # The analysis counts the inside of a loop once, so there must be none.
-    program = step.compiled(plan.without_loops(config), mesh, step.QUICK).program
+    program = step.compiled(step.without_loops(config), mesh, step.QUICK).program
     cost, text = program.cost_analysis(), program.as_text()
     memory = measure.bytes_per_device(program)
     return {

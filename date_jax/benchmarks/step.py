@@ -48,6 +48,31 @@ def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
     return batch | {"target": random_domain(config, rng, words)} if adapts(config) else batch
 
 
+def with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
+    """The same config for batches of another size."""
+    changed = config.copy_and_resolve_references()
+    changed.batch_size = batch_size
+    return changed
+
+
+def without_loops(config: ConfigDict) -> ConfigDict:
+    """The same step, layers and rows side by side: an analysis counts a loop's inside once."""
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.model.update(scan=False, remat=False, rows_at_once=0)
+    return changed
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, Any]:
+    """Those of `random_batch`. A row is drawn, not all: a pod's batch may not fit this machine."""
+    row = random_batch(with_batch(config, 1), 0, config.data.vocab_size)
+
+    def shape(of: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *of.shape[1:]), of.dtype)
+
+    return jax.tree.map(shape, row)
+
+
 def table() -> dict[str, np.ndarray]:
     """Pseudo boxes for every target row."""
     return {
@@ -56,13 +81,11 @@ def table() -> dict[str, np.ndarray]:
     }
 
 
-def made(
-    config: ConfigDict, mesh: jax.sharding.Mesh, batch: dict[str, Any]
-) -> tuple[tasks.Task, Any]:
-    """The task and its step, for batches like this one."""
+def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Step]:
+    """The task and its step, for batches like `random_batch`'s."""
     words = config.data.vocab_size
     task = tasks.build(config, words, no_swaps(words))
-    return task, train_step(config, task, mesh, batch, table())
+    return task, train_step(config, task, mesh, batch_shapes(config), table())
 
 
 class Compiled(NamedTuple):
@@ -90,11 +113,9 @@ def compiled(
     Args:
         options: of the compiler.
     """
-    rows = random_batch(config, 0, config.data.vocab_size)
-    task, step = made(config, mesh, rows)
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.rows(mesh)), rows
-    )
+    task, step = made(config, mesh)
+    shapes = batch_shapes(config)
+    batch = sharding.with_shardings(shapes, jax.tree.map(lambda _: sharding.rows(mesh), shapes))
     lowered = step.update.lower(step.shapes, batch)
     begun = time.perf_counter()
     program = lowered.compile(options)
@@ -142,16 +163,14 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "bytes_per_device": measure.bytes_per_device(program),
         "peak_bytes": peak_bytes,
         "profile": profile.of_calls(program, one),
-        "parts": parts(config, mesh, task, step, rounds=max(3, rounds // 4)),
+        "parts": parts(config, mesh, task, step, batches[0], rounds=max(3, rounds // 4)),
     }
 
 
 def step_flops(config: ConfigDict, step: Step, batch: Any) -> float:
     """Of the matrix products of one step, without the layers that are done twice to save memory."""
-    plain = config.copy_and_resolve_references()
-    with plain.unlocked():
-        plain.model.update(remat=False, rows_at_once=0)
-    task = tasks.build(plain, config.data.vocab_size, no_swaps(config.data.vocab_size))
+    words = config.data.vocab_size
+    task = tasks.build(without_loops(config), words, no_swaps(words))
 
     def gradient(params: Any, batch: Any) -> Any:
         joined = with_pseudo_boxes(batch, jax.tree.map(jnp.asarray, table()))
@@ -162,19 +181,24 @@ def step_flops(config: ConfigDict, step: Step, batch: Any) -> float:
 
 
 def parts(
-    config: ConfigDict, mesh: jax.sharding.Mesh, task: tasks.Task, step: Step, *, rounds: int
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    task: tasks.Task,
+    step: Step,
+    batches: dict[str, Any],
+    *,
+    rounds: int,
 ) -> dict[str, float]:
     """Seconds of parts of the step, each alone and with its gradient; they need not add up, since
     XLA joins neighbours.
 
     Args:
+        batches: one of each domain, on the mesh.
         rounds: that count of each.
     """
-    words = config.data.vocab_size
-    batch = sharding.global_batch(mesh, random_batch(config, 0, words))["source"]
+    batch, domains = batches["source"], len(batches)
     state = step.init()
     params = state.params
-    domains = 2 if adapts(config) else 1
 
     def timed(function: Callable[..., Any], *args: Any) -> float:
         program = jax.jit(function).lower(*args).compile()
@@ -194,7 +218,11 @@ def parts(
     def view(batch: Any) -> Any:
         at = {"step": jnp.int32(config.steps), "rng": jax.random.key(0)}
         return date.view(
-            batch, batch["box_cxcywh"], **at, config=config, swap_table=no_swaps(words)
+            batch,
+            batch["box_cxcywh"],
+            **at,
+            config=config,
+            swap_table=no_swaps(config.data.vocab_size),
         )
 
     rng = np.random.default_rng(1)
