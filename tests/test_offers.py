@@ -428,4 +428,4 @@ def test_a_list_of_addresses_is_written_for_a_downloader(
     assert {int(offer) for offer, _ in lines} == told - {rows[0]["trigger_id"]}
     assert f"{len(lines)} addresses of {len(told)} offers" in capsys.readouterr().out
     assert published_offers.main([f"--path={tmp_path}/no.json", f"--out={out}"]) == 3
-    assert "no file" in capsys.readouterr().err
+    assert "--path: no file" in capsys.readouterr().err

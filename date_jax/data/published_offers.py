@@ -36,8 +36,11 @@ class Published(NamedTuple):
     notes: list[str]
 
 
-def published(path: Path) -> Published:
+def published(path: Path, option: str = "config.data.path") -> Published:
     """The offers and pairs of a JSON file: one list of objects, or one object a line.
+
+    Args:
+        option: by which the user named it, for the messages.
 
     Raises:
         DataError: naming the file, the line or the object, and what is wrong with it.
@@ -45,7 +48,7 @@ def published(path: Path) -> Published:
     found: dict[str, Offer] = {}
     pairs = IdPairs([], [])
     otherwise: set[str] = set()
-    for where, line, fields in _objects(path):
+    for where, line, fields in _objects(path, option):
         both = _offers(where, line, fields)
         for offer in both:
             first = found.setdefault(offer.offer_id, offer)
@@ -62,9 +65,9 @@ def published(path: Path) -> Published:
     return Published(list(found.values()), pairs, notes)
 
 
-def _objects(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _objects(path: Path, option: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Where it stands, its line or number from 1, and the fields of each object."""
-    content = file_text(path)
+    content = file_text(path, option)
     if not content.lstrip().startswith("["):
         for line, fields in json_rows(path, content, _check):
             yield f"{path}:{line}", line, fields
@@ -132,7 +135,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        offers = published(options.path).offers
+        offers = published(options.path, "--path").offers
         # An address with a blank in it is none, and would make two columns of one.
         addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
         lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)

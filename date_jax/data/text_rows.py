@@ -45,8 +45,11 @@ def text_rows(
     yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path), check)
 
 
-def file_text(path: Path) -> str:
+def file_text(path: Path, option: str = "config.data.path") -> str:
     """All of a UTF-8 file.
+
+    Args:
+        option: by which the user named it, for the messages.
 
     Raises:
         DataError: it is not there, or in another encoding.
@@ -56,10 +59,10 @@ def file_text(path: Path) -> str:
     except FileNotFoundError:
         near = nearest(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(
-            f"config.data.path: no file {path}{near}\n  looked from {Path.cwd()}"
+            f"{option}: no file {path}{near}\n  looked from {Path.cwd()}"
         ) from None
     except OSError as error:
-        raise DataError(f"config.data.path: cannot read {path}: {error.strerror}") from None
+        raise DataError(f"{option}: cannot read {path}: {error.strerror}") from None
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
         encoding, where = "UTF-16", ""
     else:
