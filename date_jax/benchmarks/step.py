@@ -81,7 +81,7 @@ def table() -> dict[str, np.ndarray]:
     }
 
 
-def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Step]:
+def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
     """The task and its step, for batches like `random_batch`'s."""
     words = config.data.vocab_size
     task = tasks.build(config, words, no_swaps(words))

@@ -58,9 +58,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
         content = path.read_bytes()
     except FileNotFoundError:
         near = nearest(path.name, (other.name for other in path.parent.glob("*")))
-        raise DataError(
-            f"{option}: no file {path}{near}\n  looked from {Path.cwd()}"
-        ) from None
+        raise DataError(f"{option}: no file {path}{near}\n  looked from {Path.cwd()}") from None
     except OSError as error:
         raise DataError(f"{option}: cannot read {path}: {error.strerror}") from None
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
