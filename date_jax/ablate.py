@@ -80,12 +80,7 @@ def main(_: list[str]) -> None:
     known: Methods = commandline.constant(file, "METHODS", {})
     columns: comparison.Columns = commandline.constant(file, "COLUMNS", {})
     chosen = named(given.methods, [*known], "methods", path)
-    ways = named(
-        given.directions, [*commandline.constant(file, "DIRECTIONS", [])], "directions", path
-    )
-    set_here = dict(commandline.flags_given(sys.argv, flags.FLAGS))
-    if given.directions is None and any(f"config.{side}" in set_here for side in _SIDES):
-        ways = []
+    ways = directions_to_run(given.directions, file)
     if not chosen:
         raise UsageError(f"--config={path}: it has no METHODS to compare")
     methods = {name: known[name] for name in chosen}
@@ -169,6 +164,15 @@ def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> li
                 f"--{flag}: {name} is unknown{nearest(name, known)}; there are: {there}"
             )
     return [*dict.fromkeys(asked)]
+
+
+def directions_to_run(asked: list[str] | None, file: str) -> list[str]:
+    """Names of DIRECTIONS in the config file; none where the command itself sets the domains."""
+    own = {f"config.{side}" for side in _SIDES}
+    if asked is None and own & dict(commandline.flags_given(sys.argv, flags.FLAGS)).keys():
+        return []
+    known = [*commandline.constant(file, "DIRECTIONS", [])]
+    return named(asked, known, "directions", file.partition(":")[0])
 
 
 def filled(values: list[str], flag: str) -> list[str]:

@@ -72,11 +72,16 @@ def written(root: Path, **accuracy: float) -> None:
 
 
 def main(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    """The entry point for `configs/pgda.py`, mall to live."""
+    config = f"--config={Path(pgda.__file__)}"
+    started(monkeypatch, [config, f"--workdir={root}", "--directions=mall2live", *arguments])
+
+
+def started(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """The entry point, with flags apart from those of this process."""
     known = flags.FlagValues()
     ablate.define_flags(known)
-    config = f"--config={Path(pgda.__file__)}"
-    argv = ["ablate", config, f"--workdir={root}", "--directions=mall2live", *arguments]
+    argv = ["ablate", *arguments]
     monkeypatch.setattr(sys, "argv", argv)
     commandline.parse(argv, known)
     monkeypatch.setattr(flags, "FLAGS", known)
@@ -449,19 +454,14 @@ def test_own_domains_are_one_direction_in_place_of_those_of_the_config(
         commands.extend((run.name, command(run)) for run in plan)
 
     monkeypatch.setattr(ablate, "run_missing", pretended)
-    known = flags.FlagValues()
-    ablate.define_flags(known)
     given = [f"--config.data.{side}={domains}" for side, domains in sides.items()]
-    argv = ["ablate", f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}"]
-    argv += ["--config.data.path=own.jsonl", "--methods=source_only,date", "--seeds=0", *given]
-    monkeypatch.setattr(sys, "argv", argv)
-    commandline.parse(argv, known)
-    monkeypatch.setattr(flags, "FLAGS", known)
+    argv = [f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}", *given]
+    argv += ["--config.data.path=own.jsonl", "--methods=source_only,date", "--seeds=0"]
     with pytest.raises(errors.UserError, match="2 of 2 runs failed"):  # none of them was run
-        ablate.main([])
+        started(monkeypatch, argv)
     assert [name for name, _ in commands] == ["source_only-0", "date-0"]
     assert all({*given} <= {*command} for _, command in commands)
-    assert all(command[3] == argv[1] for _, command in commands)
+    assert all(command[3] == argv[0] for _, command in commands)
 
 
 def test_own_domains_are_compared_where_the_config_has_no_directions(
@@ -481,25 +481,15 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
         (plan[0].directory / "results.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(ablate, "run_missing", pretended)
-    known = flags.FlagValues()
-    ablate.define_flags(known)
-    argv = ["ablate", f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
+    argv = [f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
     argv += ["--methods=both_seekers", "--config.data.source=mall"]
-    monkeypatch.setattr(sys, "argv", argv)
-    commandline.parse(argv, known)
-    monkeypatch.setattr(flags, "FLAGS", known)
-    ablate.main([])
+    started(monkeypatch, argv)
     text = (tmp_path / "table.md").read_text()
     assert "## all domains" in text
     assert "Config: data.source=mall." in text
     assert "| both_seekers | 1 | - | - | - | 0.500 |" in text
-    fresh = flags.FlagValues()
-    ablate.define_flags(fresh)
-    commandline.parse(argv[:-1], fresh)
-    monkeypatch.setattr(sys, "argv", argv[:-1])
-    monkeypatch.setattr(flags, "FLAGS", fresh)
     with pytest.raises(errors.UsageError, match=r"data.source: mall there, mall\+live now"):
-        ablate.main([])
+        started(monkeypatch, argv[:-1])
 
 
 @pytest.mark.parametrize("module", [pgda, date, capture, same_style])

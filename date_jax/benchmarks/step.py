@@ -197,6 +197,7 @@ def parts(
         rounds: that count of each.
     """
     batch, domains = batches["source"], len(batches)
+    unchanged = no_swaps(config.data.vocab_size)
     state = step.init()
     params = state.params
 
@@ -217,13 +218,7 @@ def parts(
 
     def view(batch: Any) -> Any:
         at = {"step": jnp.int32(config.steps), "rng": jax.random.key(0)}
-        return date.view(
-            batch,
-            batch["box_cxcywh"],
-            **at,
-            config=config,
-            swap_table=no_swaps(config.data.vocab_size),
-        )
+        return date.view(batch, batch["box_cxcywh"], **at, config=config, swap_table=unchanged)
 
     rng = np.random.default_rng(1)
     values = (*FEATURES, "query_embedding", "image_embedding")

@@ -124,7 +124,7 @@ def read_list(path: Path) -> list[Wanted]:
     """
     if not path.is_file():
         raise DataError(f"--list={path}: no such file\n  looked from {Path.cwd()}")
-    content = file_text(path)
+    content = file_text(path, "--list")
     if product1m.BETWEEN in content.split("\n", 1)[0]:
         found = [Wanted(*each) for each in product1m.urls(path)]
     else:

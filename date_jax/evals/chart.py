@@ -32,12 +32,11 @@ def write(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    directions = [*dict.fromkeys(run.direction for run in runs)]
+    directions = comparison.by_direction(runs)
     figure = Figure(figsize=(15, 3.4 * len(directions)), layout="constrained")
     panels = figure.subplots(len(directions), 3, squeeze=False, width_ratios=(3, 2, 2))
-    for (bars, curves, lines), direction in zip(panels, directions, strict=True):
-        of_it = [run for run in runs if run.direction == direction]
-        some, title = comparison.by_method(of_it), comparison.title(of_it[0])
+    for (bars, curves, lines), title in zip(panels, directions, strict=True):
+        some = comparison.by_method(directions[title])
         _draw_bars(bars, some, title, columns)
         _draw_losses(curves, some, title)
         _draw_boxes(lines, some, title)

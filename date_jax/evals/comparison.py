@@ -41,13 +41,6 @@ class Finished(NamedTuple):
     losses: dict[int, float] = {}  # noqa: RUF012 - never written to
 
 
-def title(run: Finished) -> str:
-    """What a table or chart of runs like this one is about: the direction by name or by domains."""
-    data = run.results["config"]["data"]
-    adapted = f"{data['source']} to {data['target']}" if data.get("target") else "all domains"
-    return run.direction or adapted
-
-
 def score(results: dict[str, Any], side: str, metric: str) -> float | None:
     """A metric on the test split of the run's source or target; of several domains the mean."""
     splits = [f"{domain}_test" for domain in results["config"]["data"][side].split("+")]
@@ -81,11 +74,9 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
             if categories := categories_table(some, split):
                 parts += [f"{label(method)}, by category of {split}, R@1:", categories]
         return "\n\n".join(parts)
-    directions = dict.fromkeys(run.direction for run in runs)
     parts = [LEGEND]
-    for direction in directions:
-        some = [run for run in runs if run.direction == direction]
-        parts += [f"## {title(some[0])}", methods_table(some)]
+    for title, some in by_direction(runs).items():
+        parts += [f"## {title}", methods_table(some)]
         for split in test_splits(some):
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
         for method in dict.fromkeys(run.method for run in some):
@@ -96,6 +87,18 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
                 )
                 parts.append(boxes)
     return "\n\n".join(parts)
+
+
+def by_direction(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """The runs of each direction, which is named or, without a name, told by its domains."""
+
+    def title(run: Finished) -> str:
+        data = run.results["config"]["data"]
+        domains = f"{data['source']} to {data['target']}" if data.get("target") else "all domains"
+        return run.direction or domains
+
+    titles = dict.fromkeys(map(title, runs))
+    return {name: [run for run in runs if title(run) == name] for name in titles}
 
 
 def by_method(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
