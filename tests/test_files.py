@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax.data import pipeline
+from date_jax.data.cache import tensorflow
+from date_jax.data.prepared import Records
 from date_jax.data.preprocess import header, prepared_jpeg
 from date_jax.errors import DataError
 
@@ -126,6 +129,17 @@ def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
     same = [row["product_id"] == of_mall_train[0]["product_id"] for row in of_mall_train]
     numbers = corpus.splits["mall_train"].product_id
     np.testing.assert_array_equal(numbers == numbers[0], same)
+
+
+def test_the_pictures_of_a_batch_are_to_the_bit_what_pillow_decodes(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    corpus = pipeline.load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    records = Records([corpus.splits["mall_train"].records])[np.arange(4)]
+    spec = {"image": tensorflow().io.FixedLenFeature([], "string")}
+    files = tensorflow().io.parse_example(records, spec)["image"].numpy()
+    by_pillow = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    np.testing.assert_array_equal(examples(corpus, "mall_train")["image"], by_pillow)
+    np.testing.assert_array_equal(pipeline.pictures(corpus, "mall_train", np.arange(4)), by_pillow)
 
 
 def test_csv_and_jsonl_of_the_same_rows_give_the_same_batches(tmp_path: Path) -> None:

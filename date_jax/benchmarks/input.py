@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 
 from date_jax import adaptation, subprocesses
 from date_jax.benchmarks.children import Child, answer
-from date_jax.data import pipeline
-from date_jax.data.cache import tensorflow
+from date_jax.data import decode, pipeline
 from date_jax.data.prepared import Records
 
 SECONDS = 1.5  # that one measurement lasts, at least
@@ -102,11 +101,9 @@ def _rate(work: Callable[[], int]) -> float:
 
 def _encoded(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
     """Some pictures as they lie in the records."""
-    tf = tensorflow()
     records = Records([corpus.splits[name].records for name in names])
     some = np.random.default_rng(0).permutation(len(records))[:PICTURES]
-    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
-    return list(tf.io.parse_example(records[some], spec)["image"].numpy())
+    return decode.encoded(records[some])
 
 
 def _raw_decoder(picture: bytes) -> tuple[str, Callable[[bytes], int]]:

@@ -5,7 +5,6 @@ a place in it, and a stateless permutation of that epoch gives the record. So a 
 step at once, to the bit, and any number of processes reads the same global batches.
 """
 
-import io
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,9 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
 from date_jax.boxes import cxcywh
+from date_jax.data import decode
 from date_jax.data.cache import tensorflow
 from date_jax.data.corpus import Corpus, Split, load
 from date_jax.data.prepared import Records
@@ -171,14 +170,7 @@ def eval_batches(
 def pictures(corpus: Any, name: str, rows: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N S S 3"]:
     """The pictures of some rows of a split, to look at; S as in the corpus."""
     records = Records([corpus.splits[name].records])[rows]
-    encoded = tensorflow().io.parse_example(records, _image_spec())["image"].numpy()
-    found = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in encoded]
-    return np.stack(found) if found else np.zeros((0, *[corpus.image_size] * 2, 3), np.uint8)
-
-
-def _image_spec() -> dict[str, Any]:
-    tf = tensorflow()
-    return {"image": tf.io.FixedLenFeature([], tf.string)}
+    return decode.pictures(decode.encoded(records), corpus.image_size)
 
 
 class _Rows:
@@ -228,17 +220,15 @@ def _pictures(
     tf = tensorflow()
     splits = [corpus.splits[name].records for name in names]
     records = Records(splits)
-    shape = (corpus.image_size, corpus.image_size, 3)
-    spec = _image_spec()
+    side = corpus.image_size
 
-    def picture(encoded: Any) -> Any:
-        decoded = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        return tf.ensure_shape(decoded, shape)
+    def images(index: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, "B S S 3"]:
+        return decode.pictures(decode.encoded(records[index]), side)
 
     def read(index: Any) -> dict[str, Any]:
-        record = tf.ensure_shape(tf.numpy_function(records.__getitem__, [index], tf.string), [rows])
-        encoded = tf.io.parse_example(record, spec)["image"]
-        return {"image": tf.map_fn(picture, encoded, fn_output_signature=tf.uint8)}
+        # One call into Python: what goes in and out of each is copied.
+        image = tf.numpy_function(images, [index], tf.uint8)
+        return {"image": tf.ensure_shape(image, [rows, side, side, 3])}
 
     try:
         yield from _ahead(steps, row_numbers, rows, read)

@@ -102,12 +102,13 @@ class Records:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """The serialised records of `rows`, as an array of bytes objects in the same order."""
+        shards = np.searchsorted(self._ends, rows, side="right")
+        starts = np.concatenate([[0], self._ends[:-1]])[shards]
         records = np.empty(len(rows), object)
-        shard_of = np.searchsorted(self._ends, rows, side="right")
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            start = self._ends[shard - 1] if shard else 0
-            records[here] = self._readers[shard].read((rows[here] - start).tolist())
+        # One by one: asked for many, the reader wakes a thread for each, which takes several times
+        # as long as reading it. What reads at once are the calls of this, one for each batch.
+        for place, (shard, row) in enumerate(zip(shards, (rows - starts).tolist(), strict=True)):
+            (records[place],) = self._readers[shard].read([row])
         return records
 
 
