@@ -45,6 +45,7 @@ def visited(
     *,
     mesh: jax.sharding.Mesh,
     tile: int = TILE,
+    source_tile: int | None = None,
     block: int = BLOCK,
     first: int = 0,
     kept: Any = None,
@@ -57,6 +58,7 @@ def visited(
         source, target: host arrays by name, on every process the whole.
         mesh: of `sharding.device_mesh`; the targets are spread over it.
         tile: rows of either set that a device compares at a time.
+        source_tile: of the sources, where that is to be another number.
         block: tiles of the source that a device holds.
         first: source row to begin with.
         kept: what was kept until there; None at the beginning.
@@ -80,9 +82,9 @@ def visited(
     def fetched() -> Any:
         return jax.tree.map(lambda x: np.asarray(x)[:target_rows], _on_all(state, mesh=mesh))
 
-    tile = _tile_size(source_rows, tile)
-    rows = min(block, power_of_two(-(-source_rows // tile))) * tile
-    for end, part in _blocks(mesh, source, source_rows, first, rows, tile):
+    source_tile = _tile_size(source_rows, source_tile or tile)
+    rows = min(block, power_of_two(-(-source_rows // source_tile))) * source_tile
+    for end, part in _blocks(mesh, source, source_rows, first, rows, source_tile):
         state = after_sources(
             state, part, targets, mesh=mesh, visitor=visitor, tile=tile_of_targets
         )

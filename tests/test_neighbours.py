@@ -11,7 +11,7 @@ def whole_numbers(rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-2, 3, (rows, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (5, 40), (33, 7), (70, 300)])
+@pytest.mark.parametrize(("queries", "rows"), [(1, 1), (5, 40), (33, 7), (70, 300), (20, 9000)])
 @pytest.mark.parametrize("tile", [4, 16, 1024])
 def test_the_nearest_are_those_of_a_sort_and_of_equal_ones_the_first(
     queries: int, rows: int, tile: int
