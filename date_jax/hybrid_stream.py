@@ -115,7 +115,7 @@ class CrossLayer(nn.Module):
             attention = Attention(
                 self.heads, self.dropout, self.dtype, width=self.width, name=f"{name}_attention"
             )
-            mlp = Mlp(mlp_width, exact_gelu, self.dropout, self.dtype, name=f"{name}_mlp")
+            mlp = Mlp(mlp_width, exact_gelu, dtype=self.dtype, name=f"{name}_mlp")
             norms = [
                 nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=f"{name}_norm{i}")
                 for i in (1, 2)

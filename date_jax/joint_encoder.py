@@ -85,6 +85,7 @@ class JointEncoder(nn.Module):
                 self.heads,
                 self.mlp_width,
                 dropout=self.dropout,
+                mlp_dropout=self.dropout,
                 norm_first=self.norm_first,
                 dtype=self.dtype,
                 name=f"layer{i}",

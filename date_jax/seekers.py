@@ -91,6 +91,7 @@ class ObjectSeeker(nn.Module):
                 self.heads,
                 self.mlp_width,
                 dropout=self.dropout,
+                mlp_dropout=self.dropout,
                 norm_first=self.norm_first,
                 activation=nn.relu,
                 dtype=self.dtype,

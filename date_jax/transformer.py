@@ -85,6 +85,8 @@ class EncoderLayer(nn.Module):
     """One transformer encoder layer: attention and MLP, each in a residual branch with LayerNorm.
 
     Attributes:
+        dropout: rate on the attention weights, and on what either branch adds.
+        mlp_dropout: rate between the MLP's two layers: torch's layer has it, BERT has not.
         norm_first: normalise before each branch (trains from scratch without a long warm-up) or
             after each sum (BERT, TransVG).
     """
@@ -92,6 +94,7 @@ class EncoderLayer(nn.Module):
     heads: int
     mlp_width: int
     dropout: float = 0.0
+    mlp_dropout: float = 0.0
     norm_first: bool = False
     activation: Callable[[Array], Array] = exact_gelu
     epsilon: float = 1e-5
@@ -108,7 +111,7 @@ class EncoderLayer(nn.Module):
     ) -> Float[Array, "B Q C"]:
         """All tokens, or with `first` only that many leading ones; the rest is not computed."""
         attention = Attention(self.heads, self.dropout, self.dtype, name="attention")
-        mlp = Mlp(self.mlp_width, self.activation, self.dropout, self.dtype, name="mlp")
+        mlp = Mlp(self.mlp_width, self.activation, self.mlp_dropout, self.dtype, name="mlp")
         norms = [
             nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f"norm{i}") for i in (1, 2)
         ]

@@ -1,6 +1,7 @@
 """Attention and encoder layers against float64 loops, and what padding must not do."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -146,6 +147,26 @@ def test_dropout_is_for_training_only() -> None:
     assert np.array_equal(seen[0], seen[1])
     assert not np.allclose(seen[0], seen[2])
     assert not np.allclose(seen[0], still)
+
+
+@pytest.mark.parametrize("mlp_dropout", [0.0, 0.2])
+def test_units_are_dropped_from_weights_and_branches_and_inside_the_mlp_if_asked(
+    mlp_dropout: float,
+) -> None:
+    module = EncoderLayer(HEADS, 12, dropout=0.5, mlp_dropout=mlp_dropout)
+    params = parameters(module)
+
+    def in_training(x: jax.Array, key: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, x, train=True, rngs={"dropout": key})
+
+    program = str(jax.make_jaxpr(in_training)(tokens(), jax.random.key(0)))
+    drawn = set(re.findall(r"random_bits\[bit_width=32 shape=\((.*?)\)\]", program))
+    inside = {f"{BATCH}, {TOKENS}, 12"} if mlp_dropout else set()
+    assert drawn == {
+        f"{BATCH}, {HEADS}, {TOKENS}, {TOKENS}",
+        f"{BATCH}, {TOKENS}, {WIDTH}",
+        *inside,
+    }
 
 
 def test_positions_are_sines_and_cosines_of_y_then_x() -> None:
