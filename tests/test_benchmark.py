@@ -358,6 +358,30 @@ def test_exchanged_bytes_are_those_of_the_results() -> None:
     assert program_text.exchanged_bytes(text) == {"all-gather": 64 * 32 * 4, "all-reduce": reduced}
 
 
+def test_an_exchange_beside_other_work_counts_once_and_that_work_is_what_it_is() -> None:
+    text = """
+%step.1 (p: bf16[64,32]) -> bf16[64,64] {
+  %g.1 = f32[256]{0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+  ROOT %m = bf16[64,64]{1,0} dot(%p, %p)
+}
+%step.2 (p: f32[64]) -> f32[64] {
+  %g.2 = f32[256]{0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+  ROOT %t = f32[64] tuple(%p)
+}
+ENTRY %main (x: bf16[64,32]) -> bf16[64,64] {
+  %f.1 = bf16[64,64]{1,0} fusion(%x), calls=%step.1, backend_config={"estimated_cycles":"5"}
+  %f.2 = f32[64] fusion(%x), calls=%step.2, backend_config={"estimated_cycles":"2"}
+  %h = f32[128]{0} all-gather(%x), channel_id=1, frontend_attributes={chain_id="1"}
+  %i = f32[64]{0} all-gather(%x), channel_id=1
+  ROOT %j = f32[64]{0} all-gather(%x), channel_id=1
+}
+"""
+    assert program_text.collectives(text) == {"all-gather": 4}
+    assert program_text.exchanged_bytes(text) == {"all-gather": 4 * (256 + 128 + 64 + 64)}
+    spent = {cost.kind: cost.spent for cost in program_text.costs(text) if cost.spent}
+    assert spent == {"products": 5, "exchanges": 2}
+
+
 def test_more_devices_keep_their_rows_and_exchange_more() -> None:
     chip = plan.CHIPS["v5e"]
     found = {"estimated_cycles": 1.5e8, "rows_per_device": 64.0, "flops_per_device": 1.97e12}

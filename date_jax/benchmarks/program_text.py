@@ -9,7 +9,8 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How many exchanges of each kind a compiled program has; those in a loop count once."""
+    """How many exchanges of each kind a compiled program has; those in a loop count once, as does
+    one that is carried on in steps beside other work."""
     return dict(Counter(kind for kind, _ in _exchanges(text)))
 
 
@@ -28,9 +29,15 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
     """Kind and bytes of the result of each exchange."""
     names = "|".join(COLLECTIVES)
     # The result may be a tuple: where several are joined, and of those that start and end apart.
-    found = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\(", text)
-    exchanges = []
-    for result, kind, starts in found:
+    found = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\((.*)", text)
+    exchanges: list[tuple[str, int]] = []
+    chains: set[tuple[str, ...]] = set()
+    for result, kind, starts, rest in found:
+        if chain := re.search(_CHAIN, rest):
+            own = (kind, chain[0], *re.findall(r"channel_id=\d+", rest))
+            if own in chains:
+                continue
+            chains.add(own)
         sizes = []
         for dtype, shape in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result):
             count = 1
@@ -40,6 +47,10 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
         # What starts apart has its operands in the tuple too.
         exchanges.append((kind, sum(sizes) // (2 if starts and len(sizes) > 1 else 1)))
     return exchanges
+
+
+# An exchange that goes on beside other work stands again in each piece of work that it is beside.
+_CHAIN = r'chain_id="\d+"'
 
 
 class Cost(NamedTuple):
@@ -132,9 +143,11 @@ def _programs(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _kind(line: str, programs: dict[str, list[str]]) -> str:
     fused = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
-    content = "\n".join(programs[fused[1]]) if fused else line
+    lines = programs[fused[1]] if fused else [line]
+    others = [each for each in lines if not re.search(_CHAIN, each)]
+    content = "\n".join(others)
     found = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))
-    return next(found, "elementwise")
+    return next(found, "elementwise" if len(others) == len(lines) else "exchanges")
 
 
 def _part(line: str) -> str:
