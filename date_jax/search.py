@@ -197,10 +197,7 @@ def question(
 
 
 def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
-    import io
-
-    from PIL import Image
-
+    from date_jax.data import decode
     from date_jax.data.preprocess import UnreadablePictureError, prepared_jpeg
 
     try:
@@ -209,7 +206,7 @@ def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
         )
     except UnreadablePictureError as error:
         raise DataError(f"--picture={picture}: {error}") from error
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    return decode.pictures([jpeg], data.image_size)[0]
 
 
 def asked(

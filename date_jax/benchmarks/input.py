@@ -12,7 +12,9 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import simplejpeg
 from ml_collections import ConfigDict
+from PIL import Image
 
 from date_jax import adaptation, subprocesses
 from date_jax.benchmarks.children import Child, answer
@@ -108,11 +110,8 @@ def _encoded(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
 
 def _raw_decoder(picture: bytes) -> tuple[str, Callable[[bytes], int]]:
     """The fastest known here for such pictures, and its name; it returns 1, for one picture."""
-    if picture[:2] == b"\xff\xd8":
-        import simplejpeg
-
+    if decode.is_jpeg(picture):
         return "libjpeg-turbo (simplejpeg)", lambda jpeg: len(simplejpeg.decode_jpeg(jpeg)[:1])
-    from PIL import Image
 
     def decoded(png: bytes) -> int:
         Image.open(io.BytesIO(png)).load()

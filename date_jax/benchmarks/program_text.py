@@ -15,13 +15,15 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def exchanged_bytes(text: str) -> dict[str, int]:
-    """The results of each kind of exchange in a compiled program; those in a loop count once."""
+    """The results of each kind of exchange in a compiled program, counted as in `collectives`."""
     total: Counter[str] = Counter()
     for kind, size in _exchanges(text):
         total[kind] += size
     return dict(total)
 
 
+# An exchange that goes on beside other work stands again in each piece of work that it is beside.
+_CHAIN = r'chain_id="\d+"'
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
 
@@ -47,10 +49,6 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
         # What starts apart has its operands in the tuple too.
         exchanges.append((kind, sum(sizes) // (2 if starts and len(sizes) > 1 else 1)))
     return exchanges
-
-
-# An exchange that goes on beside other work stands again in each piece of work that it is beside.
-_CHAIN = r'chain_id="\d+"'
 
 
 class Cost(NamedTuple):
