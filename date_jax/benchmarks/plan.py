@@ -110,8 +110,6 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     found = {
         name: described(name, config.batch_size * size(name) // size(first)) for name in topologies
     }
-    half = config.batch_size // 2
-    other = described(first, half if half % size(first) == 0 else 2 * config.batch_size)
     rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
     taken = {row["devices"] for row in rows}
     last = [*found.values()][-1]
@@ -124,7 +122,9 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
         "machine, cycles as the slower of that traffic and the products at their peak",
         "rows_per_device": found[first]["rows_per_device"],
         "memory": chip.memory,
-        "largest_batch_modelled": _largest_batch(found[first], other, chip),
+        "largest_batch_modelled": _largest_batch(
+            found[first], chip, fixed=line.temporary[0] if line else 0.0, batch=_batch_bytes(config)
+        ),
         **found,
         "scaling": sorted(rows, key=lambda row: row["devices"]),
     }
@@ -178,13 +178,12 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
         return of[0] + of[1] * rows
 
     seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
-    batch = step.batch_shapes(config)
     arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
-    arguments += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) // devices
+    arguments += _batch_bytes(config) // devices
     return {
         "devices": devices,
         "batch_size": config.batch_size,
-        "rows_per_device": rows * len(batch),
+        "rows_per_device": rows * len(step.batch_shapes(config)),
         "bytes_per_device": {"arguments": arguments, "temporary": int(at(line.temporary))},
         "flops_per_device": at(line.flops),
         "estimated_cycles": seconds * chip.hertz,
@@ -249,13 +248,21 @@ def _sent(results: dict[str, int], compiled: int, devices: int) -> float:
     return sum(factors[kind] * size for kind, size in results.items())
 
 
-def _largest_batch(whole: dict[str, Any], half: dict[str, Any], chip: Chip) -> int:
-    """The largest global batch of the first topology that fits, on a line through two sizes."""
+def _batch_bytes(config: ConfigDict) -> int:
+    """Of the global batch."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.batch_shapes(config)))
 
-    def needed(found: dict[str, Any]) -> int:
-        return sum(found["bytes_per_device"].values())
 
-    a_row = (needed(whole) - needed(half)) / (whole["batch_size"] - half["batch_size"])
-    free = chip.memory - needed(whole)
-    devices = whole["devices"]
-    return int((whole["batch_size"] + free / max(a_row, 1e-9)) // devices * devices)
+def _largest_batch(found: dict[str, Any], chip: Chip, *, fixed: float, batch: int) -> int:
+    """The largest global batch of a topology that fits.
+
+    Args:
+        found: the step at one size of batch.
+        fixed: temporary bytes that do not grow with the rows; one compiled step does not tell, and
+            0 takes all as growing.
+        batch: bytes of the global batch.
+    """
+    memory = found["bytes_per_device"]
+    grow = memory["temporary"] - fixed + batch / found["devices"]
+    fits = found["batch_size"] * (chip.memory - sum(memory.values()) + grow) / grow
+    return int(fits // found["devices"] * found["devices"])
