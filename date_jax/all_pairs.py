@@ -66,12 +66,12 @@ def visited(
             fetches what is kept so far.
     """
     source_rows, target_rows = (len(next(iter(rows.values()))) for rows in (source, target))
-    own = -(-target_rows // mesh.size)  # targets of a device
-    tile_of_targets = _tile_size(own, tile)
-    filled = -(-own // tile_of_targets) * tile_of_targets * mesh.size
+    cut = cuts(
+        source_rows, target_rows, mesh.size, tile=tile, source_tile=source_tile or tile, block=block
+    )
 
     def spread(x: np.ndarray) -> Array:
-        return sharding.placed(_filled(x, filled), sharding.rows(mesh))
+        return sharding.placed(_filled(x, cut.targets), sharding.rows(mesh))
 
     targets = {name: spread(x) for name, x in target.items()}
     if kept is None:
@@ -82,15 +82,48 @@ def visited(
     def fetched() -> Any:
         return jax.tree.map(lambda x: np.asarray(x)[:target_rows], _on_all(state, mesh=mesh))
 
-    source_tile = _tile_size(source_rows, source_tile or tile)
-    rows = min(block, power_of_two(-(-source_rows // source_tile))) * source_tile
-    for end, part in _blocks(mesh, source, source_rows, first, rows, source_tile):
+    for end, part in _blocks(mesh, source, source_rows, first, cut):
+        # The block was on its way while the one before was compared; a third must not be.
+        jax.block_until_ready(state)
         state = after_sources(
-            state, part, targets, mesh=mesh, visitor=visitor, tile=tile_of_targets
+            state, part, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile
         )
         if after_block is not None:
             after_block(end, fetched)
     return fetched()
+
+
+class Cuts(NamedTuple):
+    """How two sets are cut, so that little is wasted and few programs are compiled.
+
+    Attributes:
+        targets: rows of the target with those that fill it up, on all devices together.
+        target_tile: rows of a tile of it.
+        source_tile: rows of a tile of the source.
+        tiles: tiles of the source in a block.
+    """
+
+    targets: int
+    target_tile: int
+    source_tile: int
+    tiles: int
+
+
+def cuts(
+    source_rows: int,
+    target_rows: int,
+    devices: int,
+    *,
+    tile: int = TILE,
+    source_tile: int = TILE,
+    block: int = BLOCK,
+) -> Cuts:
+    """Those that `visited` makes, by its arguments."""
+    own = -(-target_rows // devices)  # targets of a device
+    target_tile = _tile_size(own, tile)
+    source_tile = _tile_size(source_rows, source_tile)
+    tiles = min(block, power_of_two(-(-source_rows // source_tile)))
+    return Cuts(-(-own // target_tile) * target_tile * devices, target_tile, source_tile, tiles)
 
 
 @partial(jax.jit, static_argnames=("mesh", "visitor"))
@@ -144,32 +177,19 @@ def _joined(tree: Any) -> Any:
 
 
 def _blocks(
-    mesh: jax.sharding.Mesh,
-    source: Mapping[str, np.ndarray],
-    count: int,
-    first: int,
-    rows: int,
-    tile: int,
+    mesh: jax.sharding.Mesh, source: Mapping[str, np.ndarray], count: int, first: int, cut: Cuts
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """The sources from `first` on, each block with the row behind its last one.
 
-    A last block that is not full is filled up, or it would be compiled for itself. The next block
-    is on its way to the devices while one is compared.
+    A last block that is not full is filled up, or it would be compiled for itself.
     """
-
-    def placed(at: int) -> dict[str, Array]:
+    rows = cut.tiles * cut.source_tile
+    for at in range(first, count, rows):
         end = min(at + rows, count)
         number = np.full(rows, -1, np.int32)
         number[: end - at] = np.arange(at, end)
         parts = {name: _filled(x[at:end], rows) for name, x in source.items()}
-        return sharding.everywhere(mesh, _cut({**parts, "number": number}, tile))
-
-    starts = range(first, count, rows)
-    coming = placed(first) if starts else None
-    for at in starts:
-        here, coming = coming, placed(at + rows) if at + rows in starts else None
-        assert here is not None
-        yield min(at + rows, count), here
+        yield end, sharding.everywhere(mesh, _cut({**parts, "number": number}, cut.source_tile))
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:

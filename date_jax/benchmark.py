@@ -74,6 +74,8 @@ def main(_: list[str]) -> None:
         raise UsageError("--targets must be from 1 to half of --sources: they copy other rows")
     if given.out and not Path(given.out).parent.is_dir():
         raise UsageError(f"--out={given.out}: there is no folder {Path(given.out).parent}")
+    if given.compare:  # three processes share an accelerator's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
     devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
@@ -97,24 +99,25 @@ def main(_: list[str]) -> None:
 
     if given.mode in OF_A_TASK and given.config.task not in TASKS:
         raise UsageError(f"--mode={given.mode}: knows the tasks {' and '.join(TASKS)} alone")
-    names = given.topology.split(",") if given.mode == "plan" else []
-    planned = {name: plan.topology_devices(name) for name in names}
-    count = plan.size(names[0]) if names else jax.device_count()
-    validate(given.config, device_count=count, process_count=jax.process_count())
+    config, planned = given.config, {}
+    if given.mode == "plan":
+        config, planned = plan.prepared(config, given.topology.split(","))
+    else:
+        validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     mesh = sharding.device_mesh()
 
     def timed() -> dict[str, Any]:
         if not given.compare:
-            return step.run(given.config, rounds=given.rounds)
+            return step.run(config, rounds=given.rounds)
         peer = {"peer": given.compare, "rounds": given.rounds, "devices": devices}
-        return compare.run(given.config, **peer)
+        return compare.run(config, **peer)
 
     modes = {
         "step": timed,
-        "scaling": lambda: scaling.run(given.config),
-        "input": lambda: input.run(given.config, rounds=given.rounds),
+        "scaling": lambda: scaling.run(config),
+        "input": lambda: input.run(config, rounds=given.rounds),
         "loss": lambda: loss.run(mesh, rounds=given.rounds, most=given.batch),
-        "plan": lambda: plan.run(given.config, topologies=planned),
+        "plan": lambda: plan.run(config, topologies=planned),
         "search": lambda: search.run(
             mesh,
             gallery=given.sources,
@@ -126,7 +129,7 @@ def main(_: list[str]) -> None:
             mesh, rows=given.sources, planted=given.targets, width=given.width
         ),
         "selection": lambda: selection.run(
-            mesh, sources=given.sources, targets=given.targets, width=given.width, modalities=2
+            mesh, sources=given.sources, targets=given.targets, width=given.width
         ),
     }
     report = {"mode": given.mode, "machine": measure.machine(), **modes[given.mode]()}

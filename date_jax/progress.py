@@ -172,9 +172,10 @@ class Countdown:
         self._told = time.monotonic()
 
     def at(self, done: int, total: int) -> None:
-        """To be called whenever `done` of `total` are done; a loop may begin in the middle."""
+        """To be called whenever `done` of `total` are done; a loop may begin in the middle, and
+        one that is no further than where the last began is another."""
         now = time.monotonic()
-        if self._begun is None:
+        if self._begun is None or done <= self._begun[1]:
             self._begun = now, done
         elif now - self._told >= self._every:
             self._told = now

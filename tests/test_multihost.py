@@ -184,7 +184,7 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     config.pseudo_boxes.update(rank="count", every=2)
     config.batch_size = config.eval.batch_size = 24
     config.steps, config.log.every = 10, 1
-    config.eval.every = config.checkpoint.every = 5
+    config.eval.every, config.checkpoint.every = 2, 5  # each topology evaluates
     config.stages.update(align=0.0, pseudo=0.2)
     config.mesh.fsdp = 2
     directory = tmp_path / "run"
@@ -207,10 +207,11 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
         assert found["eval"][split] == pytest.approx(metrics, abs=1e-5), split
     for one, other in zip(found["pseudo_boxes"], expected["pseudo_boxes"], strict=True):
         assert one == pytest.approx(other, abs=1e-5)
-    runs = [lines(d, "train/") for d in (directory, tmp_path / "same")]
-    assert [len(run) for run in runs] == [10, 10]
-    for one, other in zip(*runs, strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+    for kind, count in (("train/", 10), ("eval/", 5)):
+        runs = [lines(d, kind) for d in (directory, tmp_path / "same")]
+        assert [len(run) for run in runs] == [count, count]
+        for one, other in zip(*runs, strict=True):
+            assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
     chosen = [checkpoint.trained(d, "pseudo_boxes").params for d in (directory, tmp_path / "same")]
     assert [entry["step"] for entry in found["pseudo_boxes"]] == [2, 4, 6, 8]
     assert 0 < chosen[0]["weight"].sum() < len(chosen[0]["weight"])

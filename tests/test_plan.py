@@ -1,11 +1,17 @@
 """The plan for accelerators that are not here."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax import sharding
+from date_jax import sharding, workdir
 from date_jax.benchmarks import plan, step
 from date_jax.errors import UsageError
 
@@ -40,7 +46,8 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     tiny_config.mesh.fsdp = 4
     names = ("v5e:2x2", "v5e:4x4")
-    found = plan.run(tiny_config, topologies={n: plan.topology_devices(n) for n in names})
+    config, topologies = plan.prepared(tiny_config, names)
+    found = plan.run(config, topologies=topologies)
     assert found["modelled"].startswith("all:")
     small, large = found["v5e:2x2"], found["v5e:4x4"]
     assert (small["devices"], large["devices"], large["batch_size"]) == (4, 16, 64)
@@ -48,13 +55,69 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     assert small["bytes_per_device"]["temporary"] == 9_000_000, "4 rows"
     batch = sum(x.nbytes for x in jax.tree.leaves(step.random_batch(tiny_config, 0, 50)))
     assert small["bytes_per_device"]["arguments"] == 1_000_000 + 4 + batch // 4, "a quarter"
-    assert [row["devices"] for row in found["scaling"]] == [2**n for n in range(11)]
-    alone = found["scaling"][0]
-    assert alone["mfu_estimated"] == 1.0, "products bound it"
-    assert alone["estimated_ms"] == pytest.approx(4e12 / 197e12 * 1e3)
+    assert [row["devices"] for row in found["scaling"]] == [4, 16], (
+        "no others where there are groups"
+    )
+    third = 4_000_000 * 3 / 4 / 100e9 * 1e3  # for each of three times around the ring, in ms
+    assert found["scaling"][0]["exchange_ms_modelled"] == pytest.approx(3 * third)
     free = 16 * 2**30 - (small["bytes_per_device"]["arguments"] - batch // 4) - 1_000_000
     rows = free / (2_000_000 + batch / 16)
     assert found["largest_batch_modelled"] == pytest.approx(4 * rows, rel=1e-3)
+    config.mesh.fsdp = 1
+    found = plan.run(config, topologies=topologies)
+    assert [row["devices"] for row in found["scaling"]] == [2**n for n in range(11)]
+    alone, _, four, *_ = found["scaling"]
+    assert alone["mfu_estimated"] == 1.0, "products bound it"
+    assert alone["estimated_ms"] == pytest.approx(4e12 / 197e12 * 1e3)
+    assert four["exchange_ms_modelled"] == pytest.approx(2 * third)
+
+
+def test_a_small_batch_is_planned_with_some_rows_a_chip(
+    tiny_config: ConfigDict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    config, _ = plan.prepared(tiny_config, ["v5e:16x16"])
+    assert config.batch_size == 16 * 256
+    assert "planned with batch_size=4096: 16 rows a chip" in capsys.readouterr().err
+    assert plan.prepared(tiny_config, ["v5e:2x2"])[0].batch_size == tiny_config.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("names", "fsdp", "says"),
+    [
+        ("v5e:2x2,v4:2x2x1", 1, "--topology=v5e:2x2,v4:2x2x1: must be of one kind of chip"),
+        ("v5e:2x2,v5e:3x2", 4, "config.mesh.fsdp=4"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    names: str, fsdp: int, says: str, tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    tiny_config.mesh.fsdp = fsdp
+    with pytest.raises(UsageError, match=re.escape(says)):
+        plan.prepared(tiny_config, names.split(","))
+
+
+@pytest.mark.slow
+def test_libtpu_compiles_for_chips_that_are_not_here(
+    tiny_config: ConfigDict, tmp_path: Path, root: Path
+) -> None:
+    pytest.importorskip("libtpu")
+    values = workdir.flat(tiny_config.to_dict())
+    command = [sys.executable, "-m", "date_jax.benchmark", "--mode=plan", "--topology=v5e:2x2"]
+    command += [f"--config={root}/configs/pgda.py", f"--out={tmp_path / 'plan.json'}"]
+    command += [f"--config.{key}={value}" for key, value in values.items()]
+    subprocess.run(command, check=True, cwd=root)
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["largest_batch_modelled"] > 16
+    made = found["v5e:2x2"]
+    assert (made["devices"], made["batch_size"]) == (4, 16)
+    assert made["estimated_cycles"] > 0
+    assert made["collectives"]["all-reduce"] > 0, "gradients are added up"
+    assert sum(made["share_of_cycles"]["kind"].values()) == pytest.approx(1)
+    assert found["scaling"][-1]["devices"] == 1024
 
 
 @pytest.mark.slow

@@ -122,11 +122,17 @@ def test_exchanged_bytes_are_those_of_the_results() -> None:
     text = """
       %a = f32[64,32]{1,0:T(8,128)} all-gather(%x), dimensions={0}
       %b = (bf16[64,32]{1,0}, f32[64]{0}) all-reduce(%y, %z), to_apply=%sum
-      %c = (f32[8]{0}, f32[8]{0}) all-reduce-start(%w)
-      %d = f32[8]{0} all-reduce-done(%c)
+      %c = (f32[8]{0}, f32[16]{0}) all-reduce-start(%v, %w), to_apply=%sum
+      %d = (f32[8]{0}, f32[16]{0}) all-reduce-done(%c)
+      %e = ((f32[8]{0}, bf16[4]{0}), (f32[64]{0}, bf16[32]{0})) all-gather-start(%v, %w)
+      %f = (f32[8]{0}, f32[64]{0}) all-gather-start(%w), dimensions={0}
+      %g = (f32[10]{0}, f32[10]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%w)
     """
-    reduced = (64 * 32 * 2 + 64 * 4) + 8 * 4
-    assert program_text.exchanged_bytes(text) == {"all-gather": 64 * 32 * 4, "all-reduce": reduced}
+    assert program_text.exchanged_bytes(text) == {
+        "all-gather": 64 * 32 * 4 + (64 * 4 + 32 * 2) + 64 * 4,
+        "all-reduce": (64 * 32 * 2 + 64 * 4) + (8 + 16) * 4,
+        "collective-permute": 10 * 4,
+    }
 
 
 def test_an_exchange_beside_other_work_counts_once_and_that_work_is_what_it_is() -> None:

@@ -92,7 +92,9 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     assert (uninterrupted / "vocab.txt").read_text().startswith("[PAD]")
     assert "kernel" in (uninterrupted / "parameters.txt").read_text()
     assert list(uninterrupted.glob("events.out.tfevents*"))
-    assert all(0 <= entry["time/input_wait"] <= 1 for entry in lines(uninterrupted, "time/i"))
+    waited = [entry["time/input_wait"] for entry in lines(uninterrupted, "time/i")]
+    assert len(waited) == 6
+    assert all(0 <= share <= 1 for share in waited)
 
 
 def test_the_stages_come_in_their_order(uninterrupted: Path) -> None:
@@ -290,6 +292,27 @@ def test_a_long_loop_tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     for done in (4000, 4400, 5100, 5200, 7000):  # goes on from where it was stopped
         countdown.at(done, 10_000)
     assert said == ["rows: 5,100 of 10,000 | 0m49s left", "rows: 7,000 of 10,000 | 0m30s left"]
+
+
+def test_the_time_of_a_second_loop_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the counts of two modalities follow each other."""
+    said: list[str] = []
+    clock = iter([0.0, 20.0, 30.0, 60.0, 75.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    countdown = progress.Countdown(said.append, "rows")
+    for done in (100, 200, 100, 150):
+        countdown.at(done, 200)
+    assert said == ["rows: 200 of 200 | 0m00s left", "rows: 150 of 200 | 0m15s left"]
+
+
+def test_the_line_of_a_window_says_how_long_the_input_was_waited_for() -> None:
+    means = {"loss": 1.83, "gradient_norm": 0.5, "skipped_updates": 0.0}
+    lap = {"examples_per_second": 170.4, "input_wait": 0.012, "step_seconds": 0.1}
+    told = progress.window_line(300, 2000, 2, means, lap, ("loss", "box"))
+    assert told == (
+        "step  300/2000 | stage 2 | loss 1.830 gradient_norm 0.500 | 170 examples/s | input 1% | "
+        "2m50s left"
+    )
 
 
 def test_batches_are_handed_on_and_told_by_their_rows() -> None:

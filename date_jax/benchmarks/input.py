@@ -41,7 +41,9 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     question = {"config": json.loads(config.to_json()), "rounds": rounds}
     rows = []
     for count in sorted(counts):
-        with Child("date_jax.benchmarks.input", cores[:count]) as child:
+        # An accelerator is this process's.
+        on_cpu = {"JAX_PLATFORMS": "cpu"}
+        with Child("date_jax.benchmarks.input", cores[:count], on_cpu) as child:
             found = child.ask(question)
         shares = [a / b for a, b in zip(found["pipeline"], found["raw"], strict=True)]
         rows.append(

@@ -1,9 +1,9 @@
 """A training step compiled for accelerators that are not here: does it fit, how fast may it be?
 
 libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes, collectives and
-cycles are the compiler's, of the program that would run; the cycles are its estimates. What is
-modelled from them says so in its name. Without libtpu all is modelled, from small steps compiled
-for this machine. Nothing here is a timing.
+cycles are the compiler's, of the program that would run; the cycles are its estimates. Exchanges
+are modelled, and all that has them in it. Without libtpu all is, from small steps compiled for
+this machine. Nothing here is a timing.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 from date_jax import sharding
 from date_jax.benchmarks import measure, program_text, step
+from date_jax.config import validate
 from date_jax.errors import UsageError
 
 COUNTS = tuple(2**n for n in range(11))  # devices of the scaling table
@@ -47,6 +49,7 @@ CHIPS = {
     "v5p": Chip(459e12, 1.75e9, 95 * 2**30, 2.765e12, 300e9),
     "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 1.64e12, 224e9),
 }
+ROWS = 16  # of a domain that a chip gets where the config's batch has not one for each
 SMALL = (2, 4)  # rows of a domain in the steps that are compiled here to model others by a line
 
 
@@ -84,12 +87,35 @@ def topology_devices(name: str) -> Any:
         raise UsageError(f"--topology={name}: {str(error).splitlines()[0][:200]}") from error
 
 
+def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
+    """What `run` takes.
+
+    Args:
+        config: `batch_size` is of the first topology; where that has more chips, each gets ROWS.
+        names: topologies.
+
+    Raises:
+        UsageError: no plan can be made of these.
+    """
+    topologies = {name: topology_devices(name) for name in names}
+    if len({name.partition(":")[0] for name in names}) > 1:
+        raise UsageError(f"--topology={','.join(names)}: must be of one kind of chip")
+    first = size(names[0])
+    if config.batch_size < first:
+        config = step.with_batch(config, ROWS * first)
+        print(f"planned with batch_size={config.batch_size}: {ROWS} rows a chip", file=sys.stderr)
+    for name in names:
+        scaled = step.with_batch(config, config.batch_size * size(name) // first)
+        scaled.eval.batch_size = scaled.batch_size  # a plan evaluates nothing
+        validate(scaled, device_count=size(name), process_count=1)
+    return config, topologies
+
+
 def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     """The config's step for each topology, with equally many rows a device.
 
     Args:
-        config: validated for the devices of the first; `batch_size` is of the first.
-        topologies: `topology_devices` by name, all of one kind of chip.
+        config, topologies: from `prepared`.
     """
     first = next(iter(topologies))
     chip = CHIPS[first.partition(":")[0]]
@@ -113,13 +139,15 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
     taken = {row["devices"] for row in rows}
     last = [*found.values()][-1]
-    rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in taken]
+    if config.mesh.fsdp == 1:  # else exchanges in groups would grow like those among all
+        rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in taken]
     return {
         "compiled": source,
         "modelled": "exchanges as rings beside no computation; counts without a topology"
         if compiles
         else "all: memory and its traffic by a line through two small steps compiled for this "
-        "machine, cycles as the slower of that traffic and the products at their peak",
+        "machine without remat, scan and rows_at_once, cycles as the slower of that traffic and "
+        "the products at their peak",
         "rows_per_device": found[first]["rows_per_device"],
         "memory": chip.memory,
         "largest_batch_modelled": _largest_batch(
@@ -180,6 +208,9 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
     seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
     arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
     arguments += _batch_bytes(config) // devices
+    exchanged = {"all-reduce": line.gradients}
+    if config.mesh.fsdp > 1:  # parameters come again for the backward pass
+        exchanged["all-gather"] = line.gradients
     return {
         "devices": devices,
         "batch_size": config.batch_size,
@@ -187,7 +218,7 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
         "bytes_per_device": {"arguments": arguments, "temporary": int(at(line.temporary))},
         "flops_per_device": at(line.flops),
         "estimated_cycles": seconds * chip.hertz,
-        "exchanged_bytes": {"all-reduce": line.gradients},
+        "exchanged_bytes": exchanged,
     }
 
 

@@ -1,5 +1,6 @@
 """What the text of a compiled program says: its exchanges, and what each instruction is for."""
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -40,14 +41,15 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
             if own in chains:
                 continue
             chains.add(own)
-        sizes = []
-        for dtype, shape in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result):
-            count = 1
-            for side in filter(None, shape.split(",")):
-                count *= int(side)
-            sizes.append(_BYTES.get(dtype, 1) * count)
-        # What starts apart has its operands in the tuple too.
-        exchanges.append((kind, sum(sizes) // (2 if starts and len(sizes) > 1 else 1)))
+        # A permutation that starts apart has two scalars in its tuple that nobody exchanges.
+        arrays = re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result.replace("u32[]", ""))
+        sizes = [
+            _BYTES.get(dtype, 1) * math.prod(map(int, filter(None, shape.split(","))))
+            for dtype, shape in arrays
+        ]
+        # What starts apart has its operands in front of its results, but for a reduction.
+        operands = len(sizes) // 2 if starts and kind != "all-reduce" else 0
+        exchanges.append((kind, sum(sizes[operands:])))
     return exchanges
 
 

@@ -1,6 +1,6 @@
-"""Counting over all pairs, as the pseudo-box generator does: its share of the matmul peak."""
+"""Counting over all pairs, as the pseudo-box generator does, but saving nothing on the way: its
+share of the matmul peak."""
 
-import math
 import sys
 from typing import Any
 
@@ -11,25 +11,23 @@ import numpy as np
 from date_jax import all_pairs, progress, sharding
 from date_jax.benchmarks import measure
 
+MODALITIES = 2  # matrices of features a row has, with a product each
 _PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows
 ROUNDS, ENOUGH = 3, 60.0  # of each size, but no other one begins after so many seconds
 
 
-def run(
-    mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int, modalities: int
-) -> dict[str, Any]:
+def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> dict[str, Any]:
     """Random unit vectors, from a sixteenth of both sets to the whole.
 
     Args:
         sources, targets: rows of the two sets.
         width: D.
-        modalities: matrices of features a row has.
     """
     rng = np.random.default_rng(0)
 
     def features(rows: int) -> list[np.ndarray]:
         size = (rows, width)
-        made = (rng.standard_normal(size, np.float32) for _ in range(modalities))
+        made = (rng.standard_normal(size, np.float32) for _ in range(MODALITIES))
         return [measure.unit_rows(x) for x in made]
 
     source, target = features(sources), features(targets)
@@ -43,7 +41,7 @@ def run(
     slope = np.polyfit(np.log(pairs), np.log(seconds), 1)[0]
     return {
         "width": width,
-        "modalities": modalities,
+        "modalities": MODALITIES,
         "matmul_peak_flops_per_second": peak,
         "share_of_peak": grown[-1]["share_of_peak"],
         "seconds_grow_with_pairs_to_the": float(slope),
@@ -96,23 +94,23 @@ def temporary_bytes(
     source: list[np.ndarray], target: list[np.ndarray], mesh: jax.sharding.Mesh
 ) -> int:
     """What a device needs beside the block of the source and its share of the targets."""
-    tile, names = all_pairs.TILE, tuple(f"part{number}" for number in range(len(source)))
-    tiles = min(all_pairs.BLOCK, math.ceil(len(source[0]) / tile))
-    own = math.ceil(len(target[0]) / (tile * mesh.size)) * tile * mesh.size
+    names = tuple(f"part{number}" for number in range(len(source)))
+    cut = all_pairs.cuts(len(source[0]), len(target[0]), mesh.size)
     here, spread = sharding.replicated(mesh), sharding.rows(mesh)
 
     def shape(of: tuple[int, ...], where: Any, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(of, dtype, sharding=where)
 
     widths = {name: x.shape[1] for name, x in zip(names, source, strict=True)}
-    sources = {name: shape((tiles, tile, width), here) for name, width in widths.items()}
-    targets = {name: shape((own, width), spread) for name, width in widths.items()}
+    block = (cut.tiles, cut.source_tile)
+    sources = {name: shape((*block, width), here) for name, width in widths.items()}
+    targets = {name: shape((cut.targets, width), spread) for name, width in widths.items()}
     lowered = all_pairs.after_sources.lower(
-        shape((own,), spread, jnp.int32),
-        {**sources, "number": shape((tiles, tile), here, jnp.int32)},
-        {**targets, "theta": shape((own,), spread)},
+        shape((cut.targets,), spread, jnp.int32),
+        {**sources, "number": shape(block, here, jnp.int32)},
+        {**targets, "theta": shape((cut.targets,), spread)},
         mesh=mesh,
         visitor=all_pairs.Count(names),
-        tile=tile,
+        tile=cut.target_tile,
     )
     return measure.bytes_per_device(lowered.compile())["temporary"]
