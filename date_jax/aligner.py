@@ -165,10 +165,11 @@ def _kernel_sums(
         total: Array, real: Array, column: Array, column_weight: Array, column_place: Array
     ) -> Array:
         squares = _squared_distances(rows.x, column)
-        kernels = sum(
-            (jnp.exp(-squares / (2 * bandwidth * variance)) for bandwidth in BANDWIDTHS),
-            start=jnp.zeros_like(squares),
-        )
+        # A bandwidth is half of the next, so its kernel is the square of the next: one exp.
+        kernel = kernels = jnp.exp(-squares / (2 * BANDWIDTHS[-1] * variance))
+        for _ in BANDWIDTHS[1:]:
+            kernel = kernel * kernel
+            kernels = kernels + kernel
         weight = jnp.broadcast_to((real * column_weight)[None], squares.shape)
         if without_self:
             weight = weight * (place[:, None] != column_place[None])

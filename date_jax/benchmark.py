@@ -99,7 +99,8 @@ def main(_: list[str]) -> None:
 
     if given.mode in OF_A_TASK and given.config.task not in TASKS:
         raise UsageError(f"--mode={given.mode}: knows the tasks {' and '.join(TASKS)} alone")
-    config, planned = given.config, {}
+    config = given.config
+    planned: dict[str, Any] = {}
     if given.mode == "plan":
         config, planned = plan.prepared(config, given.topology.split(","))
     else:

@@ -44,6 +44,29 @@ def test_mmd_is_that_of_a_loop(sizes: tuple[int, int], unbiased: bool) -> None:
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
+def test_the_gradient_of_mmd_is_that_of_a_loop(unbiased: bool) -> None:
+    source, target = features(7, 0), features(5, 1, shift=0.4)
+    x, y = source.astype(np.float64), target.astype(np.float64)
+    joined = np.concatenate([x, y])
+    variance = np.mean([((a - b) ** 2).sum() for a in joined for b in joined])
+
+    def slope(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """Of the kernel, as p moves."""
+        kernels = [np.exp(-((p - q) ** 2).sum() / (2 * k * variance)) / k for k in BANDWIDTHS]
+        return -sum(kernels) * (p - q) / variance
+
+    within, between = len(y) * (len(y) - unbiased), len(x) * len(y)
+    expected = [
+        2 * sum(slope(p, q) for q in y) / within - 2 * sum(slope(p, q) for q in x) / between
+        for p in y
+    ]
+    found = jax.grad(lambda moved: aligner.mmd(jnp.array(source), moved, unbiased=unbiased))(
+        jnp.array(target)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("filled", [0, 4, 6])
 def test_mmd_with_earlier_rows_is_that_of_all_rows_together(filled: int, unbiased: bool) -> None:
     source, target = features(7, 0), features(5, 1, shift=0.4)

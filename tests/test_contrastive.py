@@ -1,6 +1,7 @@
 """Contrastive losses in tiles: against a loop in float64, on one device and on eight."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -161,8 +162,21 @@ def test_the_sigmoid_loss_of_tiles_on_eight_devices_is_that_of_the_whole_matrix(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), found, expected)
 
 
-def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch() -> None:
+@pytest.mark.parametrize(
+    ("form", "options", "loops"),
+    [
+        (contrastive.softmax, {}, 4),  # two directions, there and back
+        (contrastive.softmax, {"prior_temperature": 10.0}, 6),
+        (contrastive.sigmoid, {"bias": BIAS}, 1),  # its gradient needs no value
+    ],
+    ids=["softmax", "dual_softmax", "sigmoid"],
+)
+def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch(
+    form: Callable[..., Any], options: dict[str, float], loops: int
+) -> None:
     mesh = sharding.device_mesh()
+    if "bias" in options:
+        options = {"bias": jnp.float32(BIAS)}
 
     def compiled(rows: int) -> Any:
         like = {"q": unit_rows(0, rows), "v": unit_rows(1, rows), "i": identities(rows)}
@@ -170,9 +184,8 @@ def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch() -> No
 
         def loss(query: Any, image: Any) -> Any:
             with sharding.traced_on(mesh):
-                return contrastive.softmax(
-                    query, image, spread["i"], scale=jnp.float32(SCALE), tile=64
-                ).mean()
+                scale = jnp.float32(SCALE)
+                return form(query, image, spread["i"], scale=scale, tile=64, **options).mean()
 
         return jax.jit(jax.grad(loss, (0, 1))).lower(spread["q"], spread["v"]).compile()
 
@@ -188,7 +201,7 @@ def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch() -> No
     computations = re.split(r"\n(?=%|ENTRY)", large.as_text())
     bodies = set(re.findall(r"body=%([\w.-]+)", large.as_text()))
     looped = [c for c in computations if c.split(" ")[0].lstrip("%") in bodies]
-    assert len(looped) >= 4  # two directions, there and back
+    assert len(looped) >= loops
     assert not re.search(exchanges, "".join(looped))
 
 

@@ -115,6 +115,40 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
         assert one_line["train/loss"] == pytest.approx(other_line["train/loss"], rel=0.02)
 
 
+COUNTS = """
+import sys
+import jax
+import numpy as np
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+index, address = int(sys.argv[1]), sys.argv[2]
+jax.distributed.initialize(address, 2, index, coordinator_bind_address=address)
+from date_jax import all_pairs, sharding
+rng = np.random.default_rng(0)
+source = [rng.normal(size=(70, 5)).astype(np.float32) for _ in range(2)]
+target = [rng.normal(size=(45, 5)).astype(np.float32) for _ in range(2)]
+mesh = sharding.device_mesh()
+assert mesh.size == 4
+options = {"mesh": mesh, "tile": 8, "block": 2}
+found = all_pairs.counts(source, target, 0.3, **options)
+above = [t @ s.T > 0.3 for s, t in zip(source, target)]
+np.testing.assert_array_equal(found, (above[0] & above[1]).sum(axis=1))
+"""
+
+
+def test_two_processes_count_all_pairs_as_numpy_does(root: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", COUNTS]
+    both = [subprocess.Popen([*command, str(index), address], cwd=root) for index in range(2)]
+    try:
+        assert [process.wait(timeout=120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("unequal", "named"),
     [

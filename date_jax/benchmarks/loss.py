@@ -1,6 +1,7 @@
 """Losses that compare all rows of a batch, in tiles beside whole: memory and time as it grows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,10 +18,21 @@ PATIENCE = 20.0  # seconds for the calls of one size; a larger one is called twi
 DENSE_BYTES = 4e9  # in one memory; what needs more is compiled, and not run
 
 
-def softmax(query: jax.Array, image: jax.Array, identity: jax.Array, tile: int) -> jax.Array:
+SCALE, BIAS, TEMPERATURE = 14.3, -10.0, 10.0  # with which training begins
+
+
+def softmax(
+    query: jax.Array, image: jax.Array, identity: jax.Array, tile: int, *, prior: float = 0.0
+) -> jax.Array:
     """The contrastive loss as the image seeker has it."""
-    scale = jnp.float32(14.3)
-    return contrastive.softmax(query, image, identity, scale=scale, tile=tile).mean()
+    options: dict[str, Any] = {"prior_temperature": prior, "tile": tile}
+    return contrastive.softmax(query, image, identity, scale=jnp.float32(SCALE), **options).mean()
+
+
+def sigmoid(query: jax.Array, image: jax.Array, identity: jax.Array, tile: int) -> jax.Array:
+    """The other one that it may have."""
+    options: dict[str, Any] = {"bias": jnp.float32(BIAS), "tile": tile}
+    return contrastive.sigmoid(query, image, identity, scale=jnp.float32(SCALE), **options).mean()
 
 
 def mmd(source: jax.Array, target: jax.Array, _: jax.Array, tile: int) -> jax.Array:
@@ -28,7 +40,12 @@ def mmd(source: jax.Array, target: jax.Array, _: jax.Array, tile: int) -> jax.Ar
     return aligner.mmd(source, target, tile=tile)
 
 
-LOSSES: dict[str, Callable[..., jax.Array]] = {"contrastive": softmax, "mmd": mmd}
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "contrastive": softmax,
+    "dual_softmax": partial(softmax, prior=TEMPERATURE),
+    "sigmoid": sigmoid,
+    "mmd": mmd,
+}
 
 
 def run(mesh: jax.sharding.Mesh, *, rounds: int, most: int) -> dict[str, Any]:
