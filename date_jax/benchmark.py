@@ -43,7 +43,7 @@ def define_flags(known: flags.FlagValues) -> None:
     ):
         flags.DEFINE_string(name, default, text, flag_values=known)
     for name, number, text in (
-        ("rounds", 20, "calls that count"),
+        ("rounds", 20, "step, input, loss, search: calls that count"),
         ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
         ("batch", 65536, "loss: the largest batch"),
         ("sources", 40_000, "selection: rows of the source; search, duplicates: of the gallery"),
