@@ -121,9 +121,8 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
         150 * 100,
         60_000,
     ]
-    # A product of two random unit vectors has deviation width^-0.5; the limit is twice that, and
-    # both modalities' products have to be above it.
-    assert whole["mean_share_counted"] == pytest.approx(0.025**2, abs=4e-4)
+    # The mean of two random cosines is above twice its deviation.
+    assert whole["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
     assert found["share_of_peak"] == whole["share_of_peak"] > 0
     assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in found["growth"])
     assert 0 < whole["temporary_bytes"] < 8 * 1024 * 1024 * 4

@@ -1,23 +1,25 @@
-"""Counting over all pairs, as the pseudo-box generator does, but saving nothing on the way: its
-share of the matmul peak."""
+"""Counting over all pairs, as the pseudo-box generator does it: its share of the matmul peak."""
 
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import all_pairs, progress, sharding
+from date_jax import all_pairs, progress, pseudo_boxes, sharding
 from date_jax.benchmarks import measure
+from date_jax.pseudo_boxes import Features
 
-MODALITIES = 2  # matrices of features a row has, with a product each
+COMBINE = "mean"  # of both modalities' cosines, as configs/pgda.py has it
 _PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows
 ROUNDS, ENOUGH = 3, 60.0  # of each size, but no other one begins after so many seconds
 
 
 def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> dict[str, Any]:
-    """Random unit vectors, from a sixteenth of both sets to the whole.
+    """Random unit vectors of two modalities, from a sixteenth of both sets to the whole.
 
     Args:
         sources, targets: rows of the two sets.
@@ -25,23 +27,23 @@ def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> d
     """
     rng = np.random.default_rng(0)
 
-    def features(rows: int) -> list[np.ndarray]:
-        size = (rows, width)
-        made = (rng.standard_normal(size, np.float32) for _ in range(MODALITIES))
-        return [measure.unit_rows(x) for x in made]
+    def features(rows: int) -> Features:
+        made = (rng.standard_normal((rows, width), np.float32) for _ in Features._fields)
+        return Features(*map(measure.unit_rows, made))
 
     source, target = features(sources), features(targets)
-    theta = 2.0 / width**0.5
     peak = measure.matmul_peak(jnp.float32, mesh, precision="highest")  # as the counts are
-    grown = []
-    for part in _PARTS:
-        s, t = ([x[: max(1, len(x) // part)] for x in side] for side in (source, target))
-        grown.append(measured(s, t, theta, mesh, peak))
+
+    def part(of: Features, number: int) -> Features:
+        return _first(max(1, len(of.image) // number), of)
+
+    grown = [measured(part(source, n), part(target, n), mesh, peak) for n in _PARTS]
     pairs, seconds = ([row[name] for row in grown] for name in ("pairs", "seconds"))
     slope = np.polyfit(np.log(pairs), np.log(seconds), 1)[0]
     return {
         "width": width,
-        "modalities": MODALITIES,
+        "modalities": len(Features._fields),
+        "combine": COMBINE,
         "matmul_peak_flops_per_second": peak,
         "share_of_peak": grown[-1]["share_of_peak"],
         "seconds_grow_with_pairs_to_the": float(slope),
@@ -49,68 +51,63 @@ def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> d
     }
 
 
+def _first(rows: int, features: Features) -> Features:
+    return Features(*(x[:rows] for x in features))
+
+
 def measured(
-    source: list[np.ndarray],
-    target: list[np.ndarray],
-    theta: float,
-    mesh: jax.sharding.Mesh,
-    peak: float,
+    source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
 ) -> dict[str, Any]:
     """One size, after a call on a block of the source that compiles; small ones count again.
 
     Args:
-        source, target: features, a matrix for each modality.
-        theta: products above it count.
         peak: flop/s to take a share of.
     """
-    block = all_pairs.BLOCK * all_pairs.TILE
-    all_pairs.counts([x[:block] for x in source], target, theta, mesh=mesh)
-    found = np.zeros(0)
+    width = 2 * source.image.shape[1]
+    theta = 2.0 / width**0.5  # the mean of two random cosines has deviation width^-0.5
+    found: list[np.ndarray] = []
 
-    def count() -> np.ndarray:
-        nonlocal found
+    def count(source: Features) -> None:
         countdown = progress.Countdown(lambda line: print(line, file=sys.stderr), "source rows")
-        found = all_pairs.counts(source, target, theta, mesh=mesh, after_block=countdown.at)
-        return found
+        with TemporaryDirectory() as folder:
+            counting = pseudo_boxes.Counting(Path(folder), countdown.at)
+            options: dict[str, Any] = {"combine": COMBINE, "mesh": mesh, "counting": counting}
+            found.append(pseudo_boxes.similarity_counts(source, target, (theta,), **options))
 
-    taken = measure.seconds(count, rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
-    pairs = len(source[0]) * len(target[0])
-    flops = 2.0 * pairs * sum(x.shape[1] for x in source)
+    count(_first(all_pairs.BLOCK * all_pairs.TILE, source))
+    taken = measure.seconds(lambda: count(source), rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
+    rows = len(source.image), len(target.image)
+    pairs = rows[0] * rows[1]
+    flops = 2.0 * pairs * width
     return {
-        "sources": len(source[0]),
-        "targets": len(target[0]),
+        "sources": rows[0],
+        "targets": rows[1],
         "pairs": pairs,
         "seconds": taken.median,
         "least": taken.least,
         "most": taken.most,
         "flops_per_second": flops / taken.median,
         "share_of_peak": flops / taken.median / peak,
-        "temporary_bytes": temporary_bytes(source, target, mesh),
-        "mean_share_counted": float(found.mean()) / len(source[0]),
+        "temporary_bytes": temporary_bytes(*rows, width, mesh),
+        "mean_share_counted": float(found[-1].mean()) / rows[0],
     }
 
 
-def temporary_bytes(
-    source: list[np.ndarray], target: list[np.ndarray], mesh: jax.sharding.Mesh
-) -> int:
+def temporary_bytes(sources: int, targets: int, width: int, mesh: jax.sharding.Mesh) -> int:
     """What a device needs beside the block of the source and its share of the targets."""
-    names = tuple(f"part{number}" for number in range(len(source)))
-    cut = all_pairs.cuts(len(source[0]), len(target[0]), mesh.size)
+    cut = all_pairs.cuts(sources, targets, mesh.size)
     here, spread = sharding.replicated(mesh), sharding.rows(mesh)
 
     def shape(of: tuple[int, ...], where: Any, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(of, dtype, sharding=where)
 
-    widths = {name: x.shape[1] for name, x in zip(names, source, strict=True)}
-    block = (cut.tiles, cut.source_tile)
-    sources = {name: shape((*block, width), here) for name, width in widths.items()}
-    targets = {name: shape((cut.targets, width), spread) for name, width in widths.items()}
+    block, own = (cut.tiles, cut.source_tile), (cut.targets,)
     lowered = all_pairs.after_sources.lower(
-        shape((cut.targets,), spread, jnp.int32),
-        {**sources, "number": shape(block, here, jnp.int32)},
-        {**targets, "theta": shape((cut.targets,), spread)},
+        shape(own, spread, jnp.int32),
+        {"part0": shape((*block, width), here), "number": shape(block, here, jnp.int32)},
+        {"part0": shape((*own, width), spread), "theta": shape(own, spread)},
         mesh=mesh,
-        visitor=all_pairs.Count(names),
+        visitor=all_pairs.Count(("part0",)),
         tile=cut.target_tile,
     )
     return measure.bytes_per_device(lowered.compile())["temporary"]
