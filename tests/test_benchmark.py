@@ -98,14 +98,13 @@ def test_long_calls_are_fewer_but_one_counts(
     assert (len(made), taken.median) == (calls, length)
 
 
-@pytest.mark.parametrize(
-    ("name", "times"), [("contrastive", 2), ("dual_softmax", 2), ("sigmoid", 1.2), ("mmd", 2)]
-)
+@pytest.mark.parametrize("name", loss.LOSSES)
 def test_both_forms_of_a_loss_are_measured_and_the_dense_one_needs_more(
-    name: str, times: float, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "PATIENCE", float("inf"))  # both rounds count on a slow machine too
     found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 4096, rounds=2)
+    times = 1.2 if name == "sigmoid" else 2  # its gradient needs no value: less of the matrix
     assert found["dense_bytes"] > times * found["tiled_bytes"] > 0
     assert found["tiled_seconds"] > 0
     assert found["tiled_spread"] > 0

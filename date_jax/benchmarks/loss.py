@@ -16,8 +16,6 @@ SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256
 PATIENCE = 20.0  # seconds for the calls of one size; a larger one is called twice, and once counts
 DENSE_BYTES = 4e9  # in one memory; what needs more is compiled, and not run
-
-
 SCALE, BIAS, TEMPERATURE = 14.3, -10.0, 10.0  # with which training begins
 
 

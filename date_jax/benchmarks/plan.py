@@ -105,10 +105,15 @@ def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict
         config = step.with_batch(config, ROWS * first)
         print(f"planned with batch_size={config.batch_size}: {ROWS} rows a chip", file=sys.stderr)
     for name in names:
-        scaled = step.with_batch(config, config.batch_size * size(name) // first)
+        scaled = _scaled(config, names[0], name)
         scaled.eval.batch_size = scaled.batch_size  # a plan evaluates nothing
         validate(scaled, device_count=size(name), process_count=1)
     return config, topologies
+
+
+def _scaled(config: ConfigDict, first: str, name: str) -> ConfigDict:
+    """The config for topology `name`, with as many rows a chip as it has for `first`."""
+    return step.with_batch(config, config.batch_size * size(name) // size(first))
 
 
 def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
@@ -127,15 +132,14 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
         source = "nothing for the chip, as libtpu is not installed (pip install libtpu)"
     line = None if compiles else line_through_small_steps(config)
 
-    def described(name: str, batch: int) -> dict[str, Any]:
-        scaled = step.with_batch(config, batch)
+    def described(name: str) -> dict[str, Any]:
+        scaled = _scaled(config, first, name)
         if line is None:
             return compiled(scaled, name, topologies[name])
         return modelled(scaled, size(name), chip, line)
 
-    found = {
-        name: described(name, config.batch_size * size(name) // size(first)) for name in topologies
-    }
+    found = {name: described(name) for name in topologies}
+    batch = sharding.bytes_of_a_device(step.batch_shapes(config), devices=1, fsdp=1)
     rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
     taken = {row["devices"] for row in rows}
     last = [*found.values()][-1]
@@ -151,7 +155,7 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
         "rows_per_device": found[first]["rows_per_device"],
         "memory": chip.memory,
         "largest_batch_modelled": _largest_batch(
-            found[first], chip, fixed=line.temporary[0] if line else 0.0, batch=_batch_bytes(config)
+            found[first], chip, fixed=line.temporary[0] if line else 0.0, batch=batch
         ),
         **found,
         "scaling": sorted(rows, key=lambda row: row["devices"]),
@@ -207,14 +211,15 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
 
     seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
     arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
-    arguments += _batch_bytes(config) // devices
+    batch = step.batch_shapes(config)
+    arguments += sharding.bytes_of_a_device(batch, devices=1, fsdp=1) // devices
     exchanged = {"all-reduce": line.gradients}
     if config.mesh.fsdp > 1:  # parameters come again for the backward pass
         exchanged["all-gather"] = line.gradients
     return {
         "devices": devices,
         "batch_size": config.batch_size,
-        "rows_per_device": rows * len(step.batch_shapes(config)),
+        "rows_per_device": rows * len(batch),
         "bytes_per_device": {"arguments": arguments, "temporary": int(at(line.temporary))},
         "flops_per_device": at(line.flops),
         "estimated_cycles": seconds * chip.hertz,
@@ -277,11 +282,6 @@ def _sent(results: dict[str, int], compiled: int, devices: int) -> float:
         "collective-permute": min(turns, 1),
     }
     return sum(factors[kind] * size for kind, size in results.items())
-
-
-def _batch_bytes(config: ConfigDict) -> int:
-    """Of the global batch."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.batch_shapes(config)))
 
 
 def _largest_batch(found: dict[str, Any], chip: Chip, *, fixed: float, batch: int) -> int:
