@@ -1,11 +1,11 @@
 """In-batch contrastive losses over the whole global batch, in tiles: no array grows with B x B.
 
 Each device keeps its rows and runs through all columns tile by tile; the backward pass computes the
-tiles again. Memory grows with B, and not with its square.
+tiles again. Memory grows with B, and not with its square. A tile serves both directions: rows are
+complete on their device, columns are sums over devices.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from date_jax import sharding
 from date_jax.sharding import Gather
-from date_jax.tiles import TILE, folded
+from date_jax.tiles import TILE, folded, swept
 from date_jax.transformer import MASKED
 
 
@@ -43,39 +43,47 @@ def softmax(
         tile: columns at a time.
     """
 
-    def of_rows(all_rows: Gather, given: Sequence[Array], scale: Array) -> Float[Array, " b"]:
-        query, image, identity = given
-        queries, images, identities = (all_rows(x) for x in given)
+    claims = []
+    if prior_temperature:
+        claims = [*_log_sums(query, image, temperature=prior_temperature, tile=tile)]
 
-        def direction(rows: Array, others: Array, all_own: Array, all_others: Array) -> Array:
-            columns = [all_others, identities]
-            if prior_temperature:
-                claims = _log_normaliser(others, all_own, prior_temperature, tile)
-                columns.append(all_rows(claims))
+    def of_rows(
+        all_rows: Gather, given: Sequence[Array], scale: Array, *image_claim: Array
+    ) -> tuple[Array, ...]:
+        query, image, identity, *query_claim = given
 
-            def added(
-                carry: Any, real: Bool[Array, " t"], part: Array, their: Array, *prior: Array
-            ) -> Any:
-                total, wanted, count = carry
-                similarity = _cosines(rows, part)
-                logits = scale * similarity
-                if prior:
-                    logits = logits * jnp.exp(prior_temperature * similarity - prior[0][None])
-                logits = jnp.where(real[None], logits, MASKED)
-                positive = _positive(identity, their) & real[None]
-                total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
-                wanted = wanted + jnp.where(positive, logits, 0.0).sum(axis=1)
-                return total, wanted, count + positive.sum(axis=1)
+        def added(
+            carry: tuple[Array, Array, Array],
+            real: Bool[Array, " t"],
+            part: Array,
+            their: Array,
+            *claim: Array,
+        ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+            total, wanted, count = carry
+            similarity = _cosines(query, part)
+            by_query = by_image = scale * similarity
+            if claim:
+                by_query *= jnp.exp(prior_temperature * similarity - claim[0][None])
+                by_image *= jnp.exp(prior_temperature * similarity - query_claim[0][:, None])
+            by_query = jnp.where(real[None], by_query, MASKED)
+            positive = _positive(identity, their) & real[None]
+            total = jnp.logaddexp(total, jax.nn.logsumexp(by_query, axis=1))
+            wanted += jnp.where(positive, by_query, 0.0).sum(axis=1)
+            of_images = jnp.where(positive, by_image, 0.0).sum(axis=0)
+            sums = total, wanted, count + positive.sum(axis=1)
+            return sums, (jax.nn.logsumexp(by_image, axis=0), of_images)
 
-            none = jnp.zeros(len(rows))
-            total, wanted, count = folded(added, (none + MASKED, none, none), columns, tile)
-            return total - wanted / count
+        none = jnp.zeros(len(query))
+        columns = [all_rows(image), all_rows(identity), *image_claim]
+        sums, of_images = swept(added, (none + MASKED, none, none), columns, tile)
+        return (*sums, *(x[None] for x in of_images))
 
-        by_query = direction(query, image, queries, images)
-        by_image = direction(image, query, images, queries)
-        return (by_query + by_image) / 2
-
-    return sharding.on_own_rows(of_rows, [query, image, identity], scale)
+    rows = [query, image, identity, *claims[:1]]
+    found = sharding.on_own_rows(of_rows, rows, scale, *claims[1:])
+    by_query, wanted, count, by_image, of_images = found
+    by_image = jax.nn.logsumexp(by_image, axis=0)
+    # A row has as many positives among the images as among the queries.
+    return (by_query + by_image - (wanted + of_images.sum(axis=0)) / count) / 2
 
 
 def sigmoid(
@@ -126,29 +134,24 @@ def nt_xent(
         tile: columns at a time.
     """
 
+    across = _log_sums(image, text, temperature=1 / temperature, tile=tile)
+
     def of_rows(all_rows: Gather, given: Sequence[Array]) -> Float[Array, " b"]:
-        image, text, number = given
-        columns = [all_rows(x) for x in given]
+        x, number = given
 
-        def added(
-            totals: Any, real: Bool[Array, " t"], images: Array, texts: Array, their: Array
-        ) -> Any:
-            itself = number[:, None] == their[None]
+        def added(total: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
+            others = real[None] & (number[:, None] != their[None])
+            logits = jnp.where(others, _cosines(x, part) / temperature, MASKED)
+            return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
 
-            def over(rows: Array, same: Array, others: Array) -> Array:
-                among = jnp.where(real[None] & ~itself, _cosines(rows, same) / temperature, MASKED)
-                across = jnp.where(real[None], _cosines(rows, others) / temperature, MASKED)
-                return jax.nn.logsumexp(jnp.concatenate([among, across], axis=1), axis=1)
+        return folded(added, jnp.full(len(x), MASKED), [all_rows(x), all_rows(number)], tile)
 
-            by_image, by_text = totals
-            by_image = jnp.logaddexp(by_image, over(image, images, texts))
-            return by_image, jnp.logaddexp(by_text, over(text, texts, images))
-
-        none = jnp.full(len(image), MASKED)
-        by_image, by_text = folded(added, (none, none), columns, tile)
-        return (by_image + by_text) / 2 - (image * text).sum(axis=1) / temperature
-
-    return sharding.on_own_rows(of_rows, [image, text, jnp.arange(len(image))])
+    number = jnp.arange(len(image))
+    both = [
+        jnp.logaddexp(sharding.on_own_rows(of_rows, [x, number]), other)
+        for x, other in zip((image, text), across, strict=True)
+    ]
+    return (both[0] + both[1]) / 2 - (image * text).sum(axis=1) / temperature
 
 
 def _cosines(rows: Float[Array, "B D"], columns: Float[Array, "t D"]) -> Float[Array, "B t"]:
@@ -160,11 +163,24 @@ def _positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool
     return (rows[:, None] == columns[None]).any(axis=-1)
 
 
-def _log_normaliser(rows: Array, columns: Array, temperature: float, tile: int) -> Array:
-    """log Σ_j exp(temperature · cosine) of every row."""
+def _log_sums(
+    rows: Float[Array, "B D"], columns: Float[Array, "B D"], *, temperature: float, tile: int
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """log Σ exp(temperature · cosine) of every row over all columns, and of every column."""
 
-    def added(total: Array, real: Bool[Array, " t"], part: Array) -> Array:
-        logits = jnp.where(real[None], temperature * _cosines(rows, part), MASKED)
-        return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
+    def of_rows(all_rows: Gather, given: Sequence[Array]) -> tuple[Array, Array]:
+        rows, columns = given
 
-    return folded(added, jnp.full(len(rows), MASKED), [columns], tile)
+        def added(
+            total: Array, real: Bool[Array, " t"], part: Array
+        ) -> tuple[Float[Array, " b"], Float[Array, " t"]]:
+            logits = temperature * _cosines(rows, part)
+            of_columns = jax.nn.logsumexp(logits, axis=0)
+            logits = jnp.where(real[None], logits, MASKED)
+            return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), of_columns
+
+        total, own = swept(added, jnp.full(len(rows), MASKED), [all_rows(columns)], tile)
+        return total, own[None]
+
+    by_row, by_column = sharding.on_own_rows(of_rows, [rows, columns])
+    return by_row, jax.nn.logsumexp(by_column, axis=0)

@@ -24,6 +24,18 @@ def folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: in
         columns: arrays `[N ...]`, cut alike.
         tile: t.
     """
+
+    def and_nothing(carry: Any, real: Array, *parts: Array) -> tuple[Any, None]:
+        return added(carry, real, *parts), None
+
+    return swept(and_nothing, start, columns, tile)[0]
+
+
+def swept(
+    added: Callable[..., tuple[Any, Any]], start: Any, columns: list[Array], tile: int
+) -> tuple[Any, Any]:
+    """As `folded`, where `added` gives `(carry, of_columns)`: also arrays `[t ...]` of the tile's
+    columns, which come back joined, `[N ...]`."""
     count = len(columns[0])
     real = jnp.ones(count, bool)
     if count <= tile:
@@ -36,7 +48,8 @@ def folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: in
 
     step = jax.checkpoint(added, prevent_cse=False)  # a loop's body is not merged with another
     tiles = [cut(x) for x in (real, *columns)]
-    return jax.lax.scan(lambda carry, part: (step(carry, *part), None), start, tiles)[0]
+    carry, parts = jax.lax.scan(lambda carry, part: step(carry, *part), start, tiles)
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)
 
 
 def in_chunks(

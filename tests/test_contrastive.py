@@ -165,8 +165,8 @@ def test_the_sigmoid_loss_of_tiles_on_eight_devices_is_that_of_the_whole_matrix(
 @pytest.mark.parametrize(
     ("form", "options", "loops"),
     [
-        (contrastive.softmax, {}, 4),  # two directions, there and back
-        (contrastive.softmax, {"prior_temperature": 10.0}, 6),
+        (contrastive.softmax, {}, 2),  # there and back, once for both directions
+        (contrastive.softmax, {"prior_temperature": 10.0}, 4),
         (contrastive.sigmoid, {"bias": BIAS}, 1),  # its gradient needs no value
     ],
     ids=["softmax", "dual_softmax", "sigmoid"],
@@ -201,7 +201,7 @@ def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch(
     computations = re.split(r"\n(?=%|ENTRY)", large.as_text())
     bodies = set(re.findall(r"body=%([\w.-]+)", large.as_text()))
     looped = [c for c in computations if c.split(" ")[0].lstrip("%") in bodies]
-    assert len(looped) >= loops
+    assert len(looped) == loops
     assert not re.search(exchanges, "".join(looped))
 
 
