@@ -32,6 +32,7 @@ class Record:
         self.sums: dict[str, list[float]] = saved.get("sums", {})  # since the last line
         self.skipped: int = saved.get("skipped", 0)
         self.pseudo_boxes: list[dict[str, float]] = saved.get("pseudo_boxes", [])
+        self.history: list[dict[str, Any]] = saved.get("history", [])  # of evaluations
         counted = dict.fromkeys((*_COUNTED, "examples", "steps"), 0.0)
         self.totals: dict[str, float] = counted | saved.get("totals", {})
         self.seconds_before: float = saved.get("seconds", 0.0)
@@ -44,6 +45,7 @@ class Record:
             "sums": self.sums,
             "skipped": self.skipped,
             "pseudo_boxes": self.pseudo_boxes,
+            "history": self.history,
             "totals": self.totals,
             "seconds": self.seconds,
         }
@@ -66,8 +68,11 @@ class Record:
 
     def add_pseudo_boxes(self, step: int, metrics: dict[str, float]) -> None:
         """Notes a refresh; one that a restart repeats takes the place of the first."""
-        self.pseudo_boxes = [entry for entry in self.pseudo_boxes if entry["step"] != step]
-        self.pseudo_boxes.append({"step": step, **metrics})
+        self.pseudo_boxes = [*_without(self.pseudo_boxes, step), {"step": step, **metrics}]
+
+    def add_evaluation(self, step: int, metrics: dict[str, dict[str, float]]) -> None:
+        """Notes an evaluation, metrics by split; likewise."""
+        self.history = [*_without(self.history, step), {"step": step, "eval": metrics}]
 
     def means(self) -> dict[str, float]:
         """The terms' means over the steps since the last line that had them; begins anew."""
@@ -110,6 +115,10 @@ class Record:
             "input_wait": lap["wait_seconds"] / seconds,
             "step_seconds": seconds / max(lap["steps"], 1),
         }
+
+
+def _without(entries: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["step"] != step]
 
 
 class Progress:

@@ -84,7 +84,7 @@ def refresh(
         progress: 0 at the start of the stage, 1 at its end.
         rng: picks the source rows that θ is estimated on.
         truth: true `box_cxcywh` `[N 4]` and `box_mask` `[N]` of the target rows by `index`. Only
-            for `precision_…` among the metrics; nothing in the table depends on it.
+            for `precision_…` and `recall_…` among the metrics; nothing in the table depends on it.
         should_stop: see `collector`.
         counting: see `Counting`; without it counting is neither saved nor told.
 
@@ -92,7 +92,8 @@ def refresh(
         The table, the same on every process, and as metrics: `selected` (rows that weigh 1),
         `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs), with
         rank by `count` also `theta`; with `truth` the shares of boxes with IoU >= 0.5:
-        `precision_all` and `precision_selected` (of the rows that rank best, earned or not).
+        `precision_all`, `precision_selected` (of the rows that rank best, earned or not), and of
+        all rows with a true box the share that is among these and right, `recall_selected`.
     """
     taught = teach(teacher_params, target_batches(), should_stop=should_stop)
     counted: dict[str, float] = {}
@@ -117,7 +118,7 @@ def refresh(
     if truth is not None:
         true = {name: np.asarray(value)[taught["index"]] for name, value in truth.items()}
         right = np.asarray(_is_right(taught["pseudo_box_cxcywh"], true["box_cxcywh"]))
-        metrics |= _precision(right, true["box_mask"], chosen)
+        metrics |= _quality(right, true["box_mask"], chosen)
     table = {
         "box_cxcywh": np.asarray(taught["pseudo_box_cxcywh"], np.float32),
         "weight": (chosen & earned).astype(np.float32),
@@ -272,13 +273,16 @@ def _is_right(a_cxcywh: Float[Array, "N 4"], b_cxcywh: Float[Array, "N 4"]) -> B
     return boxes.iou(boxes.xyxy(a_cxcywh), boxes.xyxy(b_cxcywh)) >= 0.5
 
 
-def _precision(
+def _quality(
     right: Bool[np.ndarray, " N"],
     box_mask: Bool[np.ndarray, " N"],
     chosen: Bool[np.ndarray, " N"],
 ) -> dict[str, float]:
-    """Shares of right boxes, among all targets and among the chosen ones."""
+    """Shares of right boxes, among all targets and among the chosen ones; and found of all."""
     sets = {"precision_all": np.ones_like(chosen), "precision_selected": chosen}
     known = {name: rows & box_mask for name, rows in sets.items()}
-    # Without a known row there is no precision, and no entry.
-    return {name: float(right[rows].mean()) for name, rows in known.items() if rows.any()}
+    # Without a known row there is nothing to measure, and no entry.
+    found = {name: float(right[rows].mean()) for name, rows in known.items() if rows.any()}
+    if box_mask.any():
+        found["recall_selected"] = float((right & chosen)[box_mask].mean())
+    return found

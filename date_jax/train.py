@@ -245,8 +245,10 @@ def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evalua
         found[name] = evaluated
         line = progress.evaluation_line(evaluated.metrics, job.course.columns)
         job.progress.say(f"step {step} | {name}: {line}")
-    scalars = {f"eval/{n}/{k}": v for n, e in found.items() for k, v in e.metrics.items()}
+    metrics = {name: evaluated.metrics for name, evaluated in found.items()}
+    scalars = {f"eval/{n}/{k}": v for n, of in metrics.items() for k, v in of.items()}
     job.progress.write(step, scalars)
+    job.record.add_evaluation(step, metrics)
     job.record.book("evaluate")
     return found
 
@@ -267,7 +269,8 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     rows = job.corpus.splits[name].size
     box, chosen = table["box_cxcywh"][:rows], table["weight"][:rows] > 0
     title = f"{name}, step {step}"
-    drawn = partial(grounding.sheet, job.corpus, name, box, job.config, 12, title, chosen=chosen)
+    shown = pictures.spread(rows, 12)
+    drawn = partial(grounding.sheet, job.corpus, name, box, shown, title, chosen=chosen)
     show(job, step, f"pseudo_boxes/{name}", drawn)
     job.record.book("refresh")
     return dataclasses.replace(state, pseudo_boxes=sharding.everywhere(job.mesh, table))
@@ -298,6 +301,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
     results = {
         "eval": metrics,
         "pseudo_boxes": record.pseudo_boxes,
+        "history": record.history,
         "examples_per_second": record.totals["examples"] / seconds if seconds else None,
         "wall_seconds": record.seconds,
         "seconds": record.spent(),

@@ -107,7 +107,7 @@ def run_missing(
 
 def test_the_tables_are_as_computed_by_hand() -> None:
     refreshes = [{"step": 600, "selected": 50.0, "theta": 0.1, "precision_all": 0.4}]
-    refreshes[0] |= {"precision_selected": 0.5, "precision_by_count": 0.3}
+    refreshes[0] |= {"precision_selected": 0.5, "recall_selected": 0.3}
     other = [refreshes[0] | {"selected": 70.0, "precision_all": 0.5}]
     accuracy = {
         ("source_only", 0): 0.4,
@@ -138,7 +138,7 @@ R@10 target | minutes |
 
 Pseudo boxes of DATE that are right (IoU ≥ 0.5), mean over the seeds:
 
-| step | seeds | selected | precision_all | precision_selected | precision_by_count |
+| step | seeds | selected | precision_all | precision_selected | recall_selected |
 | --- | --: | --: | --: | --: | --: |
 | 600 | 2 | 60 | 0.450 | 0.500 | 0.300 |"""
     assert comparison.report(runs) == f"{comparison.LEGEND}\n\n{expected}"
@@ -158,6 +158,26 @@ def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
     assert cells["MRR"] == cells["R@50"] == "0.500 ± 0.354"
     assert cells["R@10"] == "0.250 ± 0.000"
     assert cells["image to text MRR |"] == "- |"
+
+
+def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> None:
+    runs = []
+    for seed, found in enumerate((0.2, 0.4)):
+        one = results("mall2live", "date", seed, 0.5)
+        one["config"]["data"]["target"] = "live+street"
+        at_500 = {"live_val": {"distance_image": found}, "street_val": {"distance_image": 0.6}}
+        final = {"live_val": {"distance_image": found / 2}, "live_test": {"distance_image": 9.0}}
+        one["history"] = [{"step": 900, "eval": final}, {"step": 500, "eval": at_500}]
+        runs.append(comparison.Finished("", "date", seed, one))
+    assert comparison.distances(runs, "image") == pytest.approx({500: 0.45, 900: 0.15})
+    table = comparison.distances_table([*runs, runs[0]._replace(method="none", results=plain())])
+    assert table.splitlines()[0] == "|  | of | 500 | 900 |"
+    assert table.splitlines()[2:] == ["| DATE | pictures | 0.450 | 0.150 |"]
+    assert table in comparison.report(runs)
+
+
+def plain() -> dict[str, Any]:
+    return results("mall2live", "source_only", 0, 0.5)
 
 
 def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_category() -> None:
@@ -182,28 +202,33 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
     from matplotlib.figure import Figure
 
     refresh = {"step": 600, "precision_all": 0.4, "precision_selected": 0.5}
+    refresh["recall_selected"] = 0.25
+    apart = [{"step": 500, "eval": {"live_val": {"distance_image": 0.3}}}]
     runs = [
         comparison.Finished(direction, method, seed, results(direction, method, seed, 0.5))
         for direction in ("mall2live", "live2mall")
         for method in ("source_only", "date", "oracle")
         for seed in (0, 1)
     ]
-    runs[2].results["pseudo_boxes"] = [refresh]
+    runs[2].results["pseudo_boxes"], runs[2].results["history"] = [refresh], apart
     curves = {50: 3.0, 100: 2.0}, {50: 4.0, 100: 2.5, 150: 9.0}  # one goes on longer
     runs[:2] = [run._replace(losses=curve) for run, curve in zip(runs[:2], curves, strict=True)]
     drawn: list[Figure] = []
     chart.write(tmp_path / "chart.png", runs, drawn.append)
-    bars, curve, boxes, _, no_curve, nothing = drawn[0].axes
+    bars, curve, distance, boxes, _, no_curve, no_distance, nothing = drawn[0].axes
     assert [round(bar.get_height(), 3) for bar in bars.patches] == [0.5, 0.5, 0.5]
     assert [label.get_text() for label in bars.get_xticklabels()] == [
         "source_only",
         "DATE",
         "oracle",
     ]
-    assert [line.get_label() for line in boxes.lines] == ["DATE, all", "DATE, selected"]
+    labels = ["DATE, all", "DATE, selected", "DATE, selected, of all targets"]
+    assert [line.get_label() for line in boxes.lines] == labels
+    assert [line.get_xydata().tolist() for line in distance.lines] == [[[500, 0.3]]]
     assert [line.get_label() for line in curve.lines] == ["source_only"]
     np.testing.assert_allclose(curve.lines[0].get_xydata(), [[50, 3.5], [100, 2.25]])
     assert not nothing.lines
+    assert not no_distance.lines
     assert not no_curve.lines
     with Image.open(tmp_path / "chart.png") as picture:
         assert picture.size[0] > 600

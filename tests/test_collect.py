@@ -118,14 +118,14 @@ def test_an_evaluation_of_a_perfect_seeker_is_perfect() -> None:
         "unused": lambda params, batch: 1 / 0,
     }
     collect = collector(evals.evaluated(predict), sharding.device_mesh())
-    metrics, box = evals.evaluate(
+    metrics, found = evals.evaluate(
         collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
     )
     assert metrics["examples"] == 37
     assert metrics["boxes"] == rows["box_mask"].sum()
     for name in ("recall_at_1", "image_to_text_recall_at_50", "mrr", "acc_at_0.75", "median_rank"):
         assert metrics[name] == 1.0
-    np.testing.assert_array_equal(box, rows["box_cxcywh"])
+    np.testing.assert_array_equal(found["box_cxcywh"], rows["box_cxcywh"])
 
 
 def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:

@@ -330,6 +330,7 @@ def test_selecting_by_agreement_raises_precision() -> None:
     mask, noisy = target["mask"], target["noisy"]
     assert metrics["precision_all"] == pytest.approx(np.mean(~noisy[mask]))
     assert metrics["precision_selected"] == 1.0
+    assert metrics["recall_selected"] == pytest.approx(table["weight"][mask].mean())
     assert metrics["selected"] == table["weight"].sum() == round(0.3 * 201)
     assert metrics["mean_agreement"] == pytest.approx(target["steadiness"].mean())
     np.testing.assert_array_equal(table["box_cxcywh"], target["box"])
@@ -344,8 +345,9 @@ def test_selecting_by_counts_selects_what_a_loop_selects() -> None:
     expected = sorted(range(201), key=lambda row: (-signal[row], row))[: round(0.3 * 201)]
     assert set(np.flatnonzero(table["weight"])) == set(expected)
     known = [row for row in expected if target["mask"][row]]
-    precision = np.mean(~target["noisy"][known])
-    assert metrics["precision_selected"] == pytest.approx(precision)
+    right = ~target["noisy"][known]
+    assert metrics["precision_selected"] == pytest.approx(np.mean(right))
+    assert metrics["recall_selected"] == pytest.approx(right.sum() / target["mask"].sum())
 
 
 def test_more_rows_are_selected_at_the_end_of_the_stage() -> None:

@@ -79,7 +79,8 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     wanted |= {"recall_at_10", "image_to_text_recall_at_1"}
     assert all(wanted <= metrics.keys() for metrics in results["eval"].values())
     assert [entry["step"] for entry in results["pseudo_boxes"]] == [6, 9]
-    assert {"selected", "precision_all", "precision_selected"} <= results["pseudo_boxes"][0].keys()
+    measured = {"selected", "precision_all", "precision_selected", "recall_selected"}
+    assert measured <= results["pseudo_boxes"][0].keys()
     assert results["steps"] == 12
     assert results["config"] == json.loads((uninterrupted / "config.json").read_text())
     assert results["config"]["batch_size"] == 16
@@ -89,6 +90,13 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     assert spent["lost"] == 0
     assert 0.7 * results["wall_seconds"] < sum(spent.values()) <= results["wall_seconds"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
+    assert (uninterrupted / "failures_live_test.png").stat().st_size > 10_000
+    assert [entry["step"] for entry in results["history"]] == [6, 12]
+    assert results["history"][1]["eval"] == results["eval"]
+    for found in results["eval"]["live_val"], results["history"][0]["eval"]["live_val"]:
+        assert 0 < found["distance_image"] < 4
+        assert 0 < found["distance_query"] < 4
+    assert "distance_image" not in results["eval"]["mall_val"]
     assert (uninterrupted / "vocab.txt").read_text().startswith("[PAD]")
     assert "kernel" in (uninterrupted / "parameters.txt").read_text()
     assert list(uninterrupted.glob("events.out.tfevents*"))
@@ -255,6 +263,10 @@ def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
         {"step": 6, "selected": 10},
         {"step": 9, "selected": 30},
     ]
+    for accuracy in (0.5, 0.6):
+        record.add_evaluation(9, {"live_val": {"acc_at_0.5": accuracy}})
+    again = Record(record.saved(), begun=0.0)
+    assert again.history == [{"step": 9, "eval": {"live_val": {"acc_at_0.5": 0.6}}}]
 
 
 def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(

@@ -1,25 +1,29 @@
 """Retrieval and grounding, with a target domain or without: what tasks pgda and date ask for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, evals, tasks
+from date_jax import adaptation, aligner, boxes, evals, tasks
 from date_jax.courses.course import Course, Evaluate, Evaluated
 from date_jax.data import pipeline
+from date_jax.data.domains import joined_domains
 from date_jax.data.tokenizer import MIRRORED
 from date_jax.errors import DataError
 from date_jax.evals import pictures
 from date_jax.evals.collect import collector
+from date_jax.evals.grounding import clamped_iou
 from date_jax.tasks.task import Task
 
-_SCANNED = 4096  # rows of a split among which pictures are chosen
+EMBEDDED = ("image", "query")
+_COMPARED = 2048  # rows of a split whose features are compared with another's
 
 
 def load(config: ConfigDict) -> pipeline.Corpus:
@@ -56,13 +60,15 @@ def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
 def evaluator(
     config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
 ) -> Evaluate:
-    """Measures retrieval, and grounding where there are boxes, on splits of every domain."""
+    """Measures retrieval, and grounding where there are boxes, on splits of every domain; and how
+    far the target's features are from the source's, see `domain_distance`."""
     collect = collector(evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once)
 
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[str, Evaluated]]:
-        for name in (name for name in corpus.splits if name.rpartition("_")[2] in kinds):
+        features: dict[str, dict[str, np.ndarray]] = {}
+        for name in ordered(config, corpus.splits, kinds):
             batches = pipeline.eval_batches(
                 corpus,
                 [name],
@@ -71,11 +77,68 @@ def evaluator(
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
-            found = evals.evaluate(collect, params, batches, mesh=mesh, should_stop=should_stop)
-            drawn = partial(sheet, corpus, name, found.box_cxcywh, config)
-            yield name, Evaluated(found.metrics, drawn)
+            metrics, rows = evals.evaluate(
+                collect, params, batches, mesh=mesh, should_stop=should_stop
+            )
+            some = pictures.spread(len(rows["index"]), _COMPARED)
+            features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
+            kind = name.rpartition("_")[2]
+            source = adaptation.splits(config.data.source, kind)
+            sources = [features[of] for of in source if of in features]
+            if sources and name in adaptation.splits(config.data.target, kind):
+                metrics |= domain_distance(sources, features[name])
+            drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
+            files = failure_files(corpus, name, rows) if kind == "test" else {}
+            yield name, Evaluated(metrics, drawn, files)
 
     return evaluate
+
+
+def ordered(config: ConfigDict, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
+    """The splits of these kinds, those of the source first."""
+    source = joined_domains(config.data.source)
+    chosen = [name for name in names if name.rpartition("_")[2] in kinds]
+    return sorted(chosen, key=lambda name: name.rpartition("_")[0] not in source)
+
+
+def domain_distance(
+    source: Sequence[dict[str, np.ndarray]], target: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """`distance_image` and `distance_query`: the MMD (see `aligner.mmd`) between the embeddings of
+    the source's domains together and those of the target, `[N D]` by kind."""
+    return {
+        f"distance_{what}": float(_mmd(np.concatenate([each[what] for each in source]), of))
+        for what, of in target.items()
+    }
+
+
+_mmd = jax.jit(aligner.mmd)
+
+
+def failures(rows: dict[str, np.ndarray]) -> Int[np.ndarray, " F"]:
+    """The rows whose box has an IoU below 0.5 with the true one, the worst first."""
+    if "box_mask" not in rows:
+        return np.zeros(0, np.int64)
+    iou = clamped_iou(rows["box_cxcywh"], rows["true_box_cxcywh"])
+    wrong = np.flatnonzero(rows["box_mask"] & (iou < 0.5))
+    return wrong[np.argsort(iou[wrong], kind="stable")]
+
+
+def failure_files(
+    corpus: pipeline.Corpus, name: str, rows: dict[str, np.ndarray]
+) -> dict[str, Callable[[Path], None]]:
+    """`failures_<name>.png`: 24 of `failures`, evenly from the worst to the nearly right; none of
+    them, no file."""
+    wrong = failures(rows)
+    if not len(wrong):
+        return {}
+    some = wrong[pictures.spread(len(wrong), 24)]
+    title = f"{name}: {len(some)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
+
+    def written(path: Path) -> None:
+        pictures.write(path, sheet(corpus, name, rows["box_cxcywh"], some, title))
+
+    return {f"failures_{name}.png": written}
 
 
 def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
@@ -84,44 +147,40 @@ def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
     return next(iter(wanted or names[::-1]), None)
 
 
+def spread_sheet(
+    corpus: pipeline.Corpus, name: str, box_cxcywh: np.ndarray, count: int, title: str
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """`sheet` of `count` pictures from all over the split."""
+    return sheet(corpus, name, box_cxcywh, pictures.spread(len(box_cxcywh), count), title)
+
+
 def sheet(
     corpus: pipeline.Corpus,
     name: str,
     box_cxcywh: Float[np.ndarray, "N 4"],
-    config: ConfigDict,
-    count: int,
+    rows: Int[np.ndarray, " M"],
     title: str,
     *,
     chosen: Bool[np.ndarray, " N"] | None = None,
 ) -> UInt8[np.ndarray, "Y X 3"]:
-    """`count` pictures of a split with query, true and predicted box; one host can make it.
+    """Pictures of a split with query, true and predicted box; one host can make it.
 
     Args:
         corpus: of `pipeline.load`.
         name: of the split.
         box_cxcywh: predicted boxes of its rows.
-        config: the run's.
-        count: of pictures, spread over the split's first rows.
+        rows: to show.
         title: above them.
         chosen: rows whose box is trained on, as a pseudo box.
     """
     split = corpus.splits[name]
-    rows = pictures.spread(min(split.size, _SCANNED), count)
-    found: dict[str, list[np.ndarray]] = {"image": [], "box_cxcywh": [], "box_mask": []}
-    batches = pipeline.eval_batches(corpus, [name], batch_size=config.eval.batch_size, boxes=True)
-    for batch in batches:
-        wanted = np.isin(batch["index"], rows) & batch["mask"]
-        for key, parts in found.items():
-            parts.append(batch[key][wanted])
-        if batch["index"][-1] >= rows[-1]:
-            break
-    image, true, has_box = (np.concatenate(parts) for parts in found.values())
+    true = np.asarray(boxes.cxcywh(jnp.asarray(split.records.box_xyxy()[rows])))
     return pictures.grid(
-        image,
+        pipeline.pictures(corpus, name, rows),
         [split.queries[row] for row in rows],
         true,
         box_cxcywh[rows],
-        true_mask=has_box,
+        true_mask=split.records.has_box()[rows],
         pseudo_cxcywh=None if chosen is None else box_cxcywh[rows],
         pseudo_mask=None if chosen is None else chosen[rows],
         title=title,

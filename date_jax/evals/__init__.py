@@ -17,11 +17,11 @@ PREDICTIONS = ("image_embedding", "query_embedding", "box_cxcywh")
 class Evaluation(NamedTuple):
     """Attributes:
     metrics: by name, see `retrieval.metrics` and `grounding.metrics`; and `examples`.
-    box_cxcywh: the predicted box of every row of the split, float32 `[N 4]`.
+    rows: what was collected of every row of the split, by name; see `collector`.
     """
 
     metrics: dict[str, float]
-    box_cxcywh: np.ndarray
+    rows: dict[str, np.ndarray]
 
 
 def evaluated(predict: Predict) -> Predict:
@@ -60,12 +60,12 @@ def evaluate(
         Preempted: `should_stop` said so.
     """
     rows = collect(params, batches, should_stop=should_stop)
-    box = rows["box_cxcywh"]
-    metrics = {"examples": float(len(box))}
+    metrics = {"examples": float(len(rows["box_cxcywh"]))}
     # A picture of several products has a row for each, and stands in the gallery once.
     _, image_id = np.unique(rows["picture"], axis=0, return_inverse=True)
     pairs = rows["image_embedding"], rows["query_embedding"], rows["product_id"]
     metrics |= retrieval.metrics(*pairs, image_id=image_id, mesh=mesh)
     if "box_mask" in rows:
-        metrics |= grounding.metrics(box, rows["true_box_cxcywh"], rows["box_mask"])
-    return Evaluation(metrics, box)
+        boxes = rows["box_cxcywh"], rows["true_box_cxcywh"], rows["box_mask"]
+        metrics |= grounding.metrics(*boxes)
+    return Evaluation(metrics, rows)

@@ -20,7 +20,8 @@ def write(
     columns: comparison.Columns | None = None,
 ) -> None:
     """Draws for each direction Acc@0.5 on the target, a bar for each method and a dot for each
-    seed; the training losses; and over the steps the share of right pseudo boxes.
+    seed; and over the steps the training losses, how far the domains' pictures are apart, and the
+    share of right pseudo boxes.
 
     Args:
         path: of the PNG.
@@ -33,12 +34,13 @@ def write(
     from matplotlib.figure import Figure
 
     directions = comparison.by_direction(runs)
-    figure = Figure(figsize=(15, 3.4 * len(directions)), layout="constrained")
-    panels = figure.subplots(len(directions), 3, squeeze=False, width_ratios=(3, 2, 2))
-    for (bars, curves, lines), title in zip(panels, directions, strict=True):
+    figure = Figure(figsize=(20, 3.4 * len(directions)), layout="constrained")
+    panels = figure.subplots(len(directions), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
+    for (bars, curves, apart, lines), title in zip(panels, directions, strict=True):
         some = comparison.by_method(directions[title])
         _draw_bars(bars, some, title, columns)
         _draw_losses(curves, some, title)
+        _draw_distances(apart, some, title)
         _draw_boxes(lines, some, title)
     if see is not None:
         see(figure)
@@ -110,21 +112,42 @@ def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
+    """Of the pictures' embeddings, mean over the seeds."""
+    for number, (method, runs) in enumerate(methods.items()):
+        if found := comparison.distances(runs, "image"):
+            axes.plot([*found], [*found.values()], marker=".", color=f"C{number}",
+                      label=comparison.label(method))  # fmt: skip
+    if not axes.lines:
+        axes.set_axis_off()
+        return
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("MMD of picture embeddings")
+    axes.set_title(f"{title}: distance of the domains", fontsize=10)
+    axes.legend(fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """Mean over the seeds: all of a teacher's boxes dashed, the selected ones solid."""
-    drawn = 0
-    for method, runs in methods.items():
-        for kind, style in (("all", "--"), ("selected", "-")):
-            name, means = f"precision_{kind}", {}
+    """Mean over the seeds: all of a teacher's boxes that are right dashed, of the selected ones
+    solid, and of all targets those that are selected and right dotted."""
+    kinds = {
+        "precision_all": ("--", "all"),
+        "precision_selected": ("-", "selected"),
+        "recall_selected": (":", "selected, of all targets"),
+    }
+    for number, (method, runs) in enumerate(methods.items()):
+        for name, (style, kind) in kinds.items():
+            means = {}
             for step, rows in comparison.refreshes(runs).items():
                 if known := [row[name] for row in rows if name in row]:
                     means[step] = statistics.fmean(known)
             if means:
                 label = f"{comparison.label(method)}, {kind}"
-                color = f"C{drawn // 2}"
-                axes.plot([*means], [*means.values()], style, marker=".", color=color, label=label)
-                drawn += 1
-    if not drawn:
+                drawn = [*means], [*means.values()]
+                axes.plot(*drawn, style, marker=".", color=f"C{number}", label=label)
+    if not axes.lines:
         axes.set_axis_off()
         return
     axes.set_ylim(0, 1.05)

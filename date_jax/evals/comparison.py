@@ -14,7 +14,7 @@ COLUMNS = {  # heading: whose test split, which metric
 RETRIEVAL = {
     **{f"R@{k}": f"recall_at_{k}" for k in (1, 5, 10, 50)},
     "MRR": "mrr",
-    **{f"image to text R@{k}": f"image_to_text_recall_at_{k}" for k in (1, 10)},
+    **{f"image to text R@{k}": f"image_to_text_recall_at_{k}" for k in (1, 5, 10, 50)},
     "image to text MRR": "image_to_text_mrr",
 }
 LABELS = {"date": "DATE"}  # of methods that are not called by their name
@@ -79,6 +79,9 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
         parts += [f"## {title}", methods_table(some)]
         for split in test_splits(some):
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
+        if distances := distances_table(some):
+            parts += ["Distance of the target's validation split from the source's, by step; "
+                      "MMD of the embeddings, mean over the seeds:", distances]  # fmt: skip
         for method in dict.fromkeys(run.method for run in some):
             if boxes := pseudo_boxes_table([run for run in some if run.method == method]):
                 parts.append(
@@ -200,6 +203,34 @@ def refreshes(runs: Sequence[Finished]) -> dict[int, list[dict[str, Any]]]:
     return dict(sorted(rows_of.items()))
 
 
+def distances(runs: Sequence[Finished], what: str) -> dict[int, float]:
+    """By step the `distance_<what>` of evaluations, mean over runs and the target's domains."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        splits = [f"{name}_val" for name in run.results["config"]["data"]["target"].split("+")]
+        for entry in run.results.get("history", []):
+            known = (entry["eval"].get(split, {}).get(f"distance_{what}") for split in splits)
+            found.setdefault(entry["step"], []).extend(x for x in known if x is not None)
+    return {step: statistics.fmean(values) for step, values in sorted(found.items()) if values}
+
+
+def distances_table(runs: Sequence[Finished]) -> str:
+    """A row for each method and kind of embedding; "" where no run has measured them."""
+    kinds = {"image": "pictures", "query": "queries"}
+    found = {
+        (method, name): distances(some, what)
+        for method, some in by_method(runs).items()
+        for what, name in kinds.items()
+    }
+    steps = sorted(set().union(*found.values()))
+    rows = [
+        [label(method), name, *(f"{by_step[s]:.3f}" if s in by_step else "-" for s in steps)]
+        for (method, name), by_step in found.items()
+        if by_step
+    ]
+    return markdown(["", "of", *map(str, steps)], rows) if rows else ""
+
+
 def label(method: str) -> str:
     """What a method is called in a table."""
     return LABELS.get(method, method)
@@ -209,8 +240,8 @@ def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
     """A row for each refresh: how many were selected, shares of right ones; "" without shares."""
     rows_of = refreshes(runs)
     names = dict.fromkeys(name for rows in rows_of.values() for row in rows for name in row)
-    precisions = [name for name in names if name.startswith("precision_")]
-    forms: dict[str, str] = {"selected": "{:.0f}"} | dict.fromkeys(precisions, "{:.3f}")
+    shares = [name for name in names if name.startswith(("precision_", "recall_"))]
+    forms: dict[str, str] = {"selected": "{:.0f}"} | dict.fromkeys(shares, "{:.3f}")
 
     def cell(rows: list[dict[str, Any]], name: str) -> str:
         known = [row[name] for row in rows if name in row]
@@ -220,7 +251,7 @@ def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
         [str(step), str(len(rows)), *(cell(rows, name) for name in forms)]
         for step, rows in rows_of.items()
     ]
-    return markdown(["step", "seeds", *forms], table) if precisions else ""
+    return markdown(["step", "seeds", *forms], table) if shares else ""
 
 
 def spread(values: Iterable[float | None], form: str = "{:.3f}") -> str:
