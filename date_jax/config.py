@@ -154,6 +154,8 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         ),
     ),
 ]
+# What `pseudo_boxes.rank=count` reads, and the value in configs/pgda.py.
+_OF_COUNT = {"combine": "mean", "theta_kind": "quantile", "theta": 0.9}
 _OFF_AT_ONE = ("zoom_in", "zoom_out", "aspect")  # of `augment`; all else is off at 0
 
 
@@ -241,6 +243,11 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.aligner.queue={config.aligner.queue}: only MMD remembers earlier batches; set "
             "aligner.kind=mmd, or queue=0"
         )
+    if "aligner" in config and config.aligner.unbiased and config.aligner.kind != "mmd":
+        yield (
+            f"config.aligner.unbiased=True: {config.aligner.kind} has no diagonal to leave out; "
+            "set aligner.kind=mmd, or unbiased=False"
+        )
     if "aligner" in config and config.aligner.unbiased and config.batch_size == 1:
         yield "config.aligner.unbiased=True: needs a batch_size of at least 2"
 
@@ -320,6 +327,14 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
         )
     if pseudo.theta_kind == "quantile" and pseudo.theta < 0:
         yield f"config.pseudo_boxes.theta={pseudo.theta}: a quantile must be from 0 to 1"
+    if pseudo.rank != "count":
+        for key, unused in _OF_COUNT.items():
+            if pseudo[key] != unused:
+                yield (
+                    f"config.pseudo_boxes.{key}={pseudo[key]}: makes the count, and "
+                    f"pseudo_boxes.rank={pseudo.rank} does not count; set rank=count, or leave "
+                    f"{key}={unused}"
+                )
     if pseudo.teacher == "frozen" and pseudo.min_agreement:
         yield (
             f"config.pseudo_boxes.min_agreement={pseudo.min_agreement}: a frozen teacher's never "

@@ -160,6 +160,20 @@ def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
     assert cells["image to text MRR |"] == "- |"
 
 
+def test_runs_without_a_target_are_compared_on_each_of_their_domains() -> None:
+    one = results("mall2live", "source_only", 0, 0.5)
+    one["config"]["data"] |= {"source": "mall+live", "target": ""}
+    one["eval"]["live_test"]["acc_at_0.75"] = 0.25
+    table = comparison.report([comparison.Finished("", "both_seekers", 0, one)])
+    head, _, row = table.partition("## all domains\n\n")[2].splitlines()[:3]
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert cells["Acc@0.5 live"] == "0.500"
+    assert cells["Acc@0.5 mall"] == "0.900"
+    assert cells["Acc@0.75 live"] == cells["mIoU live"] == "0.250"
+    assert cells["mIoU mall"] == "-"
+    assert "gap_closed" not in head
+
+
 def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> None:
     runs = []
     for seed, found in enumerate((0.2, 0.4)):

@@ -12,6 +12,7 @@ from configs.pgda import get_config
 from date_jax.extractors.bert import TextExtractor
 from date_jax.extractors.swin import Block, ImageExtractor, Merge
 from date_jax.scales import SCALES
+from date_jax.transformer import EncoderLayer, sincos_2d
 
 WIDTH, HEADS = 4, 2
 
@@ -221,6 +222,38 @@ def test_every_pooling_sees_the_whole_picture(pooling: str) -> None:
     assert (by_patch > 0).all()
     if pooling == "mean":
         np.testing.assert_allclose(rep, tokens.mean(axis=1), atol=1e-6)
+
+
+def test_multi_scale_pools_every_level_to_the_last_grid_and_lets_rep_see_them_all() -> None:
+    module = small("multi_scale")
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 20, 20, 3)), jnp.float32)
+    params = parameters(module, image)
+
+    def whole(image: jax.Array) -> Any:
+        return module.apply({"params": params}, image, capture_intermediates=True)
+
+    (rep, tokens), captured = run(whole, image)
+    p, calls = double(params), captured["intermediates"]
+    finest, coarsest = (
+        np.asarray(calls[name]["__call__"][0], np.float64) for name in ("stage1_block1", "norm")
+    )
+    pooled = np.zeros((2, 3, 3, 8))  # of a grid of 5 x 5
+    for y in range(3):
+        for x in range(3):
+            cells = finest.reshape(2, 5, 5, 8)[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            pooled[:, y, x] = cells.mean(axis=(1, 2))
+    levels = []
+    for i, level in enumerate((pooled.reshape(2, 9, 8), coarsest)):
+        levels.append(
+            dense(p[f"level{i}_projection"], level) + p[f"level{i}"] + sincos_2d(3, 3, 16)
+        )
+    together = jnp.asarray(np.concatenate([np.tile(p["rep"], (2, 1, 1)), *levels], 1), jnp.float32)
+    for i in range(2):
+        layer = EncoderLayer(2, 64, norm_first=True)
+        together = layer.apply({"params": params[f"fuse{i}"]}, together)
+    expected = layer_norm(p["fuse_norm"], np.asarray(together, np.float64))
+    np.testing.assert_allclose(rep, expected[:, 0], atol=2e-5)
+    np.testing.assert_allclose(tokens, expected[:, -9:], atol=2e-5)
 
 
 def test_pictures_of_any_shape_are_padded_to_whole_patches() -> None:

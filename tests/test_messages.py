@@ -188,6 +188,15 @@ VALUES = [
         {"aligner.queue": 64, "aligner.kind": "adversarial"},
         "config.aligner.queue=64: only MMD remembers",
     ),
+    (
+        {"aligner.unbiased": True, "aligner.kind": "adversarial"},
+        "config.aligner.unbiased=True: adversarial has no diagonal",
+    ),
+    ({"pseudo_boxes.combine": "min"}, "config.pseudo_boxes.combine=min: makes the count, and"),
+    (
+        {"pseudo_boxes.theta_kind": "absolute", "pseudo_boxes.theta": 0.5},
+        "set rank=count, or leave theta=0.9",
+    ),
     ({"image_seeker.target_weight": -1.0}, "config.image_seeker.target_weight=-1.0: must be"),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]
@@ -232,7 +241,11 @@ def test_a_student_without_strong_views_is_refused() -> None:
         {"pseudo_boxes.weight": 0.0, **NO_AUGMENT},
         {"pseudo_boxes.teacher": "frozen", "optim.ema": 0.0},
         {"data.name": "files", "data.path": "shop.csv", "data.source": "mall+mall_collage"},
-        {"pseudo_boxes.theta_kind": "absolute", "pseudo_boxes.theta": -0.5},
+        {
+            "pseudo_boxes.rank": "count",
+            "pseudo_boxes.theta_kind": "absolute",
+            "pseudo_boxes.theta": -0.5,
+        },
     ],
     ids=str,
 )

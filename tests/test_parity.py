@@ -34,6 +34,12 @@ SIZES: dict[str, dict[str, Any]] = {
 SHALLOW = (2, 2, 2, 2)
 
 
+def close(what: str, found: Any, expected: Any) -> None:
+    """Asserts a largest difference of 1e-4, and prints it: `pytest -n0 -s tests/test_parity.py`."""
+    print(f"{what}: {np.abs(np.asarray(found) - expected).max():.1e}")
+    np.testing.assert_allclose(found, expected, 0, 1e-4, err_msg=what)
+
+
 def randomised(module: Any) -> Any:
     """Weights far from the initial ones, that keep the activations' size; nothing stays zero."""
     generator = torch.Generator().manual_seed(0)
@@ -107,9 +113,9 @@ def test_an_exported_swin_and_bert_are_read_by_transformers(tmp_path: Path) -> N
         seen = swin(as_torch(image)).last_hidden_state
         read = bert(torch.from_numpy(text[0]), torch.from_numpy(text[1] * 1)).last_hidden_state
     _, tokens = ours.apply({"params": params}, jnp.asarray(image))
-    np.testing.assert_allclose(tokens, seen.numpy(), 0, 1e-4)
+    close("exported pictures", tokens, seen.numpy())
     _, tokens = ours_text.apply({"params": words}, *map(jnp.asarray, text))
-    np.testing.assert_allclose(np.asarray(tokens)[text[1]], read.numpy()[text[1]], 0, 1e-4)
+    close("exported words", np.asarray(tokens)[text[1]], read.numpy()[text[1]])
 
 
 def pixels(height: int, width: int) -> np.ndarray:
@@ -147,8 +153,8 @@ def test_every_stage_of_a_published_swin_is_reproduced(
     }
     stages = ["patch_norm", "merge0", "merge1", "merge2", f"stage3_block{shape['depths'][3] - 1}"]
     for name, hidden in zip(stages, expected.hidden_states, strict=True):
-        np.testing.assert_allclose(outputs[name], hidden.numpy(), 0, 1e-4, err_msg=name)
-    np.testing.assert_allclose(tokens, expected.last_hidden_state.numpy(), 0, 1e-4)
+        close(name, outputs[name], hidden.numpy())
+    close("tokens", tokens, expected.last_hidden_state.numpy())
 
 
 def test_a_rep_that_nobody_looks_at_changes_no_token(tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_a_rep_that_nobody_looks_at_changes_no_token(tmp_path: Path) -> None:
     rep, tokens = ours.apply({"params": params}, jnp.asarray(image))
     with torch.no_grad():
         expected = theirs(as_torch(image)).last_hidden_state.numpy()
-    np.testing.assert_allclose(tokens, expected, 0, 1e-4)
+    close("tokens", tokens, expected)
     assert np.abs(rep).mean() > 0.1
 
 
@@ -180,7 +186,7 @@ def test_gradients_of_a_swin_with_respect_to_the_pixels_are_reproduced(tmp_path:
     (theirs(given).last_hidden_state * torch.from_numpy(direction)).sum().backward()
     expected = given.grad.numpy().transpose(0, 2, 3, 1)
     found = jax.jit(jax.grad(moved))(jnp.asarray(image))
-    np.testing.assert_allclose(found, expected, 0, 1e-4 * np.abs(expected).max())
+    close("gradient of the pixels", found, expected)
 
 
 VOCAB = 60
@@ -223,7 +229,7 @@ def test_every_layer_of_a_published_bert_is_reproduced_on_padded_text(
     names = ["embedding_norm", *(f"layer{i}" for i in range(layers))]
     for name, hidden in zip(names, expected, strict=True):
         found = outputs[name]["__call__"][0]
-        np.testing.assert_allclose(found[mask], hidden.numpy()[mask], 0, 1e-4, err_msg=name)
+        close(name, found[mask], hidden.numpy()[mask])
 
 
 def test_gradients_of_a_bert_with_respect_to_its_word_vectors_are_reproduced(
@@ -244,8 +250,7 @@ def test_gradients_of_a_bert_with_respect_to_its_word_vectors_are_reproduced(
     expected = theirs.embeddings.word_embeddings.weight.grad.numpy()
     found = jax.jit(jax.grad(moved))(jnp.asarray(params["word_embedding"]["embedding"]))
     used = np.unique(text[mask])
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(np.asarray(found)[used], expected[used], 0, 1e-4 * scale)
+    close("gradient of the word vectors", np.asarray(found)[used], expected[used])
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -276,7 +281,7 @@ def test_the_fusion_layers_are_those_of_torch_with_positions_at_every_layer(
         found = EncoderLayer(heads, inner, norm_first=norm_first, activation=jax.nn.relu).apply(
             {"params": fusion_params(layer)}, found + where, jnp.asarray(mask)
         )
-    np.testing.assert_allclose(found[mask], expected.numpy()[mask], 0, 1e-4)
+    close("fusion layers", found[mask], expected.numpy()[mask])
 
 
 def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
@@ -298,7 +303,7 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     given = {name: torch.from_numpy(value) for name, value in batch.items()}
     theirs = peer(given)
     for name, value in theirs.items():
-        np.testing.assert_allclose(ours[name], value.detach().numpy(), 0, 1e-4, err_msg=name)
+        close(name, ours[name], value.detach().numpy())
     terms = source_losses(ours, rows, rows["box_cxcywh"], config)
     expected = torch_peer.loss(peer, theirs, given, config).item()
     np.testing.assert_allclose(terms["loss"], expected, 1e-5)

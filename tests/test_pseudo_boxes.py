@@ -371,9 +371,30 @@ def test_a_teacher_that_has_not_earned_it_teaches_nothing() -> None:
 
 @pytest.mark.parametrize("combine", pseudo_boxes.COMBINE)
 @pytest.mark.parametrize("kind", pseudo_boxes.THETA_KINDS)
-def test_every_kind_of_threshold_and_combination_refreshes(kind: str, combine: str) -> None:
-    (table, metrics), _ = toy("count", rows=50, theta_kind=kind, combine=combine)
-    assert metrics["selected"] == table["weight"].sum() == 15
+def test_every_kind_of_threshold_and_combination_selects_what_numpy_selects(
+    kind: str, combine: str
+) -> None:
+    theta = {"quantile": 0.8, "absolute": 0.2}[kind]
+    (table, metrics), rows = toy("count", rows=50, theta_kind=kind, theta=theta, combine=combine)
+    source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
+    target = Features(rows["image_vector"], rows["text_vector"])
+    if kind == "quantile":
+        source, target = pseudo_boxes.centred(source, target)
+
+    def combined(others: Features) -> list[np.ndarray]:
+        image, text = (cosines(s, o) for s, o in zip(source, others, strict=True))
+        ways = {"mean": [(image + text) / 2], "min": [np.minimum(image, text)]}
+        return ways.get(combine, [image, text])
+
+    limits = [theta] * len(combined(target))
+    if kind == "quantile":
+        others = ~np.eye(90, dtype=bool)
+        limits = [float(np.quantile(own[others], theta)) for own in combined(source)]
+    counts = [(x > limit).sum(axis=0) for x, limit in zip(combined(target), limits, strict=True)]
+    signal = np.mean([(rankdata(count) - 0.5) / 50 for count in counts], axis=0)
+    expected = sorted(range(50), key=lambda row: (-signal[row], row))[:15]
+    assert sorted(expected) == np.flatnonzero(table["weight"]).tolist()
+    assert metrics["theta"] == pytest.approx(np.mean(limits), abs=1e-6)
     assert table["weight"].dtype == table["box_cxcywh"].dtype == np.float32
 
 

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import adaptation, tasks
+from date_jax import adaptation, boxes, tasks
 from date_jax.data import pipeline
 from date_jax.seekers import unit
 from date_jax.tasks import date, pgda
@@ -291,6 +291,17 @@ def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> 
     assert ((found["box_cxcywh"] > 0) & (found["box_cxcywh"] < 1)).all()
     assert found["agreement"].shape == (ROWS,)
     assert ((found["agreement"] >= 0) & (found["agreement"] <= 1)).all()
+
+
+def test_with_one_look_a_pseudo_box_is_what_the_network_finds_in_the_picture(
+    config: ConfigDict,
+) -> None:
+    config.pseudo_boxes.looks = 1
+    task = built(config)
+    params, rows = some_params(task), domain(0)
+    names = ("box_cxcywh", "pseudo_box_cxcywh")
+    found = jax.jit(lambda b: [boxes.xyxy(task.predict[name](params, b)) for name in names])(rows)
+    np.testing.assert_allclose(found[1], np.clip(found[0], 0, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])

@@ -1,5 +1,6 @@
 """Whole runs of the main job at its smallest: all stages, stopped and gone on with."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,15 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import adaptation, all_pairs, courses, export, progress, train, workdir
+from date_jax import adaptation, all_pairs, courses, export, progress, sharding, train, workdir
 from date_jax.courses import grounding
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
+from date_jax.job import Job
 from date_jax.progress import Progress, Record
+from date_jax.train_step import State
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -267,6 +271,36 @@ def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
         record.add_evaluation(9, {"live_val": {"acc_at_0.5": accuracy}})
     again = Record(record.saved(), begun=0.0)
     assert again.history == [{"step": 9, "eval": {"live_val": {"acc_at_0.5": 0.6}}}]
+
+
+def test_a_frozen_teacher_stays_what_the_average_was_when_pseudo_boxes_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taught = []
+
+    def refreshed(params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
+        taught.append((step, float(params), float(teacher)))
+        return {"box_cxcywh": np.zeros((2, 4)), "weight": np.zeros(2)}, {}
+
+    monkeypatch.setattr(train, "show", lambda *_: None)
+    job = object.__new__(Job)  # with no more than this asks for
+    vars(job).update(
+        config=ConfigDict({"data": {"target": "live"}}),
+        corpus=SimpleNamespace(splits={"live_train": SimpleNamespace(size=2)}),
+        mesh=sharding.device_mesh(),
+        pseudo_boxes=SimpleNamespace(begins=lambda step: step == 6, refreshed=refreshed),
+        progress=SimpleNamespace(say=lambda _: None, write=lambda *_: None),
+        preemption=SimpleNamespace(requested=lambda: False),
+        record=Record(begun=0.0),
+    )
+    for teacher, expected in ((0.0, [2.0, 2.0]), (None, [2.0, 3.0])):
+        taught.clear()
+        at = State(**dict.fromkeys(State.__dataclass_fields__, None))
+        at = dataclasses.replace(at, params=jnp.float32(1), ema=jnp.float32(2), teacher=teacher)
+        at = train.with_new_boxes(job, at, 6)
+        at = dataclasses.replace(at, params=jnp.float32(5), ema=jnp.float32(3))
+        train.with_new_boxes(job, at, 9)
+        assert taught == [(6, 1.0, expected[0]), (9, 5.0, expected[1])]
 
 
 def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(

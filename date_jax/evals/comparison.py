@@ -76,7 +76,9 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
         return "\n\n".join(parts)
     parts = [LEGEND]
     for title, some in by_direction(runs).items():
-        parts += [f"## {title}", methods_table(some)]
+        domains = domains_columns(some)
+        grounding = columns_table(some, domains) if domains else methods_table(some)
+        parts += [f"## {title}", grounding]
         for split in test_splits(some):
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
         if distances := distances_table(some):
@@ -124,6 +126,20 @@ def methods_table(runs: Sequence[Finished]) -> str:
         rows.append([label(method), str(len(some)), first, *gap, *others, minutes])
     first, *others = COLUMNS
     return markdown(["", "seeds", first, "gain", "gap_closed", *others, "minutes"], rows)
+
+
+def domains_columns(runs: Sequence[Finished]) -> Columns:
+    """Grounding on each domain's test split, where no run has a target; else none."""
+    sides = [run.results["config"]["data"] for run in runs]
+    if any(side["target"] for side in sides):
+        return {}
+    domains = dict.fromkeys(name for side in sides for name in side["source"].split("+"))
+    measures = {"Acc@0.5": "acc_at_0.5", "Acc@0.75": "acc_at_0.75", "mIoU": "mean_iou"}
+    return {
+        f"{heading} {domain}": (f"{domain}_test", metric)
+        for domain in domains
+        for heading, metric in measures.items()
+    }
 
 
 def columns_table(runs: Sequence[Finished], columns: Columns) -> str:
