@@ -138,14 +138,25 @@ def main(_: list[str]) -> None:
 
 
 def require_sound(config: ConfigDict, methods: Methods) -> None:
-    """Raises UsageError where the config, or what a method makes of it, contradicts itself."""
-    validate(config, device_count=1, process_count=1)
-    for name, changes in methods.items():
+    """Raises UsageError where what a method makes of the config contradicts itself.
+
+    The config alone need not be sound: it may set what only some method reads.
+    """
+
+    def problem(changes: dict[str, Any]) -> UsageError | None:
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
         try:
             validate(changed, device_count=1, process_count=1)
         except UsageError as error:
+            return error
+        return None
+
+    found = {name: problem(changes) for name, changes in methods.items()}
+    if all(found.values()) and (error := problem({})):
+        raise error
+    for name, error in found.items():
+        if error:
             raise UsageError(f"--methods: {name} does not go with this config\n{error}") from error
 
 

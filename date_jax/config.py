@@ -156,6 +156,7 @@ RANGES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
 ]
 # What `pseudo_boxes.rank=count` reads, and the value in configs/pgda.py.
 _OF_COUNT = {"combine": "mean", "theta_kind": "quantile", "theta": 0.9}
+_DIAGONAL = ("none", "mmd")  # aligners that may be told to leave it out
 _OFF_AT_ONE = ("zoom_in", "zoom_out", "aspect")  # of `augment`; all else is off at 0
 
 
@@ -243,7 +244,7 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.aligner.queue={config.aligner.queue}: only MMD remembers earlier batches; set "
             "aligner.kind=mmd, or queue=0"
         )
-    if "aligner" in config and config.aligner.unbiased and config.aligner.kind != "mmd":
+    if "aligner" in config and config.aligner.unbiased and config.aligner.kind not in _DIAGONAL:
         yield (
             f"config.aligner.unbiased=True: {config.aligner.kind} has no diagonal to leave out; "
             "set aligner.kind=mmd, or unbiased=False"

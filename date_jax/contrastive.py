@@ -64,7 +64,9 @@ def softmax(
             by_query = by_image = scale * similarity
             if claim:
                 by_query *= jnp.exp(prior_temperature * similarity - claim[0][None])
-                by_image *= jnp.exp(prior_temperature * similarity - query_claim[0][:, None])
+                # Nothing of what only fills the tile up, or an overflow there is a gradient of NaN.
+                prior = prior_temperature * similarity - query_claim[0][:, None]
+                by_image *= jnp.exp(jnp.where(real[None], prior, 0.0))
             by_query = jnp.where(real[None], by_query, MASKED)
             positive = _positive(identity, their) & real[None]
             total = jnp.logaddexp(total, jax.nn.logsumexp(by_query, axis=1))

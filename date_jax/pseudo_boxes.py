@@ -93,7 +93,7 @@ def refresh(
         `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs), with
         rank by `count` also `theta`; with `truth` the shares of boxes with IoU >= 0.5:
         `precision_all`, `precision_selected` (of the rows that rank best, earned or not), and of
-        all rows with a true box the share that is among these and right, `recall_selected`.
+        all rows with a true box the share that ranks best and is right, `recall_selected`.
     """
     taught = teach(teacher_params, target_batches(), should_stop=should_stop)
     counted: dict[str, float] = {}

@@ -248,7 +248,9 @@ def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evalua
     metrics = {name: evaluated.metrics for name, evaluated in found.items()}
     scalars = {f"eval/{n}/{k}": v for n, of in metrics.items() for k, v in of.items()}
     job.progress.write(step, scalars)
-    job.record.add_evaluation(step, metrics)
+    # What has a part in its name is one of many, and in the last evaluation anyway.
+    shown = {n: {k: v for k, v in of.items() if "/" not in k} for n, of in metrics.items()}
+    job.record.add_evaluation(step, shown)
     job.record.book("evaluate")
     return found
 

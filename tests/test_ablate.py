@@ -141,7 +141,7 @@ Pseudo boxes of DATE that are right (IoU ≥ 0.5), mean over the seeds:
 | step | seeds | selected | precision_all | precision_selected | recall_selected |
 | --- | --: | --: | --: | --: | --: |
 | 600 | 2 | 60 | 0.450 | 0.500 | 0.300 |"""
-    assert comparison.report(runs) == f"{comparison.LEGEND}\n\n{expected}"
+    assert comparison.report(runs) == f"{comparison.LEGEND} {comparison.GAIN}\n\n{expected}"
 
 
 def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
@@ -171,7 +171,7 @@ def test_runs_without_a_target_are_compared_on_each_of_their_domains() -> None:
     assert cells["Acc@0.5 mall"] == "0.900"
     assert cells["Acc@0.75 live"] == cells["mIoU live"] == "0.250"
     assert cells["mIoU mall"] == "-"
-    assert "gap_closed" not in head
+    assert "gap_closed" not in table
 
 
 def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> None:
@@ -185,8 +185,8 @@ def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> N
         runs.append(comparison.Finished("", "date", seed, one))
     assert comparison.distances(runs, "image") == pytest.approx({500: 0.45, 900: 0.15})
     table = comparison.distances_table([*runs, runs[0]._replace(method="none", results=plain())])
-    assert table.splitlines()[0] == "|  | of | 500 | 900 |"
-    assert table.splitlines()[2:] == ["| DATE | pictures | 0.450 | 0.150 |"]
+    assert table.splitlines()[0] == "|  | seeds | of | 500 | 900 |"
+    assert table.splitlines()[2:] == ["| DATE | 2 | pictures | 0.450 | 0.150 |"]
     assert table in comparison.report(runs)
 
 
@@ -194,9 +194,13 @@ def plain() -> dict[str, Any]:
     return results("mall2live", "source_only", 0, 0.5)
 
 
-def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_category() -> None:
+def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_category(
+    tmp_path: Path,
+) -> None:
     def one(method: str, seed: int, **metrics: float) -> comparison.Finished:
-        results = {"eval": {"offer_test": metrics}, "wall_seconds": 90.0}
+        entry = {"eval": {"offer_test": metrics}}
+        results = {**entry, "history": [{"step": 5, **entry}], "wall_seconds": 90.0}
+        results["config"] = {"data": {"name": "suppliers"}}
         return comparison.Finished("", method, seed, results)
 
     mugs = [{"category/mug/i-i": 0.4}, {"category/mug/i-i": 0.6, "category/mug/t-t": 0.25}]
@@ -207,6 +211,8 @@ def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_cat
     assert "| image_only | 1 | 0.250 | 1.5 |" in told
     assert "all, by category of offer_test, R@1:" in told
     assert "| mug | 0.500 ± 0.141 | 0.250 |" in told
+    chart.write(tmp_path / "chart.png", runs, columns={"MRR": ("offer_test", "mrr")})
+    assert (tmp_path / "chart.png").stat().st_size > 5_000
     assert "0.900" not in told
 
 
@@ -236,7 +242,7 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
         "DATE",
         "oracle",
     ]
-    labels = ["DATE, all", "DATE, selected", "DATE, selected, of all targets"]
+    labels = ["DATE, all", "DATE, selected", "DATE, selected, of all with a box"]
     assert [line.get_label() for line in boxes.lines] == labels
     assert [line.get_xydata().tolist() for line in distance.lines] == [[[500, 0.3]]]
     assert [line.get_label() for line in curve.lines] == ["source_only"]
@@ -526,9 +532,19 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
     text = (tmp_path / "table.md").read_text()
     assert "## all domains" in text
     assert "Config: data.source=mall." in text
-    assert "| both_seekers | 1 | - | - | - | 0.500 |" in text
+    assert "| both_seekers | 1 | 0.500 | - | - | 1.0 |" in text
     with pytest.raises(errors.UsageError, match=r"data.source: mall there, mall\+live now"):
         started(monkeypatch, argv[:-1])
+
+
+def test_what_only_a_method_reads_may_be_set_for_it() -> None:
+    config = pgda.get_config()
+    config.pseudo_boxes.combine = "min"
+    ablate.require_sound(config, {"recalled": pgda.METHODS["recalled"]})
+    with pytest.raises(errors.UsageError, match="--methods: date does not go with this config"):
+        ablate.require_sound(config, {m: pgda.METHODS[m] for m in ("recalled", "date")})
+    with pytest.raises(errors.UsageError, match=r"\Aconfig.pseudo_boxes.combine=min: makes the"):
+        ablate.require_sound(config, {"date": {}})
 
 
 @pytest.mark.parametrize("module", [pgda, date, capture, same_style])

@@ -235,6 +235,20 @@ def test_losses_stay_finite_at_the_largest_scale() -> None:
     assert np.isfinite(found).all()
 
 
+def test_columns_that_fill_a_tile_up_have_no_say_in_the_gradient() -> None:
+    query, image = jnp.tile(jnp.array([[1.0, 0.0]]), (5, 1)), jnp.array([[-1.0, 0.0]] * 5)
+    identity = jnp.arange(5, dtype=jnp.uint32)[:, None]
+
+    def loss(query: jax.Array, image: jax.Array, tile: int) -> jax.Array:
+        options: dict[str, Any] = {"scale": jnp.float32(10), "prior_temperature": 100.0}
+        return contrastive.softmax(query, image, identity, tile=tile, **options).sum()
+
+    whole, tiled = (jax.grad(loss, (0, 1))(query, image, tile) for tile in (5, 3))
+    for expected, found in zip(whole, tiled, strict=True):
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def nt_xent_by_loop(image: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
     both = np.concatenate([image, text]).astype(np.float64)
     count = len(image)

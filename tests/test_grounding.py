@@ -1,6 +1,10 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from date_jax import aligner
+from date_jax.courses import grounding as course
+from date_jax.data.corpus import Corpus
 from date_jax.evals import grounding
 
 
@@ -59,3 +63,39 @@ def test_metrics_by_hand() -> None:
 
 def test_a_split_without_boxes_has_no_accuracy() -> None:
     assert grounding.metrics(boxes(3, 0), boxes(3, 1), np.zeros(3, bool)) == {"boxes": 0.0}
+
+
+def test_failures_are_the_rows_below_one_half_the_worst_first() -> None:
+    true = np.tile([0.5, 0.5, 0.5, 0.5], (5, 1))
+    box = true.copy()
+    box[0, 2:] = 0.25  # a quarter
+    box[1, 3] = 0.25  # exactly one half
+    box[2, :2] = 0.1  # next to nothing
+    box[3, :2] = 0.1  # the same, but its true box is not known
+    known = np.array([True, True, True, False, True])
+    rows = {"box_cxcywh": box, "true_box_cxcywh": true, "box_mask": known}
+    assert course.failures(rows).tolist() == [2, 0]
+    assert course.failures({"box_cxcywh": box}).tolist() == []
+    corpus = object.__new__(Corpus)  # is read only when the file is written
+    assert course.failure_files(corpus, "live_test", rows | {"box_cxcywh": true}) == {}
+    assert [*course.failure_files(corpus, "live_test", rows)] == ["failures_live_test.png"]
+
+
+def test_the_source_is_evaluated_first_whatever_its_name() -> None:
+    names = ["live_val", "live_test", "mall_val", "collage_val", "other_val"]
+    expected = ["mall_val", "collage_val", "live_val", "other_val"]
+    assert course.ordered("collage+mall", names, ["val"]) == expected
+    assert course.ordered("live", names, ["val", "test"])[:2] == ["live_val", "live_test"]
+
+
+def test_the_distance_of_the_domains_is_the_mmd_from_all_of_the_source() -> None:
+    rng = np.random.default_rng(0)
+    given = {
+        name: {"image": rng.normal(i, 1, (9 + i, 4)).astype(np.float32)}
+        for i, name in enumerate(("mall_val", "collage_val", "live_val"))
+    }
+    found = course.domain_distance(["mall_val", "absent_val", "collage_val"], "live_val", given)
+    both = np.concatenate([given["mall_val"]["image"], given["collage_val"]["image"]])
+    expected = aligner.mmd(jnp.asarray(both), jnp.asarray(given["live_val"]["image"]))
+    assert found == {"distance_image": pytest.approx(float(expected), rel=1e-5)}
+    assert course.domain_distance(["absent_val"], "live_val", given) == {}

@@ -64,51 +64,65 @@ def evaluator(
     far the target's features are from the source's, see `domain_distance`."""
     collect = collector(evals.evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once)
 
+    def one(
+        name: str,
+        params: Any,
+        features: dict[str, dict[str, np.ndarray]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluated:
+        batches = pipeline.eval_batches(
+            corpus,
+            [name],
+            batch_size=config.eval.batch_size,
+            boxes=True,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        metrics, rows = evals.evaluate(collect, params, batches, mesh=mesh, should_stop=should_stop)
+        some = pictures.spread(len(rows["index"]), _COMPARED)
+        features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
+        kind = name.rpartition("_")[2]
+        if name in adaptation.splits(config.data.target, kind):
+            sources = adaptation.splits(config.data.source, kind)
+            metrics |= domain_distance(sources, name, features)
+        drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
+        files = failure_files(corpus, name, rows) if kind == "test" else {}
+        return Evaluated(metrics, drawn, files)
+
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[str, Evaluated]]:
         features: dict[str, dict[str, np.ndarray]] = {}
-        for name in ordered(config, corpus.splits, kinds):
-            batches = pipeline.eval_batches(
-                corpus,
-                [name],
-                batch_size=config.eval.batch_size,
-                boxes=True,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            metrics, rows = evals.evaluate(
-                collect, params, batches, mesh=mesh, should_stop=should_stop
-            )
-            some = pictures.spread(len(rows["index"]), _COMPARED)
-            features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
-            kind = name.rpartition("_")[2]
-            source = adaptation.splits(config.data.source, kind)
-            sources = [features[of] for of in source if of in features]
-            if sources and name in adaptation.splits(config.data.target, kind):
-                metrics |= domain_distance(sources, features[name])
-            drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
-            files = failure_files(corpus, name, rows) if kind == "test" else {}
-            yield name, Evaluated(metrics, drawn, files)
+        for name in ordered(config.data.source, corpus.splits, kinds):
+            yield name, one(name, params, features, should_stop)
 
     return evaluate
 
 
-def ordered(config: ConfigDict, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
-    """The splits of these kinds, those of the source first."""
-    source = joined_domains(config.data.source)
+def ordered(source: str, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
+    """The splits of these kinds, those of the source's domains first."""
+    domains = joined_domains(source)
     chosen = [name for name in names if name.rpartition("_")[2] in kinds]
-    return sorted(chosen, key=lambda name: name.rpartition("_")[0] not in source)
+    return sorted(chosen, key=lambda name: name.rpartition("_")[0] not in domains)
 
 
 def domain_distance(
-    source: Sequence[dict[str, np.ndarray]], target: dict[str, np.ndarray]
+    sources: Sequence[str], target: str, features: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
-    """`distance_image` and `distance_query`: the MMD (see `aligner.mmd`) between the embeddings of
-    the source's domains together and those of the target, `[N D]` by kind."""
+    """`distance_image` and `distance_query`: the squared MMD (see `aligner.mmd`) between the
+    embeddings of the source's splits together and those of the target's.
+
+    Args:
+        sources: splits; those that are not there have no say, and without any there is no distance.
+        target: a split.
+        features: of the splits that are there, `[N D]` by kind.
+    """
+    there = [features[name] for name in sources if name in features]
+    if not there:
+        return {}
     return {
-        f"distance_{what}": float(_mmd(np.concatenate([each[what] for each in source]), of))
-        for what, of in target.items()
+        f"distance_{what}": float(_mmd(np.concatenate([each[what] for each in there]), of))
+        for what, of in features[target].items()
     }
 
 
@@ -132,11 +146,11 @@ def failure_files(
     wrong = failures(rows)
     if not len(wrong):
         return {}
-    some = wrong[pictures.spread(len(wrong), 24)]
+    some, box = wrong[pictures.spread(len(wrong), 24)], rows["box_cxcywh"]
     title = f"{name}: {len(some)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
 
     def written(path: Path) -> None:
-        pictures.write(path, sheet(corpus, name, rows["box_cxcywh"], some, title))
+        pictures.write(path, sheet(corpus, name, box, some, title))
 
     return {f"failures_{name}.png": written}
 

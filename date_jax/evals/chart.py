@@ -123,7 +123,7 @@ def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], ti
         return
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
-    axes.set_ylabel("MMD of picture embeddings")
+    axes.set_ylabel("squared MMD of pictures")
     axes.set_title(f"{title}: distance of the domains", fontsize=10)
     axes.legend(fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -135,7 +135,7 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
     kinds = {
         "precision_all": ("--", "all"),
         "precision_selected": ("-", "selected"),
-        "recall_selected": (":", "selected, of all targets"),
+        "recall_selected": (":", "selected, of all with a box"),
     }
     for number, (method, runs) in enumerate(methods.items()):
         for name, (style, kind) in kinds.items():

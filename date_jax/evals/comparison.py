@@ -18,9 +18,10 @@ RETRIEVAL = {
     "image to text MRR": "image_to_text_mrr",
 }
 LABELS = {"date": "DATE"}  # of methods that are not called by their name
-LEGEND = (
-    "Test splits; mean ± sample standard deviation over the seeds; R@k: text to image. Gain: what "
-    "Acc@0.5 on the target is above source_only's of the same seed; gap_closed: gain over oracle's."
+LEGEND = "Test splits; mean ± sample standard deviation over the seeds; R@k: text to image."
+GAIN = (
+    "Gain: what Acc@0.5 on the target is above source_only's of the same seed; gap_closed: gain "
+    "over oracle's."
 )
 
 
@@ -74,7 +75,8 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
             if categories := categories_table(some, split):
                 parts += [f"{label(method)}, by category of {split}, R@1:", categories]
         return "\n\n".join(parts)
-    parts = [LEGEND]
+    adapts = not domains_columns(runs)
+    parts = [f"{LEGEND} {GAIN}" if adapts else LEGEND]
     for title, some in by_direction(runs).items():
         domains = domains_columns(some)
         grounding = columns_table(some, domains) if domains else methods_table(some)
@@ -83,7 +85,7 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
         if distances := distances_table(some):
             parts += ["Distance of the target's validation split from the source's, by step; "
-                      "MMD of the embeddings, mean over the seeds:", distances]  # fmt: skip
+                      "squared MMD of the embeddings, mean over the seeds:", distances]  # fmt: skip
         for method in dict.fromkeys(run.method for run in some):
             if boxes := pseudo_boxes_table([run for run in some if run.method == method]):
                 parts.append(
@@ -131,7 +133,7 @@ def methods_table(runs: Sequence[Finished]) -> str:
 def domains_columns(runs: Sequence[Finished]) -> Columns:
     """Grounding on each domain's test split, where no run has a target; else none."""
     sides = [run.results["config"]["data"] for run in runs]
-    if any(side["target"] for side in sides):
+    if any(side.get("target") for side in sides):
         return {}
     domains = dict.fromkeys(name for side in sides for name in side["source"].split("+"))
     measures = {"Acc@0.5": "acc_at_0.5", "Acc@0.75": "acc_at_0.75", "mIoU": "mean_iou"}
@@ -220,10 +222,11 @@ def refreshes(runs: Sequence[Finished]) -> dict[int, list[dict[str, Any]]]:
 
 
 def distances(runs: Sequence[Finished], what: str) -> dict[int, float]:
-    """By step the `distance_<what>` of evaluations, mean over runs and the target's domains."""
+    """By step the `distance_<what>` of validation, mean over runs and the target's domains."""
     found: dict[int, list[float]] = {}
     for run in runs:
-        splits = [f"{name}_val" for name in run.results["config"]["data"]["target"].split("+")]
+        domains = run.results["config"]["data"].get("target", "").split("+")
+        splits = [f"{name}_val" for name in domains]
         for entry in run.results.get("history", []):
             known = (entry["eval"].get(split, {}).get(f"distance_{what}") for split in splits)
             found.setdefault(entry["step"], []).extend(x for x in known if x is not None)
@@ -239,12 +242,19 @@ def distances_table(runs: Sequence[Finished]) -> str:
         for what, name in kinds.items()
     }
     steps = sorted(set().union(*found.values()))
+    measured = {
+        method: str(sum(bool(distances([run], "image")) for run in some))
+        for method, some in by_method(runs).items()
+    }
     rows = [
-        [label(method), name, *(f"{by_step[s]:.3f}" if s in by_step else "-" for s in steps)]
+        [
+            *(label(method), measured[method], name),
+            *(f"{by_step[step]:.3f}" if step in by_step else "-" for step in steps),
+        ]
         for (method, name), by_step in found.items()
         if by_step
     ]
-    return markdown(["", "of", *map(str, steps)], rows) if rows else ""
+    return markdown(["", "seeds", "of", *map(str, steps)], rows) if rows else ""
 
 
 def label(method: str) -> str:
