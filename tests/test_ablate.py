@@ -242,7 +242,7 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
         "DATE",
         "oracle",
     ]
-    labels = ["DATE, all", "DATE, selected", "DATE, selected, of all with a box"]
+    labels = ["DATE, all", "DATE, selected", "DATE, found of all"]
     assert [line.get_label() for line in boxes.lines] == labels
     assert [line.get_xydata().tolist() for line in distance.lines] == [[[500, 0.3]]]
     assert [line.get_label() for line in curve.lines] == ["source_only"]

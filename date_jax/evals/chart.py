@@ -34,7 +34,7 @@ def write(
     from matplotlib.figure import Figure
 
     directions = comparison.by_direction(runs)
-    figure = Figure(figsize=(20, 3.4 * len(directions)), layout="constrained")
+    figure = Figure(figsize=(22, 3.4 * len(directions)), layout="constrained")
     panels = figure.subplots(len(directions), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
     for (bars, curves, apart, lines), title in zip(panels, directions, strict=True):
         some = comparison.by_method(directions[title])
@@ -107,9 +107,13 @@ def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
     axes.set_title(f"{title}: training", fontsize=10)
-    # Beside the curves, of which there may be many.
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    _name_lines(axes)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name_lines(axes: Any) -> None:
+    """Beside the curves, of which there may be many."""
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
@@ -125,7 +129,7 @@ def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], ti
     axes.set_xlabel("step")
     axes.set_ylabel("squared MMD of pictures")
     axes.set_title(f"{title}: distance of the domains", fontsize=10)
-    axes.legend(fontsize=7)
+    _name_lines(axes)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -135,7 +139,7 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
     kinds = {
         "precision_all": ("--", "all"),
         "precision_selected": ("-", "selected"),
-        "recall_selected": (":", "selected, of all with a box"),
+        "recall_selected": (":", "found of all"),
     }
     for number, (method, runs) in enumerate(methods.items()):
         for name, (style, kind) in kinds.items():
@@ -154,5 +158,5 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
     axes.set_xlabel("step")
     axes.set_ylabel("share of right pseudo boxes")
     axes.set_title(f"{title}: pseudo boxes", fontsize=10)
-    axes.legend(fontsize=7, loc="lower right")
+    _name_lines(axes)
     axes.spines[["top", "right"]].set_visible(False)
