@@ -101,19 +101,24 @@ def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title
             )
             least, most = [min(v) for v in values], [max(v) for v in values]
             axes.fill_between(steps, least, most, color=line.get_color(), alpha=0.2, linewidth=0)
+    _named(axes, f"{title}: training", "training loss")
+
+
+def _named(
+    axes: Any, title: str, measured: str, *, ylim: tuple[float, float | None] | None = None
+) -> None:
+    """Says what the lines over the steps are, beside them, as there may be many; no lines, no
+    panel."""
     if not axes.lines:
         axes.set_axis_off()
         return
+    if ylim is not None:
+        axes.set_ylim(*ylim)
     axes.set_xlabel("step")
-    axes.set_ylabel("training loss")
-    axes.set_title(f"{title}: training", fontsize=10)
-    _name_lines(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _name_lines(axes: Any) -> None:
-    """Beside the curves, of which there may be many."""
+    axes.set_ylabel(measured)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
@@ -122,15 +127,7 @@ def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], ti
         if found := comparison.distances(runs, "image"):
             axes.plot([*found], [*found.values()], marker=".", color=f"C{number}",
                       label=comparison.label(method))  # fmt: skip
-    if not axes.lines:
-        axes.set_axis_off()
-        return
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("squared MMD of pictures")
-    axes.set_title(f"{title}: distance of the domains", fontsize=10)
-    _name_lines(axes)
-    axes.spines[["top", "right"]].set_visible(False)
+    _named(axes, f"{title}: distance of the domains", "squared MMD of pictures", ylim=(0.0, None))
 
 
 def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
@@ -151,12 +148,4 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
                 label = f"{comparison.label(method)}, {kind}"
                 drawn = [*means], [*means.values()]
                 axes.plot(*drawn, style, marker=".", color=f"C{number}", label=label)
-    if not axes.lines:
-        axes.set_axis_off()
-        return
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel("step")
-    axes.set_ylabel("share of right pseudo boxes")
-    axes.set_title(f"{title}: pseudo boxes", fontsize=10)
-    _name_lines(axes)
-    axes.spines[["top", "right"]].set_visible(False)
+    _named(axes, f"{title}: pseudo boxes", "share of right pseudo boxes", ylim=(0.0, 1.05))

@@ -44,10 +44,15 @@ class Finished(NamedTuple):
 
 def score(results: dict[str, Any], side: str, metric: str) -> float | None:
     """A metric on the test split of the run's source or target; of several domains the mean."""
-    splits = [f"{domain}_test" for domain in results["config"]["data"][side].split("+")]
+    splits = [f"{domain}_test" for domain in domains(results, side)]
     found = [results["eval"].get(split, {}).get(metric) for split in splits]
     known = [value for value in found if value is not None]
     return statistics.fmean(known) if known else None
+
+
+def domains(results: dict[str, Any], side: str) -> list[str]:
+    """Of a run's source or target; none for a side that its task does not have."""
+    return [name for name in results["config"]["data"].get(side, "").split("+") if name]
 
 
 def named(results: dict[str, Any], split: str, metric: str) -> float | None:
@@ -78,8 +83,8 @@ def report(runs: Sequence[Finished], columns: Columns | None = None) -> str:
     adapts = not domains_columns(runs)
     parts = [f"{LEGEND} {GAIN}" if adapts else LEGEND]
     for title, some in by_direction(runs).items():
-        domains = domains_columns(some)
-        grounding = columns_table(some, domains) if domains else methods_table(some)
+        of_domains = domains_columns(some)
+        grounding = columns_table(some, of_domains) if of_domains else methods_table(some)
         parts += [f"## {title}", grounding]
         for split in test_splits(some):
             parts += [f"Retrieval on {split}:", retrieval_table(some, split)]
@@ -132,14 +137,13 @@ def methods_table(runs: Sequence[Finished]) -> str:
 
 def domains_columns(runs: Sequence[Finished]) -> Columns:
     """Grounding on each domain's test split, where no run has a target; else none."""
-    sides = [run.results["config"]["data"] for run in runs]
-    if any(side.get("target") for side in sides):
+    if any(domains(run.results, "target") for run in runs):
         return {}
-    domains = dict.fromkeys(name for side in sides for name in side["source"].split("+"))
+    sources = dict.fromkeys(name for run in runs for name in domains(run.results, "source"))
     measures = {"Acc@0.5": "acc_at_0.5", "Acc@0.75": "acc_at_0.75", "mIoU": "mean_iou"}
     return {
         f"{heading} {domain}": (f"{domain}_test", metric)
-        for domain in domains
+        for domain in sources
         for heading, metric in measures.items()
     }
 
@@ -189,8 +193,7 @@ def test_splits(runs: Sequence[Finished]) -> list[str]:
     found: dict[str, None] = {}
     for run in runs:
         for side in ("source", "target"):
-            domains = run.results["config"]["data"][side].split("+")
-            found |= dict.fromkeys(f"{domain}_test" for domain in domains if domain)
+            found |= dict.fromkeys(f"{domain}_test" for domain in domains(run.results, side))
     return [
         split for split in found if any("mrr" in run.results["eval"].get(split, {}) for run in runs)
     ]
@@ -225,8 +228,7 @@ def distances(runs: Sequence[Finished], what: str) -> dict[int, float]:
     """By step the `distance_<what>` of validation, mean over runs and the target's domains."""
     found: dict[int, list[float]] = {}
     for run in runs:
-        domains = run.results["config"]["data"].get("target", "").split("+")
-        splits = [f"{name}_val" for name in domains]
+        splits = [f"{domain}_val" for domain in domains(run.results, "target")]
         for entry in run.results.get("history", []):
             known = (entry["eval"].get(split, {}).get(f"distance_{what}") for split in splits)
             found.setdefault(entry["step"], []).extend(x for x in known if x is not None)
