@@ -6,7 +6,8 @@
     python -m date_jax.main --config=configs/same_style.py:published \
         --config.data.path=pairs.json --config.data.images=pictures
 
-Trained on pairs that are mined from a click log; needs `pip install "date_jax[clicks]"`.
+Trained on pairs that are mined from a click log; needs the extra `clicks`,
+which `launch/setup.sh` installs.
 """
 
 from typing import Any

@@ -144,6 +144,19 @@ Pseudo boxes of DATE that are right (IoU ≥ 0.5), mean over the seeds:
     assert comparison.report(runs) == f"{comparison.LEGEND} {comparison.GAIN}\n\n{expected}"
 
 
+def test_a_share_that_a_run_did_not_measure_has_no_column() -> None:
+    refresh = {"step": 600, "selected": 50.0, "precision_all": 0.4, "recall_selected": 0.3}
+    older = {name: value for name, value in refresh.items() if name != "recall_selected"}
+    runs = [
+        comparison.Finished("", "date", seed, results("mall2live", "date", seed, 0.5))
+        for seed in range(2)
+    ]
+    for run, measured in zip(runs, (refresh, older), strict=True):
+        run.results["pseudo_boxes"] = [measured]
+    assert comparison.pseudo_boxes_table(runs[:1]).endswith("| 600 | 1 | 50 | 0.400 | 0.300 |")
+    assert comparison.pseudo_boxes_table(runs).endswith("| 600 | 2 | 50 | 0.400 |")
+
+
 def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
     runs = []
     for seed, found in enumerate((0.25, 0.75)):

@@ -31,7 +31,10 @@ def database(memory_gb: float) -> Iterator[Backend]:
         import duckdb
         import ibis
     except ModuleNotFoundError as error:
-        raise SetupError(f'no package {error.name}: pip install "date_jax[clicks]"') from None
+        raise SetupError(
+            f"no package {error.name}: run bash launch/setup.sh, or "
+            'pip install -e ".[clicks]" in a clone'
+        ) from None
     with tempfile.TemporaryDirectory(prefix="click_pairs_") as spill:
         connection = ibis.duckdb.connect(
             memory_limit=f"{memory_gb}GB",

@@ -139,13 +139,11 @@ def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title:
         "recall_selected": (":", "found of all"),
     }
     for number, (method, runs) in enumerate(methods.items()):
-        for name, (style, kind) in kinds.items():
-            means = {}
-            for step, rows in comparison.refreshes(runs).items():
-                if known := [row[name] for row in rows if name in row]:
-                    means[step] = statistics.fmean(known)
-            if means:
+        rows_of = comparison.refreshes(runs)
+        for name in comparison.shares_of_right(runs):
+            if name in kinds:
+                style, kind = kinds[name]
+                means = [statistics.fmean(row[name] for row in rows) for rows in rows_of.values()]
                 label = f"{comparison.label(method)}, {kind}"
-                drawn = [*means], [*means.values()]
-                axes.plot(*drawn, style, marker=".", color=f"C{number}", label=label)
+                axes.plot([*rows_of], means, style, marker=".", color=f"C{number}", label=label)
     _named(axes, f"{title}: pseudo boxes", "share of right pseudo boxes", ylim=(0.0, 1.05))

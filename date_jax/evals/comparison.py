@@ -224,6 +224,15 @@ def refreshes(runs: Sequence[Finished]) -> dict[int, list[dict[str, Any]]]:
     return dict(sorted(rows_of.items()))
 
 
+def shares_of_right(runs: Sequence[Finished]) -> list[str]:
+    """The shares of right pseudo boxes that all of the runs have measured: means of one column are
+    then of the same runs as those of another."""
+    rows = [row for rows in refreshes(runs).values() for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    kinds = ("precision_", "recall_")
+    return [n for n in names if n.startswith(kinds) and all(n in row for row in rows)]
+
+
 def distances(runs: Sequence[Finished], what: str) -> dict[int, float]:
     """By step the `distance_<what>` of validation, mean over runs and the target's domains."""
     found: dict[int, list[float]] = {}
@@ -267,13 +276,11 @@ def label(method: str) -> str:
 def pseudo_boxes_table(runs: Sequence[Finished]) -> str:
     """A row for each refresh: how many were selected, shares of right ones; "" without shares."""
     rows_of = refreshes(runs)
-    names = dict.fromkeys(name for rows in rows_of.values() for row in rows for name in row)
-    shares = [name for name in names if name.startswith(("precision_", "recall_"))]
+    shares = shares_of_right(runs)
     forms: dict[str, str] = {"selected": "{:.0f}"} | dict.fromkeys(shares, "{:.3f}")
 
     def cell(rows: list[dict[str, Any]], name: str) -> str:
-        known = [row[name] for row in rows if name in row]
-        return forms[name].format(statistics.fmean(known)) if known else "-"
+        return forms[name].format(statistics.fmean(row[name] for row in rows))
 
     table = [
         [str(step), str(len(rows)), *(cell(rows, name) for name in forms)]
