@@ -300,7 +300,8 @@ def test_with_one_look_a_pseudo_box_is_what_the_network_finds_in_the_picture(
     task = built(config)
     params, rows = some_params(task), domain(0)
     names = ("box_cxcywh", "pseudo_box_cxcywh")
-    found = jax.jit(lambda b: [boxes.xyxy(task.predict[name](params, b)) for name in names])(rows)
+    predict = jax.jit(lambda p, b: [boxes.xyxy(task.predict[name](p, b)) for name in names])
+    found = predict(params, rows)
     np.testing.assert_allclose(found[1], np.clip(found[0], 0, 1), atol=1e-4)
 
 
@@ -312,8 +313,9 @@ def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
     config.augment.flip = flip
     task = built(config)
     params, rows = some_params(task), domain(0)
-    predict = jax.jit(lambda b: {name: f(params, b) for name, f in task.predict.items()})
-    found = jax.device_get(predict(rows))
+    names = ("box_cxcywh", "pseudo_box_cxcywh")
+    predict = jax.jit(lambda p, b: {name: task.predict[name](p, b) for name in names})
+    found = jax.device_get(predict(params, rows))
     size = rows["image"].shape[1]
 
     def seen(box: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
@@ -334,9 +336,11 @@ def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
         return np.stack(views), np.array(windows)
 
     views, windows = seen(found["box_cxcywh"], date.SECOND_LOOK)
-    again = np.asarray(predict({**rows, "image": views})["box_cxcywh"]) * windows[:, 2:]
+    again = np.asarray(predict(params, {**rows, "image": views})["box_cxcywh"]) * windows[:, 2:]
     again[:, :2] += windows[:, :2]
     np.testing.assert_allclose(found["pseudo_box_cxcywh"], again, atol=0.02)
+    agreement = jax.eval_shape(task.predict["agreement"], params, rows)  # another view by `flip`
+    assert agreement.shape == (ROWS,)
 
 
 @pytest.mark.parametrize(
