@@ -245,7 +245,8 @@ reverse_gradient.defvjp(_forward, _backward)
 
 
 def reversal_coefficient(progress: Float[Array, ""] | float) -> Float[Array, ""]:
-    """DANN's schedule, `2 / (1 + exp(-10 p)) - 1`: 0 at the stage's start, near 1 at its end."""
+    """DANN's schedule, `2 / (1 + exp(-10 p)) - 1`: 0 where the aligner begins, near 1
+    at the end of training."""
     return 2.0 / (1.0 + jnp.exp(-10.0 * jnp.asarray(progress, jnp.float32))) - 1.0
 
 

@@ -2,8 +2,8 @@
 
 Orbax neither sums nor checks what it stores: one flipped bit restores as silently wrong weights.
 So every leaf gets a fingerprint, computed where it lives, which is kept beside it and compared on
-restore. A step that is damaged, half copied or half deleted is set aside, never deleted, and the
-step before it is used. The only file that imports orbax.
+restore. A step that is damaged, half copied or half deleted is set aside, never deleted, once the
+step before it has been read. The only file that imports orbax.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
 from date_jax import sharding
-from date_jax.errors import CheckpointError
+from date_jax.errors import CheckpointError, Preempted
 
 _ODD = 2654435761  # Knuth's multiplier, 2^32 over the golden ratio
 _SMALLEST_SLICE = 2**20  # bytes
@@ -243,7 +243,7 @@ class Checkpoints:
                 force=True,
             )
         except (OSError, ValueError) as error:
-            raise self._failure(error) from error
+            raise self._failure(error, step) from error
         self.last_step = step
 
     def restore(
@@ -260,20 +260,31 @@ class Checkpoints:
             State, meta and warnings about steps that were set aside; None if nothing was saved.
 
         Raises:
-            CheckpointError: there are steps, but none is whole or none fits `target`.
+            CheckpointError: there are steps, but none can be read or none fits `target`. All stay
+                where they are, for what is wrong may be this machine: its memory, its disk.
         """
-        warnings: list[str] = []
+        bad: dict[int, str] = {}
         for step in reversed(steps_in(self.directory)):
             found, problem = self._load(step, target, check)
             if found is not None:
                 state, meta = found
+                warnings = [self._set_aside(*each) for each in bad.items()]
                 if warnings:
                     warnings.append(f"using the checkpoint of step {step}")
                 self.last_step = step
                 return state, meta, warnings
-            warnings.append(self._set_aside(step, problem))
-        if warnings:
-            raise CheckpointError("\n".join([*warnings, "no whole checkpoint is left"][-7:]))
+            bad[step] = problem
+        if bad:
+            lines = [f"  step {step}: {problem}" for step, problem in bad.items()]
+            raise CheckpointError(
+                "\n".join(
+                    [
+                        f"{self.directory}: no whole checkpoint could be read",
+                        *lines[:5],
+                        "  all are left in place; where they are lost, begin in another --workdir",
+                    ]
+                )
+            )
         return None
 
     def raise_failure(self) -> None:
@@ -282,7 +293,7 @@ class Checkpoints:
             try:
                 self._manager.check_for_errors()
             except Exception as error:
-                raise self._failure(error) from error
+                raise self._failure(error, self.last_step) from error
 
     def close(self) -> None:
         """Waits for the last save.
@@ -295,7 +306,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 self._manager.close()
             except Exception as error:
-                raise self._failure(error) from error
+                raise self._failure(error, self.last_step) from error
 
     def _opened(self) -> ocp.CheckpointManager:
         # Not before the bad steps are set aside: its constructor reads all of them.
@@ -305,11 +316,11 @@ class Checkpoints:
             )
         return self._manager
 
-    def _failure(self, error: Exception) -> CheckpointError:
-        whole = [step for step in steps_in(self.directory) if step != self.last_step]
+    def _failure(self, error: Exception, step: int | None) -> CheckpointError:
+        whole = [other for other in steps_in(self.directory) if other != step]
         free = shutil.disk_usage(self.directory).free / 2**20
         return CheckpointError(
-            f"{self.directory}: saving step {self.last_step} failed "
+            f"{self.directory}: saving step {step} failed "
             f"({free:.0f} MiB free): {str(error).splitlines()[0][:200] if str(error) else error!r}"
             f"\nwhole checkpoints: {whole or 'none'}; free some space, then start the same command"
         )
@@ -368,13 +379,16 @@ def _quiet_cleaning() -> Iterator[None]:
 def _guarded(read: Callable[[], Any]) -> tuple[Any, str]:
     """What `read` gives, or the first line of its error; an error on one host is one on all.
 
-    Orbax raises whatever its layers raise on a damaged file, so anything counts.
+    Orbax raises whatever its layers raise on a damaged file, so anything counts but a SIGTERM,
+    which comes as an exception too where one process has nothing to save yet.
     """
     value, problem = None, ""
     with _quiet_cleaning():
         try:
             value = read()
         except Exception as error:
+            if stop := _stop_behind(error):
+                raise stop from None
             first = (str(error).splitlines() or [""])[0]
             problem = f"{type(error).__name__}: {first}"[:160]
         if problem:
@@ -382,6 +396,13 @@ def _guarded(read: Callable[[], Any]) -> tuple[Any, str]:
     if sharding.rows_of_hosts(np.array(bool(problem))).any() and not problem:
         problem = "another host could not read it"
     return value, problem
+
+
+def _stop_behind(error: BaseException | None) -> Preempted | None:
+    """The SIGTERM that this error is or was raised in the course of."""
+    while error is not None and not isinstance(error, Preempted):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _changed(leaves: dict[str, Any], meta: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ absl and ml_collections would answer a typo with 50 lines of traceback: so it is
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import runpy
@@ -23,6 +24,7 @@ from date_jax.errors import (
     INTERRUPTED,
     CheckpointError,
     Preempted,
+    SetupError,
     UsageError,
     UserError,
     nearest,
@@ -31,6 +33,7 @@ from date_jax.errors import (
 EXAMPLE = "--config=configs/pgda.py"
 # Alike on all hosts once they have met, so only host 0 tells.
 SHARED = (UsageError, CheckpointError, Preempted)
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 UNREAD = 141  # 128 + SIGPIPE, as shells count
 HELP = {"help", "helpshort", "helpfull", "helpxml", "?"}
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
@@ -69,9 +72,14 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except BrokenPipeError:  # whoever read what we print has left, as `head` does
         code = UNREAD
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the exit flushes it
-    except Exception:  # a fault of ours: shown whole, and the other processes must not wait for it
+    except Exception as error:
+        # Mostly a fault of ours: shown whole, and the other processes must not wait for it.
         code = 1
-        traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            code = SetupError.exit_code
+            print(f"error: {error}; free some space or choose another place", file=sys.stderr)
+        if code == 1 or "--debug" in argv:
+            traceback.print_exc()
     leave(code)
 
 

@@ -323,8 +323,8 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
     off = all(value == (1 if kind in _OFF_AT_ONE else 0) for kind, value in lasting.items())
     if off:
         yield (
-            "config.augment: all off, so the student would see what the teacher sees and learn "
-            "nothing from it; switch one on, or set pseudo_boxes.weight=0"
+            "config.augment: all off, so the student would see just what the teacher sees and "
+            "learn next to nothing from it; switch one on, or set pseudo_boxes.weight=0"
         )
     if pseudo.theta_kind == "quantile" and pseudo.theta < 0:
         yield f"config.pseudo_boxes.theta={pseudo.theta}: a quantile must be from 0 to 1"

@@ -47,12 +47,14 @@ def exported(run: Path, out: Path) -> list[str]:
 
     Raises:
         CheckpointError: there is none.
-        UsageError: `out` exists.
+        UsageError: `out` exists, or the run has no such seekers.
     """
     if out.exists():
         raise UsageError(f"--out={out}: exists already; name a new folder")
     found = checkpoint.trained(run)
     config, model = ConfigDict(found.meta["config"]), found.params["model"]
+    if config.task not in ("pgda", "date"):
+        raise UsageError(f"{run}: a run of task {config.task}; only pgda's and date's are exported")
     folder_of_run = checkpoint.located(run).parent
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from date_jax import adaptation, pretrained, progress, sharding, workdir
 from date_jax.checkpoint import Checkpoints, steps_in
 from date_jax.courses import COURSES, Course, Evaluate
-from date_jax.errors import CheckpointError, UserError
+from date_jax.errors import SetupError, UserError
 from date_jax.preemption import Preemption
 from date_jax.progress import Progress, Record
 from date_jax.train_step import State, Step, train_step
@@ -46,9 +46,9 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     begun = time.perf_counter()
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
-    published = {} if saved else on_all_hosts(lambda: pretrained.given(config))
+    published = {} if saved else on_all_hosts(lambda: pretrained.given(config), "config.init")
     course = COURSES[config.task]
-    corpus = course.load(config)
+    corpus = on_all_hosts(lambda: course.load(config), "its data")
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
@@ -109,11 +109,16 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     return job, state
 
 
-def on_all_hosts(read: Callable[[], Any]) -> Any:
+def on_all_hosts(read: Callable[[], Any], what: str) -> Any:
     """What `read()` gives; where it fails on one host it fails on all.
 
+    Args:
+        read: the same on all of them.
+        what: it reads, for the message.
+
     Raises:
-        UserError: that of `read`, or on the other hosts that there was one.
+        UserError: that of `read` where all fail.
+        SetupError: where only some do: on these with the reason, on the others naming the first.
     """
     value, problem = None, None
     try:
@@ -121,10 +126,12 @@ def on_all_hosts(read: Callable[[], Any]) -> Any:
     except UserError as error:
         problem = error
     failed = sharding.rows_of_hosts(np.array(problem is not None))
-    if problem is not None:
+    if problem is not None and failed.all():
         raise problem
+    if problem is not None:
+        raise SetupError(str(problem)) from problem
     if failed.any():
-        raise CheckpointError(f"host {failed.argmax()} cannot read the weights of config.init")
+        raise SetupError(f"host {failed.argmax()} cannot read {what}; it says why itself")
     return value
 
 

@@ -177,7 +177,7 @@ class _NotBelow(NamedTuple):
 
 
 def _match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
-    """Which items share a product; filled up rows have product 0, and match nothing."""
+    """Which items share a product; filled up rows (product 0) are left out later, by `is_real`."""
 
     def one(found: Array, column: Array) -> tuple[Array, None]:
         equal = query["product"][:, None, :] == column[None, :, None]

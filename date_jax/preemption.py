@@ -37,7 +37,9 @@ class Preemption:
     def _notice(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled = True
         if not self._armed:
-            raise Preempted("asked to stop before the first step: nothing was saved")
+            raise Preempted(
+                "asked to stop before the first step: nothing new to save; the same command goes on"
+            )
 
     def arm(self) -> None:
         """From here on there is something to save, so the signal waits to be asked for."""

@@ -1,9 +1,9 @@
 """Which of the teacher's boxes on the target to trust now (DATE's dynamic pseudo-box generator).
 
 The targets are ranked, and the best share gets boxes. By `agreement`: how well the teacher's boxes
-in two views of the picture lie on each other. By `count`, as DATE does: source and target are
-embedded as a whole, and a target pair that resembles many source pairs lies where the network has
-learnt; but crowded, average-looking pictures resemble most.
+in two views of the picture lie on each other. By `count`, as DATE is recalled to do:
+source and target are embedded as a whole, and a target pair that resembles many source pairs lies
+where the network has learnt; but crowded, average-looking pictures resemble most.
 """
 
 from collections.abc import Callable, Iterable, Mapping

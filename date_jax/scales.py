@@ -21,6 +21,7 @@ def _published(width: int, depths: tuple, heads: tuple, window: int, side: int) 
         "model.text": _BERT_BASE,
         "model.fusion": _FUSION,
         "optim": {"learning_rate": 1e-4, "backbone_scale": 0.1, "beta2": 0.999, "ema": 0.999},
+        "augment": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
         "eval": {"every": 2_000},
         "checkpoint": {"every": 1_000},
         "pseudo_boxes": {"every": 2_000},

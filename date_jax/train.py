@@ -181,12 +181,17 @@ def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
     metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
     if job.record.add(metrics):
         skipped.append(done)
-        named = "; ".join(f"{domain} {rows}" for domain, rows in done.rows.items())
+        # All of the global batch: what is not finite may have come from any host's share of it.
+        rows = {
+            name: sharding.rows_of_hosts(np.array(of)).ravel() for name, of in done.rows.items()
+        }
+        named = "; ".join(f"{domain} {of.tolist()}" for domain, of in rows.items())
         job.progress.say(f"step {done.step}: not finite, update left out; rows: {named}")
         if len(skipped) >= MAX_SKIPPED:
+            first = "; ".join(f"{domain} {of[:12].tolist()}" for domain, of in rows.items())
             raise DataError(
                 f"{len(skipped)} updates in a row were not finite, up to step {done.step}\n"
-                f"  rows of the last: {named[:300]}\n"
+                f"  rows of the last, the first of each domain: {first}; all are named above\n"
                 "  look at these rows, or lower --config.optim.learning_rate"
             )
     else:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Workdir:
 
     Raises:
         SetupError: it cannot be written, lies inside another run, or a job is running in it.
+        UsageError: another host does not see it.
     """
 
     def __init__(self, path: Path):
@@ -54,6 +56,7 @@ class Workdir:
             problem = self._problem()
         if sharding.rows_of_hosts(np.array(bool(problem))).any():
             raise SetupError(problem or f"{path}: host 0 cannot use it")
+        require_equal_hosts({"what it sees of --workdir": (path / ".lock").exists()})
 
     def _problem(self) -> str:
         for folder in (self.path.absolute(), *self.path.absolute().parents):
@@ -69,9 +72,15 @@ class Workdir:
             return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             return f"{self.path}: another job is running in it; wait or choose another --workdir"
+        except OSError as error:  # some network file systems have no locks
+            print(
+                f"warning: {self.path}: cannot be locked ({error.strerror}); "
+                "see that no other job runs in it",
+                file=sys.stderr,
+            )
         self._lock = lock
         return ""
 

@@ -53,6 +53,7 @@ spec:
                   command: ["python", "-m", "date_jax.main"${arguments}]
                   env:
                     - {name: DATE_JAX_CACHE, value: /runs/cache}
+                    - {name: JAX_PLATFORMS, value: tpu}
                   resources:
                     limits: {google.com/tpu: ${CHIPS:-4}}
                   volumeMounts:

@@ -8,7 +8,7 @@ set -eu
 [ -n "${TPU:-}" ] && [ -n "${ZONE:-}" ] || { echo "error: name the slice: TPU=<name> ZONE=<zone> bash launch/tpu_vm.sh ..." >&2; exit 2; }
 remote="cd ~/date_jax && bash launch/setup.sh && .venv/bin/pip install -q 'jax[tpu]' && "
 # --distributed: JAX asks the platform for the other workers. A lost connection must not end the job.
-remote+="{ nohup setsid bash launch/again.sh .venv/bin/python -m date_jax.main --distributed$words > run.log 2>&1 < /dev/null & }"
+remote+="{ JAX_PLATFORMS=tpu nohup setsid bash launch/again.sh .venv/bin/python -m date_jax.main --distributed$words > run.log 2>&1 < /dev/null & }"
 ssh=(gcloud compute tpus tpu-vm ssh "$TPU" "--zone=$ZONE" --worker=all)
 if [ -n "$dry" ]; then printf '%q ' "${ssh[@]}" "--command=$remote"; echo; exit; fi
 "${ssh[@]}" "--command=$remote"

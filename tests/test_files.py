@@ -299,6 +299,14 @@ def test_an_unreadable_picture_is_dropped_within_the_budget_and_refused_above(
     assert len(str(caught.value).splitlines()) <= 8
 
 
+def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["image"] = "images/\0.png"
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=r"(?s)of 1 of 12 rows.*cannot be opened: .*null"):
+        pipeline.load(data_config(path, tmp_path))
+
+
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:
     truncated(tmp_path / "one.jpg")
     assert header(tmp_path / "one.jpg", max_pixels=10_000)[:2] == (90, 90)
@@ -345,6 +353,7 @@ def every(**fields: Any) -> Callable[[Rows], Rows]:
         (with_boxes([1, 2, 3]), r"shop\.jsonl:1: box is \[1, 2, 3\]: expected four finite"),
         (with_boxes([1, 2, 3, "4"]), "expected four finite numbers"),
         (with_boxes([1, 2, 3, float("nan")]), "expected four finite numbers"),
+        (with_boxes([1, 2, 3, 10**400]), "expected four finite numbers"),
         (with_boxes("10 20 30 40"), "expected four finite numbers"),
         (every(split="trian"), r"(?s)12 rows have an unknown split: 'trian'.*did you mean 'train'"),
         (every(domain="mall"), "(?s)data.target: no domain 'live'.*its domains: mall"),

@@ -46,7 +46,11 @@ def test_a_tpu_slice_runs_the_job_on_all_workers_and_again_after_75() -> None:
     assert {"--zone=here", "--worker=all"} <= {*command}
     remote = command[-1].removeprefix("--command=")
     assert job_in(remote)[: len(JOB) + 1] == ["--distributed", *JOB]
-    assert "nohup setsid bash launch/again.sh .venv/bin/python -m date_jax.main" in remote
+    # An accelerator that does not start ends the job; without a platform named, a CPU would do it.
+    assert (
+        "JAX_PLATFORMS=tpu nohup setsid bash launch/again.sh .venv/bin/python -m date_jax.main"
+        in remote
+    )
     assert subprocess.run(["bash", "-n", "-c", remote]).returncode == 0
 
 
@@ -111,7 +115,8 @@ def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
     assert container["command"] == ["python", "-m", "date_jax.main", *JOB]
     assert container["name"] == fatal["onExitCodes"]["containerName"]
     # What one start compiled the next one finds: the volume outlives the pod.
-    assert container["env"] == [{"name": "DATE_JAX_CACHE", "value": "/runs/cache"}]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment == {"DATE_JAX_CACHE": "/runs/cache", "JAX_PLATFORMS": "tpu"}
     assert container["volumeMounts"] == [{"name": "runs", "mountPath": "/runs"}]
 
 

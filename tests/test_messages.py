@@ -1,5 +1,6 @@
 """What a user reads after a mistake: table-driven, one row a mistake; data files have their own."""
 
+import errno
 import importlib
 import re
 import shlex
@@ -293,6 +294,8 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
         (KeyboardInterrupt(), 130, "interrupted: the same command resumes"),
         (KeyboardInterrupt("nothing is saved yet"), 130, "interrupted: nothing is saved yet\n"),
         (ZeroDivisionError("ours"), 1, "Traceback"),
+        (OSError(errno.ENOENT, "ours too"), 1, "Traceback"),
+        (OSError(errno.ENOSPC, "No space left", "/r/metrics.jsonl"), 5, "error: [Errno 28] No spa"),
     ],
 )
 def test_exit_codes_tell_whose_mistake_it_was(

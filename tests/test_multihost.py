@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from date_jax import checkpoint, train, workdir
 from tests.test_files import rows_of, write_jsonl
-from tests.test_train import lines
+from tests.test_train import fingerprints, lines
 
 
 def started(
@@ -204,6 +204,41 @@ def test_a_host_that_differs_is_refused_before_the_first_step(
     assert codes == [2, 2], told + output(directory, 2, 1)
     assert re.search(f"error: host 1 differs from host 0 in {named}: start all alike", told)
     assert "compil" not in told
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_one_of_which_is_killed_goes_on_to_the_bit(
+    tiny_config: ConfigDict, tmp_path: Path, root: Path
+) -> None:
+    """Killed in training, in an evaluation, and while a checkpoint is being written.
+
+    Whoever is left is out within the heartbeat's 10 s and what the machine takes on top, and the
+    same command loses no more than what came after the last checkpoint.
+    """
+    config = tiny_config
+    config.steps, config.log.every, config.checkpoint.every = 24, 1, 8
+    config.eval.every = 12
+    config.stages.update(align=0.0, pseudo=0.2)
+    for pattern in (r"step +5/24", r"step 12 \| mall_val", r"step +16/24"):
+        killed = started(config, tmp_path / "run", root, processes=2)
+        try:
+            wait_for(pattern, killed[0], tmp_path / "run", 2)
+            killed[1].kill()
+            assert killed[0].wait(timeout=40) not in (0, 75)
+        finally:
+            for process in killed:
+                process.kill()
+                process.wait()
+    for folder in ("run", "whole"):
+        both = started(config, tmp_path / folder, root, processes=2)
+        try:
+            assert [process.wait(timeout=600) for process in both] == [0, 0]
+        finally:
+            for process in both:
+                process.kill()
+    assert fingerprints(tmp_path / "run", 24) == fingerprints(tmp_path / "whole", 24)
+    for kind in ("train/", "eval/", "pseudo_boxes/"):
+        assert lines(tmp_path / "run", kind) == lines(tmp_path / "whole", kind)
 
 
 @pytest.mark.slow

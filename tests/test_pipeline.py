@@ -254,6 +254,20 @@ def test_the_prepared_corpus_is_used_again_and_has_the_same_fingerprint(
     assert pipeline.load(data_config(cache, text_length=9)).fingerprint != corpus.fingerprint
 
 
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_labels_that_were_damaged_are_copied_again_from_the_records(
+    tmp_path: Path, damage: str
+) -> None:
+    fingerprint = pipeline.load(data_config(tmp_path)).fingerprint
+    (path,) = tmp_path.rglob("rows.npz")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    assert pipeline.load(data_config(tmp_path)).fingerprint == fingerprint
+    assert prepared.is_whole(path)
+
+
 @pytest.mark.parametrize("damage", ["cut", "delete"])
 def test_a_short_or_missing_record_file_is_named(tmp_path: Path, damage: str) -> None:
     pipeline.load(data_config(tmp_path))

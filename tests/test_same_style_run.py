@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import search, train
+from date_jax import export, search, train
 from date_jax.courses import COURSES
 from date_jax.errors import Preempted, UsageError
 from date_jax.evals import modes
@@ -45,6 +45,8 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
         assert metrics["queries"] <= metrics["offers"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
+    with pytest.raises(UsageError, match="task same_style; only pgda's and date's are exported"):
+        export.exported(uninterrupted, uninterrupted / "out")
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(

@@ -1,10 +1,12 @@
 """Whole runs of the main job at its smallest: all stages, stopped and gone on with."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +17,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import adaptation, all_pairs, courses, export, progress, sharding, train, workdir
+from date_jax import (
+    adaptation,
+    all_pairs,
+    courses,
+    export,
+    job,
+    progress,
+    sharding,
+    train,
+    workdir,
+)
 from date_jax.courses import grounding
+from date_jax.data import cache
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
 from date_jax.job import Job
 from date_jax.progress import Progress, Record
@@ -228,8 +241,10 @@ def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
             yield batch
 
     monkeypatch.setitem(courses.COURSES, "pgda", course._replace(batches=poisoned))
-    with pytest.raises(DataError, match=r"10 updates in a row .* up to step 10\n .*source \[\d+"):
+    says = r"10 updates in a row .* up to step 10\n .*source \[\d+.*target \[\d+"
+    with pytest.raises(DataError, match=says) as error:
         train.train(tiny_config, tmp_path)
+    assert len(str(error.value)) < 500
 
 
 def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict) -> None:
@@ -414,6 +429,35 @@ def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
         workdir.Workdir(tmp_path)
     with workdir.Workdir(tmp_path) as second:
         assert second.path == tmp_path
+
+
+def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
+    with workdir.Workdir(tmp_path) as one, cache.locked(tmp_path):
+        assert one.path == tmp_path
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all("cannot be locked (No locks available)" in line for line in told)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read() -> str:
+        if here:
+            raise DataError("shop.jsonl: no such file")
+        return "read"
+
+    with pytest.raises(DataError, match="no such file") if here else nullcontext():
+        assert job.on_all_hosts(read, "its data") == "read"
+    monkeypatch.setattr(sharding, "rows_of_hosts", lambda _: np.array([False, True]))
+    says = "^shop.jsonl: no such file" if here else "^host 1 cannot read its data"
+    with pytest.raises(SetupError, match=says):
+        job.on_all_hosts(read, "its data")
 
 
 def test_the_checkpoints_of_a_run_are_no_directory_for_a_run(tmp_path: Path) -> None:

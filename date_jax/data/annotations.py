@@ -4,8 +4,8 @@ One row is a picture, a query, a box or none, a domain and a split.
 """
 
 import json
-import math
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
         return None
     try:
         return json.loads(cells[0] if "box" in fields else f"[{','.join(cells)}]")
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or an integer longer than Python reads
         raise DataError(
             f"{path}:{line}: box {', '.join(cells)} is not four numbers: expected columns "
             f"{', '.join(CORNERS)}, or one column box such as [10, 20, 50, 80]"
@@ -90,7 +90,9 @@ def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:
     if box is None or box == []:
         return None
     numbers = isinstance(box, list) and all(
-        isinstance(corner, int | float) and not isinstance(corner, bool) and math.isfinite(corner)
+        isinstance(corner, int | float)
+        and not isinstance(corner, bool)
+        and abs(corner) <= sys.float_info.max  # neither is nan, nor an integer too long for a float
         for corner in box
     )
     if not numbers or len(box) != len(CORNERS):

@@ -67,6 +67,12 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have no locks
+            print(
+                f"warning: {folder}: cannot be locked ({error.strerror}); "
+                "see that no other process prepares data in it",
+                file=sys.stderr,
+            )
         yield
 
 

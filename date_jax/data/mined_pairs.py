@@ -12,7 +12,7 @@ from jaxtyping import Int
 from date_jax.data import click_rules, simulated_clicks
 from date_jax.data.click_rules import RULES, Settings
 from date_jax.data.click_tables import database
-from date_jax.data.prepared import PreparedSplit
+from date_jax.data.prepared import PreparedSplit, is_whole
 from date_jax.errors import DataError, UsageError, nearest
 
 COLUMNS = {  # of click_rules.CATALOGUE, and what a prepared split calls them
@@ -59,7 +59,7 @@ def mined_pairs(split: PreparedSplit, config: Any, cache: Path) -> Pairs:
                 f"  choices: {choices}"
             )
     file = cache / "pairs" / f"{_key(split, config)}.npz"
-    if not file.exists():
+    if not is_whole(file):
         _write(file, _mined(split, config, without))
     with np.load(file, allow_pickle=False) as members:
         rows = members["rows"]

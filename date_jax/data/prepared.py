@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,7 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
         try:
             builder.download_and_prepare(download_config=config)
         except OSError as error:
-            raise SetupError(
-                f"cannot write the prepared data to {folder}: {error}\n"
-                "  free some space, or choose another --config.data.cache_dir"
-            ) from error
+            raise _unwritable(folder, error) from error
     splits = {}
     for name, info in builder.info.splits.items():
         paths = [folder / Path(path).name for path in info.filenames]
@@ -144,14 +142,33 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
         _check_shards(name, shards)
         splits[name] = shards
     rows = folder / "rows.npz"
-    if not rows.exists():
-        _write_rows(rows, splits, builder.info.features)
+    if not is_whole(rows):
+        try:
+            _write_rows(rows, splits, builder.info.features)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
     with np.load(rows, allow_pickle=False) as members:
         fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in splits}
     return {
         name: PreparedSplit(name, shards, rows, fingerprints[name])
         for name, shards in splits.items()
     }
+
+
+def _unwritable(folder: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"cannot write the prepared data to {folder}: {error}\n"
+        "  free some space, or choose another --config.data.cache_dir"
+    )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all members of an `.npz` are as they were written: a copy may have been cut short."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            return members.testzip() is None
+    except (OSError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:

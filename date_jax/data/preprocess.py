@@ -134,6 +134,8 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
         status = path.stat()
     except OSError as error:
         raise UnreadablePictureError(f"cannot be opened: {error.strerror}") from error
+    except ValueError as error:  # no path may hold a zero byte
+        raise UnreadablePictureError(f"cannot be opened: {error}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UnreadablePictureError("is not a file")
     if not status.st_size:

@@ -94,7 +94,7 @@ def json_rows(
             continue
         try:
             fields = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}:{line}: not JSON: {error}\n  {content.strip()[:80]}\n"
                 "  expected one object a line"

@@ -1,4 +1,4 @@
-"""The text extractor: a BERT-style encoder whose first slot is `[REP]` (DATE, 2304.03669)."""
+"""The text extractor: a BERT-style encoder whose first slot is `[REP]` (as DATE is recalled)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
-"""SA-Swin: a Swin Transformer (2103.14030) with `[REP]` at its last stage (DATE, 2304.03669).
+"""SA-Swin: a Swin Transformer (2103.14030) with `[REP]` at its last stage (as DATE,
+2304.03669, is recalled).
 
 Any published size and the tiny one are this code with other numbers. Layout, order of merged
 patches and padding follow the published model, so that its weights fit.

@@ -172,6 +172,6 @@ def _cache_key(folder: Path, rows: list[Row], options: dict[str, Any]) -> str:
         try:
             status = file.stat()
             digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
-        except OSError:
+        except (OSError, ValueError):  # no path may hold a zero byte
             digest.update(f"{file} missing\n".encode())
     return digest.hexdigest()[:16]
