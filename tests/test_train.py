@@ -218,6 +218,19 @@ def test_another_config_does_not_go_on_with_the_run(
         train.train(tiny_config, uninterrupted)
 
 
+def test_other_data_do_not_go_on_with_the_run(
+    uninterrupted: Path, tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = courses.COURSES["pgda"]
+
+    def load(config: ConfigDict) -> Any:
+        return dataclasses.replace(course.load(config), fingerprint="0")
+
+    monkeypatch.setitem(courses.COURSES, "pgda", course._replace(load=load))
+    with pytest.raises(UsageError, match="data: other data there, this data now"):
+        train.train(tiny_config, uninterrupted)
+
+
 def test_a_finished_run_may_log_and_evaluate_otherwise(
     uninterrupted: Path, tiny_config: ConfigDict, capsys: pytest.CaptureFixture
 ) -> None:
