@@ -20,8 +20,8 @@ def write(
     columns: comparison.Columns | None = None,
 ) -> None:
     """Draws for each direction Acc@0.5 on the target, a bar for each method and a dot for each
-    seed; and over the steps the training losses, how far the domains' pictures are apart, and the
-    share of right pseudo boxes.
+    seed; and over the steps the training losses and, where there is a target, how far the domains'
+    pictures are apart and the share of right pseudo boxes.
 
     Args:
         path: of the PNG.
@@ -34,14 +34,17 @@ def write(
     from matplotlib.figure import Figure
 
     directions = comparison.by_direction(runs)
-    figure = Figure(figsize=(22, 3.4 * len(directions)), layout="constrained")
-    panels = figure.subplots(len(directions), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
-    for (bars, curves, apart, lines), title in zip(panels, directions, strict=True):
+    adapts = any(comparison.domains(run.results, "target") for run in runs)
+    draw = [_draw_losses, *([_draw_distances, _draw_boxes] if adapts else [])]
+    size = 7.6 + 4.8 * len(draw), 3.4 * len(directions)
+    figure = Figure(figsize=size, layout="constrained")
+    ratios = (3, *[2] * len(draw))
+    panels = figure.subplots(len(directions), len(ratios), squeeze=False, width_ratios=ratios)
+    for (bars, *others), title in zip(panels, directions, strict=True):
         some = comparison.by_method(directions[title])
         _draw_bars(bars, some, title, columns)
-        _draw_losses(curves, some, title)
-        _draw_distances(apart, some, title)
-        _draw_boxes(lines, some, title)
+        for draw_one, axes in zip(draw, others, strict=True):
+            draw_one(axes, some, title)
     if see is not None:
         see(figure)
     FigureCanvasAgg(figure).print_png(str(path))
