@@ -1,11 +1,9 @@
 """A run's directory: one job at a time, writable, with room; the config that made it."""
 
-import fcntl
 import hashlib
 import json
 import math
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from date_jax import sharding
+from date_jax import locks, sharding
 from date_jax.errors import SetupError, UsageError
 
 # What another start of the same run may change: nothing that the weights depend on.
@@ -70,17 +68,9 @@ class Workdir:
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.taken(lock, self.path, "no other job runs in it"):
             lock.close()
             return f"{self.path}: another job is running in it; wait or choose another --workdir"
-        except OSError as error:  # some network file systems have no locks
-            print(
-                f"warning: {self.path}: cannot be locked ({error.strerror}); "
-                "see that no other job runs in it",
-                file=sys.stderr,
-            )
         self._lock = lock
         return ""
 

@@ -36,7 +36,7 @@ FLOORS = [
     },
     {"subprocesses"},
     {"progress", "preemption", "rendezvous", "workdir", "tiles", "all_pairs"},
-    {"scales", "boxes", "sharding"},
+    {"scales", "boxes", "sharding", "locks"},
     {"errors"},
 ]
 FLOOR = {name: -line for line, names in enumerate(FLOORS) for name in names}

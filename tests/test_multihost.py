@@ -76,7 +76,7 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     """Preemption, two processes = one, another topology: in four processes all told."""
     config = tiny_config
     config.steps, config.log.every, config.checkpoint.every = 60, 5, 30
-    config.eval.every = 60  # losses are compared; evaluation takes minutes to compile in each
+    config.eval.every = 60  # losses are compared; each would have to compile an evaluation
     config.pseudo_boxes.update(every=10, looks=1)
     config.model.rows_at_once = 8  # all of one of the two; the single one takes them in two chunks
     config.stages.update(align=0.0, pseudo=0.2)

@@ -450,7 +450,7 @@ def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     with workdir.Workdir(tmp_path) as one, cache.locked(tmp_path):
         assert one.path == tmp_path
     told = capsys.readouterr().err.splitlines()

@@ -12,6 +12,7 @@ from typing import Any
 
 import absl.logging
 
+from date_jax import locks
 from date_jax.errors import SetupError
 
 
@@ -62,17 +63,9 @@ def compiled_folder(config: Any) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder` against the other processes of this machine; they wait, and say so."""
     with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.taken(lock, folder, "no other process prepares data in it"):
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks
-            print(
-                f"warning: {folder}: cannot be locked ({error.strerror}); "
-                "see that no other process prepares data in it",
-                file=sys.stderr,
-            )
         yield
 
 
