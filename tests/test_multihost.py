@@ -73,7 +73,10 @@ def wait_for(pattern: str, process: subprocess.Popen, directory: Path, processes
 def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     tiny_config: ConfigDict, tmp_path: Path, root: Path
 ) -> None:
-    """Preemption, two processes = one, another topology: in four processes all told."""
+    """Preemption, two processes = one, another topology: in four processes all told.
+
+    Each of the two has prepared the data on a disk of its own.
+    """
     config = tiny_config
     config.steps, config.log.every, config.checkpoint.every = 60, 5, 30
     config.eval.every = 60  # losses are compared; each would have to compile an evaluation
@@ -84,7 +87,8 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
 
     compiled = tmp_path / "compiled"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
-    both = started(config, directory, root, processes=2, environments=[environment] * 2)
+    other_disk = environment | {"DATE_JAX_CACHE": str(tmp_path / "other_disk")}
+    both = started(config, directory, root, processes=2, environments=[environment, other_disk])
     try:
         wait_for(r"step +20/60", both[0], directory, 2)
         both[1].send_signal(signal.SIGTERM)

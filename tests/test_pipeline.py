@@ -268,6 +268,37 @@ def test_labels_that_were_damaged_are_copied_again_from_the_records(
     assert prepared.is_whole(path)
 
 
+def test_another_order_of_fields_is_the_same_data_and_another_value_is_not(tmp_path: Path) -> None:
+    from array_record.python import array_record_module
+
+    train = tensorflow().train
+    fingerprint = pipeline.load(data_config(tmp_path)).fingerprint
+    (path,) = tmp_path.rglob("*mall_train*record*")
+    reader = array_record_module.ArrayRecordReader(str(path))
+    records = reader.read_all()
+    reader.close()
+
+    def fields(record: bytes) -> dict[str, Any]:
+        return dict(train.Example.FromString(record).features.feature)
+
+    def rewritten(order: list[str], **changed: Any) -> str:
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for record in records:
+            found = fields(record) | changed
+            # Messages one after another are read as one message.
+            parts = [train.Features(feature={name: found[name]}) for name in order]
+            writer.write(b"".join(train.Example(features=p).SerializeToString() for p in parts))
+        writer.close()
+        (rows,) = tmp_path.rglob("rows.npz")
+        rows.unlink()
+        return pipeline.load(data_config(tmp_path)).fingerprint
+
+    order = sorted(fields(records[0]))
+    assert rewritten(order) == rewritten(order[::-1]) == fingerprint
+    row = train.Feature(int64_list=train.Int64List(value=[7]))
+    assert rewritten(order, row=row) != fingerprint
+
+
 @pytest.mark.parametrize("damage", ["cut", "delete"])
 def test_a_short_or_missing_record_file_is_named(tmp_path: Path, damage: str) -> None:
     pipeline.load(data_config(tmp_path))

@@ -39,7 +39,7 @@ class PreparedSplit:
         name: `<domain>_<split>`.
         shards: its files in order.
         rows: `rows.npz`, whose members of this split are read one by one, when asked for.
-        fingerprint: sha256 over all records.
+        fingerprint: sha256 over all records; equal where two hosts prepared the same.
     """
 
     name: str
@@ -217,7 +217,9 @@ def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]], features: Any)
         for start in range(0, len(records), READ_AT_ONCE):
             batch = records[np.arange(start, min(start + READ_AT_ONCE, len(records)))]
             for record in batch:
-                digest.update(record)
+                # Each process has an order of its own for the fields of what it writes.
+                example = tf.train.Example.FromString(record)
+                digest.update(example.SerializeToString(deterministic=True))
             found = {key: x.numpy() for key, x in tf.io.parse_example(batch, spec).items()}
             hashes = [hashlib.sha256(image).hexdigest()[:32] for image in found.pop("image")]
             parts.append({**found, "image_hash": np.array(hashes, np.bytes_)})
