@@ -293,7 +293,7 @@ def require_same_config(
         changes = workdir.config_changes(there, {**flat, **methods[run.method]})
         changes = {key: change for key, change in changes.items() if key not in elsewhere}
         try:
-            workdir.require_same_run(run.directory, changes)
+            workdir.require_same_run(run.directory, changes, free=workdir.FREE_IN_A_TABLE)
         except UsageError as error:
             raise UsageError(f"{error}\n'now' is {first}: one table has one config") from error
 

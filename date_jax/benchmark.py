@@ -78,7 +78,7 @@ def main(_: list[str]) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
-    devices = given.cpu_devices or commandline.cores_worth_a_device(given.config.batch_size)
+    devices = given.cpu_devices or commandline.cores_worth_a_device(given.config)
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured too
     from date_jax import sharding

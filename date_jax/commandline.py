@@ -6,6 +6,7 @@ absl and ml_collections would answer a typo with 50 lines of traceback: so it is
 import contextlib
 import difflib
 import errno
+import math
 import os
 import re
 import runpy
@@ -92,16 +93,20 @@ def process(argv: Sequence[str] = ()) -> tuple[int, int]:
     return int(number[1]) if number else 0, 1
 
 
-def cores_worth_a_device(batch_size: int) -> int:
+def cores_worth_a_device(config: ConfigDict) -> int:
     """How many devices to make of this machine's cores, should they be all it has.
 
     A core of its own for a share of the batch is faster than all cores at each small operation:
     on 2 cores 320 against 225 examples a second. Shares below 16 rows are not worth their sums.
+
+    Args:
+        config: whose batches, of training and of evaluation, the devices have to divide.
     """
     from date_jax.subprocesses import cores  # with JAX, which a wrong command need not wait for
 
-    most = min(len(cores()), batch_size // 16)
-    return next((n for n in range(most, 1, -1) if batch_size % n == 0), 1)
+    most = min(len(cores()), config.batch_size // 16)
+    shared = math.gcd(config.batch_size, config.eval.batch_size)
+    return next((n for n in range(most, 1, -1) if shared % n == 0), 1)
 
 
 def leave(code: int) -> NoReturn:

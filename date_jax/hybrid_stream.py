@@ -138,7 +138,7 @@ class HybridStream(nn.Module):
         vocab_size: rows of the text stream's embedding table.
         text_length: T.
         region_width: F.
-        remat, scan: see `in_turn`.
+        remat, scan: see `in_turn`; the cross layers, each of two sequences, run as they are.
     """
 
     config: ConfigDict

@@ -184,7 +184,9 @@ def require_same_vocabulary(path: Path, vocabulary: list[str]) -> None:
         vocabulary: the run's pieces, in order.
     """
     beside = _folder(path) / "vocab.txt"
-    if beside.exists() and beside.read_text(encoding="utf-8").split("\n")[:-1] != vocabulary:
+    if not beside.exists():
+        return
+    if beside.read_text(encoding="utf-8").removesuffix("\n").split("\n") != vocabulary:
         raise UsageError(
             f"{path}: its vocabulary is not the one that the queries are read with\n"
             f"  set --config.data.vocab={beside}"

@@ -285,6 +285,7 @@ def evaluation_table(evaluations: dict[str, dict[str, float]], columns: Sequence
     width = max((len(name) for name in evaluations), default=0)
     rows = [f"{'':{width}}  " + "  ".join(f"{name:>12}" for name in columns)]
     for split, metrics in evaluations.items():
-        cells = (f"{metrics[c]:>12.3f}" if c in metrics else f"{'-':>12}" for c in columns)
+        values = {name: f"{metrics[name]:.3f}" if name in metrics else "-" for name in columns}
+        cells = (f"{value:>{max(12, len(name))}}" for name, value in values.items())
         rows.append(f"{split:{width}}  " + "  ".join(cells))
     return "\n".join(rows)

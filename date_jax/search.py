@@ -11,6 +11,7 @@ For runs of configs/same_style.py. Prints what it finds, and draws it into --out
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,8 @@ def opened(run: Path, split: str) -> Searched:
     from date_jax.evals.collect import collector
 
     found = checkpoint.trained(run)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     config = ConfigDict(found.meta["config"])
     if config.task != "same_style":
         raise UsageError(f"{run}: a run of task {config.task}; only same_style's can be searched")

@@ -83,8 +83,9 @@ def trained(job: Job, state: State, profile: range = range(0)) -> State:
     skipped: list[Pending] = []  # in a row
     compiled: set[Any] = set()
     trace = Trace(job.directory / "profile", profile)
-    if profile and not (first <= profile.start < config.steps):
-        job.progress.say(f"warning: nothing is traced, for step {profile.start} does not come")
+    if profile and not range(max(first, profile.start), min(config.steps, profile.stop)):
+        steps = f"{profile.start} to {profile.stop - 1}"
+        job.progress.say(f"warning: nothing is traced, for none of steps {steps} comes")
     job.preemption.arm()
     record.book("setup")
     try:
@@ -315,11 +316,13 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "steps": config.steps,
         "config": config.to_dict(),
     }
+    written = "results.json"
     if name := job.course.shown(config, [*found], "test"):
         title = f"{name}, step {config.steps}"
         sheet = show(job, config.steps, f"test/{name}", partial(found[name].sheet, 24, title))
         if sheet is not None:
             pictures.write(job.directory / "predictions.png", sheet)
+            written += " and predictions.png"
     if jax.process_index() == 0:
         for evaluated in found.values():
             for file, write in evaluated.files.items():
@@ -328,5 +331,5 @@ def finished(job: Job, state: State) -> dict[str, Any]:
     job.progress.say(progress.evaluation_table(metrics, job.course.columns))
     job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")
     spent = progress.duration(record.seconds)
-    job.progress.say(f"done in {spent}: {job.directory}/results.json and predictions.png")
+    job.progress.say(f"done in {spent}: {job.directory}/{written}")
     return results

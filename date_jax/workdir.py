@@ -14,25 +14,24 @@ import numpy as np
 from date_jax import locks, sharding
 from date_jax.errors import SetupError, UsageError
 
-# What another start of the same run may change: nothing that the weights depend on.
-_FREE = (
+# What runs of one table may differ in: nothing that weights or measures depend on, but for which
+# units dropout drops.
+FREE_IN_A_TABLE = (
     "log.",
     "eval.",
     "checkpoint.",
     "mesh.",
     "data.cache_dir",
-    "data.path",
-    "data.images",
-    "data.regions",
-    "init.",
     "model.remat",
     "model.scan",
     "model.rows_at_once",
     "data.shop.workers",
     "data.suites.workers",
     "data.suppliers.workers",
-    "retrieval.",
 )
+# What another start of the same run may change besides: its data are compared by content, published
+# weights were read by the first start, and all is measured anew.
+_FREE = (*FREE_IN_A_TABLE, "data.path", "data.images", "data.regions", "init.", "retrieval.")
 
 
 class Workdir:
@@ -119,9 +118,16 @@ def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
     }
 
 
-def require_same_run(where: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """Raises UsageError if `changes` would make it another run than the one saved in `where`."""
-    fatal = {key: change for key, change in changes.items() if not key.startswith(_FREE)}
+def require_same_run(
+    where: Path, changes: dict[str, tuple[Any, Any]], *, free: tuple[str, ...] = _FREE
+) -> None:
+    """Raises UsageError if `changes` would make it another run than the one saved in `where`.
+
+    Args:
+        changes: from `config_changes`.
+        free: the beginnings of keys that may change.
+    """
+    fatal = {key: change for key, change in changes.items() if not key.startswith(free)}
     if fatal:
         lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
         raise UsageError(
@@ -130,7 +136,7 @@ def require_same_run(where: Path, changes: dict[str, tuple[Any, Any]]) -> None:
                     f"{where}: holds a run with another config; take back the change or choose "
                     "another --workdir",
                     *lines[:5],
-                    f"may change: {', '.join(_FREE)}",
+                    f"may change: {', '.join(free)}",
                 ]
             )
         )

@@ -216,14 +216,15 @@ def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_cat
         results["config"] = {"data": {"name": "suppliers"}}
         return comparison.Finished("", method, seed, results)
 
-    mugs = [{"category/mug/i-i": 0.4}, {"category/mug/i-i": 0.6, "category/mug/t-t": 0.25}]
+    mugs = [{"category/home/mug/i-i": 0.4}]
+    mugs += [{"category/home/mug/i-i": 0.6, "category/home/mug/t-t": 0.25}]
     runs = [one("all", seed, mrr=0.5 + seed / 5, **metrics) for seed, metrics in enumerate(mugs)]
-    other = one("image_only", 0, mrr=0.25, **{"category/mug/i-i": 0.9})
+    other = one("image_only", 0, mrr=0.25, **{"category/home/mug/i-i": 0.9})
     told = comparison.report([*runs, other], {"MRR": ("offer_test", "mrr")})
     assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in told
     assert "| image_only | 1 | 0.250 | 1.5 |" in told
     assert "all, by category of offer_test, R@1:" in told
-    assert "| mug | 0.500 ± 0.141 | 0.250 |" in told
+    assert "| home/mug | 0.500 ± 0.141 | 0.250 |" in told
     chart.write(tmp_path / "chart.png", runs, columns={"MRR": ("offer_test", "mrr")})
     assert (tmp_path / "chart.png").stat().st_size > 5_000
     assert "0.900" not in told
@@ -430,6 +431,10 @@ def test_results_of_another_command_are_refused_before_anything_runs(
     written(tmp_path, date_0=0.5)
     with pytest.raises(errors.UsageError, match=r"(?s)steps: \d+ there, 9 now.*this command"):
         main(monkeypatch, tmp_path, "--config.steps=9")
+    # A run may go on with these changed, as it knows its data and has its weights.
+    for key in ("data.path", "init.image"):
+        with pytest.raises(errors.UsageError, match=rf"(?s){key}:  there, other now.*this command"):
+            main(monkeypatch, tmp_path, f"--config.{key}=other")
 
 
 def test_a_config_file_edited_between_two_starts_ends_the_comparison(

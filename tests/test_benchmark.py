@@ -208,6 +208,16 @@ def test_a_child_answers_with_its_own_cores_and_what_it_raises_is_raised_here(
         ("pgda", {}, r"the peer is supervised.*configs/date.py"),
         ("date", {}, r"has no \[REP\].*pooling=mean"),
         ("date", {"model.image.pooling": "mean"}, r"set --config.model.image.window=8"),
+        (
+            "date",
+            {"model.image.pooling": "mean", "image_seeker.prior": "dual_softmax"},
+            r"image_seeker.prior=dual_softmax: the peer has only none",
+        ),
+        (
+            "date",
+            {"model.image.pooling": "mean", "object_seeker.l1_weight": 5.0},
+            r"object_seeker.l1_weight=5.0: the peer has only 1",
+        ),
     ],
 )
 def test_what_the_peer_does_not_have_is_refused(

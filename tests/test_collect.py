@@ -9,6 +9,7 @@ import pytest
 
 from date_jax import evals, sharding
 from date_jax.errors import Preempted
+from date_jax.evals import collect as collecting
 from date_jax.evals.collect import collector
 
 BATCH = 16
@@ -74,17 +75,26 @@ def test_a_second_collection_compiles_nothing() -> None:
     assert len(traced) == 1
 
 
-def test_the_batch_behind_is_fetched_after_the_next_is_dispatched() -> None:
-    asked: list[int] = []
+def test_the_batch_behind_is_fetched_after_the_next_is_dispatched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
 
     def watched() -> Iterator[dict[str, np.ndarray]]:
         for number, batch in enumerate(padded(split(64))):
-            asked.append(number)
+            seen.append(f"asked {number}")
             yield batch
 
+    def fetched(running: Any) -> dict[str, np.ndarray]:
+        seen.append("fetched")
+        return real_rows(running)
+
+    real_rows = collecting._real_rows
+    monkeypatch.setattr(collecting, "_real_rows", fetched)
     collect = collector({"sum": image_sum}, sharding.device_mesh())
     assert len(collect(jnp.float32(1), watched())["sum"]) == 64
-    assert asked == [0, 1, 2, 3]
+    order = "asked 0, asked 1, fetched, asked 2, fetched, asked 3, fetched, fetched"
+    assert seen == order.split(", ")
 
 
 def test_a_stop_ends_the_collection_before_the_next_batch() -> None:

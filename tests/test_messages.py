@@ -22,6 +22,19 @@ CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.py") if file.stem !
 THERE_ARE = "there are: " + ", ".join(f"configs/{file.name}" for file in CONFIGS)
 
 
+@pytest.mark.parametrize(
+    ("cores", "batch", "evaluated", "devices"), [(2, 64, 256, 2), (3, 48, 256, 2), (16, 16, 256, 1)]
+)
+def test_the_devices_made_of_cores_divide_what_they_share(
+    monkeypatch: pytest.MonkeyPatch, cores: int, batch: int, evaluated: int, devices: int
+) -> None:
+    monkeypatch.setattr("date_jax.subprocesses.cores", lambda: [*range(cores)])
+    given = pgda.get_config()
+    given.batch_size, given.eval.batch_size = batch, evaluated
+    assert commandline.cores_worth_a_device(given) == devices
+    config.validate(given, device_count=devices, process_count=1)
+
+
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
     """An entry point's flags, apart from those of the process that runs the tests."""

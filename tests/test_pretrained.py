@@ -188,6 +188,8 @@ def test_a_file_with_too_little_in_it_is_refused() -> None:
 def test_weights_with_another_vocabulary_beside_them_are_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\nred\nmug\n")
     pretrained.require_same_vocabulary(tmp_path, ["[PAD]", "red", "mug"])
+    (tmp_path / "vocab.txt").write_text("[PAD]\r\nred\r\nmug")  # as other editors leave it
+    pretrained.require_same_vocabulary(tmp_path, ["[PAD]", "red", "mug"])
     with pytest.raises(UsageError, match=r"set --config\.data\.vocab=.*vocab\.txt"):
         pretrained.require_same_vocabulary(tmp_path / "model.safetensors", ["[PAD]", "mug", "red"])
     (tmp_path / "vocab.txt").unlink()

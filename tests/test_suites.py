@@ -58,8 +58,7 @@ def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[shop.Pict
 
 
 def test_a_box_holds_what_a_product_changes() -> None:
-    """The same suite without its shadows and its film, with and without products: all that
-    differs from the ground lies in the boxes."""
+    """In a composite, which has no film over it: its strong edges lie in the boxes."""
     rng = np.random.default_rng(0)
     shown = suites.suites.composite(
         rng, suites.suites.chosen(rng, items(made("suite", "test", 1)[0]), 2), 64
@@ -166,4 +165,7 @@ def test_shelves_that_would_be_empty_are_refused(config: ConfigDict) -> None:
     few = config.copy_and_resolve_references()
     few.suites.products = 20
     with pytest.raises(UsageError, match=r"leave \d products for"):
+        posts.load(few)
+    few.suites.update(products=100, unseen=17)  # of 16 categories
+    with pytest.raises(UsageError, match="leave 0 products for post_train"):
         posts.load(few)

@@ -306,20 +306,23 @@ def test_with_one_look_a_pseudo_box_is_what_the_network_finds_in_the_picture(
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])
-def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
+def test_a_pseudo_box_is_found_again_in_a_close_up_and_held_against_that_of_another_view(
     config: ConfigDict, flip: float
 ) -> None:
-    """Every view of the second look is made here by Pillow's own cropping and resizing."""
+    """Every view is made here by NumPy's mirroring and by Pillow's cropping and resizing."""
     config.augment.flip = flip
-    task = built(config)
+    swapped = np.arange(VOCAB, dtype=np.int32)
+    swapped[[6, 9]] = swapped[[9, 6]]  # words such as left and right
+    task = tasks.build(config, VOCAB, jnp.asarray(swapped))
     params, rows = some_params(task), domain(0)
-    names = ("box_cxcywh", "pseudo_box_cxcywh")
+    names = ("box_cxcywh", "pseudo_box_cxcywh", "agreement")
     predict = jax.jit(lambda p, b: {name: task.predict[name](p, b) for name in names})
     found = jax.device_get(predict(params, rows))
     size = rows["image"].shape[1]
+    whole = np.tile(np.float32([0.5, 0.5, 1, 1]), (ROWS, 1))
 
-    def seen(box: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """Cut-outs, and their windows as corner and side."""
+    def looked_at(rows: dict[str, np.ndarray], box: np.ndarray, margin: float) -> np.ndarray:
+        """What is found in cut-outs around boxes, in the whole pictures and cut at their border."""
         views, windows = [], []
         for image, (x, y, width, height) in zip(rows["image"], box, strict=True):
             side = max(margin * max(width, height), 0.1)
@@ -333,14 +336,24 @@ def test_a_pseudo_box_is_found_again_in_a_cut_out_of_the_picture(
             )
             views.append(np.asarray(view))
             windows.append([*low, side])
-        return np.stack(views), np.array(windows)
+        lows, sides = np.array(windows)[:, :2], np.array(windows)[:, 2:]
+        inside = np.asarray(predict(params, {**rows, "image": np.stack(views)})["box_cxcywh"])
+        centre, half = inside[:, :2] * sides + lows, inside[:, 2:] * sides / 2
+        low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+        return np.concatenate([(low + high) / 2, high - low], axis=1)
 
-    views, windows = seen(found["box_cxcywh"], date.SECOND_LOOK)
-    again = np.asarray(predict(params, {**rows, "image": views})["box_cxcywh"]) * windows[:, 2:]
-    again[:, :2] += windows[:, :2]
+    again = looked_at(rows, found["box_cxcywh"], date.SECOND_LOOK)
     np.testing.assert_allclose(found["pseudo_box_cxcywh"], again, atol=0.02)
-    agreement = jax.eval_shape(task.predict["agreement"], params, rows)  # another view by `flip`
-    assert agreement.shape == (ROWS,)
+    if flip:
+        mirrored = {"image": rows["image"][:, :, ::-1], "text": swapped[rows["text"]]}
+        other = np.array(predict(params, {**rows, **mirrored})["pseudo_box_cxcywh"])
+        other[:, 0] = 1 - other[:, 0]
+    else:
+        other = looked_at(rows, looked_at(rows, whole, date.OTHER_ZOOM), date.SECOND_LOOK)
+    own = boxes.xyxy(jnp.asarray(found["pseudo_box_cxcywh"]))
+    overlap = np.asarray(boxes.iou(boxes.xyxy(jnp.asarray(other, jnp.float32)), own))
+    assert overlap.min() < 0.8
+    np.testing.assert_allclose(found["agreement"], overlap, atol=1e-4 if flip else 0.05)
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,11 @@ def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict)
     grounding.require_learnable(tiny_config, splits)
     tiny_config.object_seeker.weight, tiny_config.data.source = 1.0, "mall+live"
     grounding.require_learnable(tiny_config, splits)
+    tiny_config.method, tiny_config.data.target = "oracle", "mall"
+    with pytest.raises(DataError, match="method=oracle: not one training row of mall has a box"):
+        grounding.require_learnable(tiny_config, splits)
+    tiny_config.data.target = "live"
+    grounding.require_learnable(tiny_config, splits)
 
 
 def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: Path) -> None:
@@ -389,6 +394,18 @@ def test_the_line_of_a_window_says_how_long_the_input_was_waited_for() -> None:
         "step  300/2000 | stage 2 | loss 1.830 gradient_norm 0.500 | 170 examples/s | input 1% | "
         "2m50s left"
     )
+
+
+def test_numbers_stand_under_their_names_also_where_these_are_long() -> None:
+    scores = {"acc": 0.5, "proposal_recall_at_10": 0.25, "mrr": 0.125}
+    found = progress.evaluation_table({"a_test": scores, "b": {"mrr": 1.0}}, [*scores])
+    head, *rows = found.splitlines()
+    ends = [head.index(name) + len(name) for name in scores]
+    assert [[row[:end].split()[-1] for end in ends] for row in rows] == [
+        ["0.500", "0.250", "0.125"],
+        ["-", "-", "1.000"],
+    ]
+    assert {len(row) for row in rows} == {len(head)}
 
 
 def test_batches_are_handed_on_and_told_by_their_rows() -> None:

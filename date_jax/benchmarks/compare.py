@@ -44,6 +44,12 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
             "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
             "and --config.model.image.pooling=mean"
         )
+    for key, has in {"loss": "softmax", "prior": "none"}.items():
+        if (asked := config.image_seeker[key]) != has:
+            raise UsageError(f"--compare: image_seeker.{key}={asked}: the peer has only {has}")
+    for key in ("l1_weight", "giou_weight"):
+        if (asked := config.object_seeker[key]) != 1.0:
+            raise UsageError(f"--compare: object_seeker.{key}={asked}: the peer has only 1")
     image = config.model.image
     grid = config.data.image_size // (image.patch << (len(image.depths) - 1))
     if image.window != grid:

@@ -38,15 +38,25 @@ def load(config: ConfigDict) -> pipeline.Corpus:
 
 
 def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
-    """Raises DataError if boxes shall be learnt and not one training row of the source has one."""
+    """Raises DataError if boxes shall be learnt and not one training row of the source, or for the
+    oracle of the target, has one."""
+
+    def has_boxes(domains: str) -> bool:
+        names = adaptation.splits(domains, "train")
+        return any(there[name].arrays()["has_box"].any() for name in names)
+
     if not config.object_seeker.weight:
         return
-    names = adaptation.splits(config.data.source, "train")
-    if not any(there[name].arrays()["has_box"].any() for name in names):
+    if not has_boxes(config.data.source):
         raise DataError(
             f"config.data.source: not one training row of {config.data.source} has a box\n"
             "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
             "--config.object_seeker.weight=0"
+        )
+    if config.get("method") == "oracle" and not has_boxes(config.data.target):
+        raise DataError(
+            f"config.method=oracle: not one training row of {config.data.target} has a box\n"
+            "  without the target's boxes there is no oracle; leave it out"
         )
 
 

@@ -80,7 +80,10 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
         raise DataError(
             f"{where}: domain {text['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
-    names = {name: str(fields.get(name) or "") for name in ("product_id", "category")}
+    names = {
+        name: "" if fields.get(name) is None else str(fields[name])  # 0 is a number like others
+        for name in ("product_id", "category")
+    }
     # Without an identity every picture is a product of its own.
     names["product_id"] = names["product_id"] or text["image"]
     return Row(line=line, box=_box(where, fields.get("box")), **text, **names)

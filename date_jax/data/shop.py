@@ -180,7 +180,7 @@ def pictures(
                 raise SetupError(
                     f"a rendering process died with exit code {process.wait()} "
                     f"at picture {number} of {total}\n"
-                    "  if memory ran out, use fewer: --config.data.shop.workers=1"
+                    f"  if memory ran out, use fewer: --config.data.{renderer}.workers=1"
                 )
             progress.advance()
             yield made

@@ -32,7 +32,7 @@ def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple
     Args:
         unseen: categories, the last ones, that no training picture shows.
     """
-    seen = list(CATEGORIES)[: len(CATEGORIES) - unseen]
+    seen = list(CATEGORIES)[: max(len(CATEGORIES) - unseen, 0)]
     items = members(seed, products, split)
     if kind == "single":
         return items

@@ -161,11 +161,16 @@ def columns_table(runs: Sequence[Finished], columns: Columns) -> str:
 def categories_table(runs: Sequence[Finished], split: str) -> str:
     """A row for each category of a split's `category/<name>/<what>`; "" where there is none."""
     found = [run.results["eval"].get(split, {}) for run in runs]
-    keys = [key.split("/") for metrics in found for key in metrics if key.startswith("category/")]
+    keys = [  # from the right: a name of the user's own may hold a stroke
+        key.removeprefix("category/").rpartition("/")
+        for metrics in found
+        for key in metrics
+        if key.startswith("category/")
+    ]
     whats = [*dict.fromkeys(what for _, _, what in keys)]
     rows = [
         [name, *(spread(of.get(f"category/{name}/{what}") for of in found) for what in whats)]
-        for name in sorted({name for _, name, _ in keys})
+        for name in sorted({name for name, _, _ in keys})
     ]
     return markdown(["category", *whats], rows) if rows else ""
 

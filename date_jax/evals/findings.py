@@ -12,6 +12,7 @@ from date_jax.evals.pictures import INK, MISS, PAPER, TRUE, draw_box, title_line
 _GAP, _HEAD, _TEXT = 16, 44, 58
 _SIDES = 208, 60  # of a query and of what was found, where a query has several lines
 _SINGLE_SIDES = 112, 112  # where each has one
+_LEAST = 16  # side of what was found, below which nothing can be told: further lines are left out
 
 
 class Finding(NamedTuple):
@@ -39,8 +40,8 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.ndarray, "Y X 3"]:
-    """Queries side by side; beside each a line of posts for each instance, framed in green where
-    right and in red where wrong, behind a bar in the colour of the instance's box."""
+    """Queries side by side; beside each a line of posts for each instance, as many as fit, framed in
+    green where right and in red where wrong, behind a bar in the colour of the instance's box."""
     shown = max((finding.posts.shape[1] for finding in findings), default=1)
     single = all(len(finding.posts) <= 1 for finding in findings)
     sides = _SINGLE_SIDES if single else _SIDES
@@ -68,11 +69,12 @@ def _draw(
     for line, words in enumerate(wrapped(finding.title, whole)):
         draw.text((at[0], at[1] + whole + 3 + 18 * line), words, fill=INK)
     # As many lines as fit beside the query; thumbnails shrink where there are more.
-    count = max(len(finding.posts), 1)
+    count = min(max(len(finding.posts), 1), (whole + _TEXT) // (_LEAST + 8))
     side = min(thumbnail, (whole + _TEXT) // count - 8)
     known = np.full(finding.posts.shape[:2], None) if finding.right is None else finding.right
     frames = {True: TRUE, False: MISS, None: PAPER}
-    for number, (posts, right) in enumerate(zip(finding.posts, known.tolist(), strict=True)):
+    lines = zip(finding.posts[:count], known[:count].tolist(), strict=True)
+    for number, (posts, right) in enumerate(lines):
         x, y = at[0] + whole + _GAP, at[1] + number * (side + 8)
         draw.rectangle((x, y, x + 5, y + side), fill=colour(number))
         for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
