@@ -29,7 +29,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
 from date_jax import sharding
-from date_jax.errors import CheckpointError, Preempted
+from date_jax.errors import CheckpointError, Preempted, SaveError
 
 _ODD = 2654435761  # Knuth's multiplier, 2^32 over the golden ratio
 _SMALLEST_SLICE = 2**20  # bytes
@@ -316,10 +316,10 @@ class Checkpoints:
             )
         return self._manager
 
-    def _failure(self, error: Exception, step: int | None) -> CheckpointError:
+    def _failure(self, error: Exception, step: int | None) -> SaveError:
         whole = [other for other in steps_in(self.directory) if other != step]
         free = shutil.disk_usage(self.directory).free / 2**20
-        return CheckpointError(
+        return SaveError(
             f"{self.directory}: saving step {step} failed "
             f"({free:.0f} MiB free): {str(error).splitlines()[0][:200] if str(error) else error!r}"
             f"\nwhole checkpoints: {whole or 'none'}; free some space, then start the same command"

@@ -25,6 +25,7 @@ from date_jax.errors import (
     INTERRUPTED,
     CheckpointError,
     Preempted,
+    SaveError,
     SetupError,
     UsageError,
     UserError,
@@ -62,7 +63,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         if "--debug" in argv:
             traceback.print_exc()
         index, met = process(argv)
-        if index == 0 or met == 1 or not isinstance(error, SHARED):
+        if index == 0 or met == 1 or isinstance(error, SaveError) or not isinstance(error, SHARED):
             label = "stopped" if isinstance(error, Preempted) else "error"
             place = f" on host {index}" if index else ""
             print(f"{label}{place}: {error}", file=sys.stderr)

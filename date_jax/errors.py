@@ -31,6 +31,10 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class SaveError(CheckpointError):
+    """A checkpoint could not be written; one host may be the only one to know."""
+
+
 class SetupError(UserError):
     """The machine lacks something: a device, space, a permission, another host."""
 

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import IO
 
 
-def taken(lock: IO[str], folder: Path, see_that: str) -> bool:
+def taken(lock: IO[str], folder: Path, advice: str) -> bool | None:
     """Takes `lock` unless another process has it; it is given back when the file is closed.
-
-    Some network file systems have no locks: there it warns, and counts as taken.
 
     Args:
         lock: a file in `folder`, open.
         folder: for the warning.
-        see_that: what the user has to look after without a lock.
+        advice: what being without a lock means to the user.
+
+    Returns:
+        Whether it was taken; None, with a warning, on a file system that has no locks.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        reason = f"cannot be locked ({error.strerror}); see that {see_that}"
-        print(f"warning: {folder}: {reason}", file=sys.stderr)
+        print(f"warning: {folder}: cannot be locked ({error.strerror}); {advice}", file=sys.stderr)
+        return None
     return True

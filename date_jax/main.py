@@ -4,7 +4,9 @@ The same command with the same --workdir goes on where it was stopped.
 """
 
 import os
+import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from date_jax import commandline
-from date_jax.data.cache import compiled_folder
+from date_jax.data.cache import cache_folder, compiled_folder
 from date_jax.errors import SetupError, UsageError
 from date_jax.rendezvous import is_cluster, meet
 
@@ -45,7 +47,8 @@ def main(_: list[str]) -> None:
     from date_jax.train import steps_to_trace, train
     from date_jax.workdir import code_version, flat, require_equal_hosts
 
-    require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()})
+    require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()} | _versions())
+    _keep_programs(config)
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
     train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(), profile=profile)
@@ -55,8 +58,8 @@ def _start_jax(config: ConfigDict) -> None:
     """Finds the devices of all processes."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    compiled_folder(config.data)  # without it no run begins
+    jax.config.update("jax_compilation_cache_dir", None)  # until all hosts are known to be alike
     if _CPU_DEVICES.value is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
@@ -87,6 +90,33 @@ def _start_jax(config: ConfigDict) -> None:
         jax.devices()
     except (RuntimeError, ValueError) as error:
         raise SetupError(f"JAX finds no devices or hosts: {str(error).splitlines()[0]}") from error
+
+
+def _keep_programs(config: ConfigDict) -> None:
+    """Lets a later start find what this one compiles, where all hosts have one disk for it.
+
+    Only host 0 writes. With disks of their own the others would compile what that one reads, and on
+    GPUs wait for its share of the work for ever.
+    """
+    import jax
+    import numpy as np
+
+    from date_jax.sharding import rows_of_hosts
+    from date_jax.workdir import sees_host_0
+
+    folder = compiled_folder(config.data)
+    is_url = "://" in folder  # of a bucket, which is one for all
+    seen = sees_host_0(cache_folder(config.data) if is_url else Path(folder)) or is_url
+    if rows_of_hosts(np.array(seen)).all():
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _versions() -> dict[str, str]:
+    """Of what compiles and computes: hosts that differ in them drift apart, or wait for ever."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    names = ("jax", "jaxlib", "numpy")
+    return {"its Python": python} | {f"its {name}": version(name) for name in names}
 
 
 def _default_workdir() -> Path:

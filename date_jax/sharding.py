@@ -35,13 +35,16 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     shape = (count // fsdp, fsdp)
     # Explicit axes, the default, would turn every sharding hint into an assertion.
     kinds = (AxisType.Auto,) * len(_AXES)
-    mesh = jax.make_mesh(shape, _AXES, axis_types=kinds, devices=devices)
-    owners = [d.process_index for d in mesh.devices.flat]
-    if owners != sorted(owners):
-        # A process reads a run of consecutive rows, so its devices must be neighbours.
-        devices = sorted(devices, key=lambda d: (d.process_index, d.id))
-        mesh = Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
-    return mesh
+    # Each TPU slice, and each host with GPUs, is one; JAX orders the devices within one alone.
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) == 1:
+        mesh = jax.make_mesh(shape, _AXES, axis_types=kinds, devices=devices)
+        owners = [d.process_index for d in mesh.devices.flat]
+        if owners == sorted(owners):
+            return mesh
+    # A process reads a run of consecutive rows, so its devices must be neighbours.
+    devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+    return Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -82,7 +82,8 @@ def trained(job: Job, state: State, profile: range = range(0)) -> State:
     pending: list[Pending] = []  # one at most
     skipped: list[Pending] = []  # in a row
     compiled: set[Any] = set()
-    trace = Trace(job.directory / "profile", profile)
+    # Of its own for each host: the profiler takes whatever it finds there for its own.
+    trace = Trace(job.directory / "profile" / f"host{jax.process_index()}", profile)
     if profile and not range(max(first, profile.start), min(config.steps, profile.stop)):
         steps = f"{profile.start} to {profile.stop - 1}"
         job.progress.say(f"warning: nothing is traced, for none of steps {steps} comes")

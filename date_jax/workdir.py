@@ -1,9 +1,12 @@
 """A run's directory: one job at a time, writable, with room; the config that made it."""
 
+import contextlib
 import hashlib
 import json
 import math
+import secrets
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 from date_jax import locks, sharding
 from date_jax.errors import SetupError, UsageError
 
+_PATIENCE = 2.0  # seconds until a network file system shows what another host has written
 # What runs of one table may differ in: nothing that weights or measures depend on, but for which
 # units dropout drops.
 FREE_IN_A_TABLE = (
@@ -53,7 +57,7 @@ class Workdir:
             problem = self._problem()
         if sharding.rows_of_hosts(np.array(bool(problem))).any():
             raise SetupError(problem or f"{path}: host 0 cannot use it")
-        require_equal_hosts({"what it sees of --workdir": (path / ".lock").exists()})
+        require_equal_hosts({"what it sees of --workdir": sees_host_0(path)})
 
     def _problem(self) -> str:
         for folder in (self.path.absolute(), *self.path.absolute().parents):
@@ -67,9 +71,12 @@ class Workdir:
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
-        if not locks.taken(lock, self.path, "no other job runs in it"):
+        if locks.taken(lock, self.path, "see that no other job runs in it") is False:
             lock.close()
-            return f"{self.path}: another job is running in it; wait or choose another --workdir"
+            return (
+                f"{self.path}: another job is running in it; wait or choose another --workdir\n"
+                f"  if its machine is gone for good, delete {self.path / '.lock'}"
+            )
         self._lock = lock
         return ""
 
@@ -79,6 +86,29 @@ class Workdir:
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def sees_host_0(folder: Path) -> bool:
+    """Whether `folder` is that of host 0: whether this host finds there what that one puts there.
+
+    To be asked on all hosts together. Nothing else tells a shared disk from one of the same name.
+    """
+    if jax.process_count() == 1:
+        return True
+    number = sharding.rows_of_hosts(np.array(secrets.randbits(31), np.int32))[0]
+    mark = folder / f".seen_{number:08x}"
+    if jax.process_index() == 0:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    sharding.wait_for_hosts("put there")
+    give_up = time.monotonic() + _PATIENCE
+    while not (found := mark.exists()) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    sharding.wait_for_hosts("looked for")
+    if jax.process_index() == 0:
+        mark.unlink(missing_ok=True)
+    return found
 
 
 def require_space(path: Path, state: Any, *, keep: int) -> None:

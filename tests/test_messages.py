@@ -352,6 +352,7 @@ def test_debug_shows_the_traceback_of_a_users_mistake(
         (1, 1, errors.UsageError("it is alone"), "error on host 1: it is alone\n"),
         (0, 2, errors.DataError("one disk"), "error: one disk\n"),
         (1, 2, errors.DataError("one disk"), "error on host 1: one disk\n"),
+        (1, 2, errors.SaveError("its disk"), "error on host 1: its disk\n"),
     ],
 )
 def test_what_all_hosts_share_is_said_once(

@@ -189,6 +189,8 @@ def test_a_host_that_differs_is_refused_before_the_first_step(
         environments[1]["PYTHONPATH"] = str(own_code)
     elif unequal == "workdir":
         (directory / "checkpoints" / "4").mkdir(parents=True)
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / ".lock").touch()  # as a job that once ran here left it
         options[1] = [f"--workdir={tmp_path / 'elsewhere'}"]
     both = started(
         tiny_config,

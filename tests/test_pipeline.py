@@ -1,5 +1,7 @@
+import errno
 import io
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -372,6 +374,28 @@ def test_two_that_load_at_once_prepare_once(
     assert one == other
     assert len(prepared_by) == 1
     assert "waiting for another process" in capsys.readouterr().err
+
+
+def test_two_that_load_at_once_where_nothing_can_be_locked_leave_each_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def met(config: ml_collections.ConfigDict, cache: Path) -> Any:
+        both.wait()
+        return painted(config, cache)
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setitem(corpora.BUILDERS, "painted", met)
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(pipeline.load, data_config(tmp_path)) for _ in range(2)]
+        one, other = (load.result() for load in loads)
+    assert one.fingerprint == other.fingerprint
+    assert one.splits["mall_train"].size == other.splits["mall_train"].size == SIZES["mall_train"]
+    assert not [*tmp_path.rglob("*.part.npz"), *tmp_path.rglob("incomplete*")]
 
 
 def test_what_a_killed_preparation_left_behind_is_removed(tmp_path: Path) -> None:

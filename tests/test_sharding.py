@@ -12,6 +12,21 @@ def test_the_mesh_holds_all_devices_once() -> None:
     assert {device.id for device in mesh.devices.flat} == {device.id for device in jax.devices()}
 
 
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_devices_of_several_slices_are_one_mesh_in_the_order_of_their_hosts(
+    fsdp: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hosts with GPUs are to JAX, and pods of TPUs: it refuses to order them by itself."""
+    devices = jax.devices()
+    slices = property(lambda device: device.id // 4)
+    monkeypatch.setattr(type(devices[0]), "slice_index", slices, raising=False)
+    with pytest.raises(ValueError, match="multi-slice"):
+        jax.make_mesh((8,), ("data",))
+    mesh = sharding.device_mesh(fsdp, devices[::-1])
+    assert mesh.shape == {"data": 8 // fsdp, "fsdp": fsdp}
+    assert [*mesh.devices.flat] == devices
+
+
 def test_a_mesh_that_does_not_divide_the_devices_is_refused() -> None:
     with pytest.raises(ValueError, match="does not divide the 8 devices"):
         sharding.device_mesh(3)

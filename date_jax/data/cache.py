@@ -6,11 +6,13 @@ import functools
 import io
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import absl.logging
+import numpy as np
 
 from date_jax import locks
 from date_jax.errors import SetupError
@@ -60,13 +62,26 @@ def compiled_folder(config: Any) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder` against the other processes of this machine; they wait, and say so."""
+def locked(folder: Path) -> Iterator[bool]:
+    """Holds `folder` against other processes; they wait, and say so.
+
+    Yields:
+        Whether no other process can be in there: some network file systems have no locks.
+    """
     with (folder / ".lock").open("a") as lock:
-        if not locks.taken(lock, folder, "no other process prepares data in it"):
+        alone = locks.taken(lock, folder, "several hosts may do the same work in it")
+        if alone is False:
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
+            print(f"  (if its machine is gone for good, delete {lock.name})", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield alone is not None
+
+
+def save_npz(path: Path, **members: np.ndarray) -> None:
+    """Writes `path` whole or not at all, whoever else does at the same time."""
+    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part.npz")
+    np.savez(part, allow_pickle=False, **members)
+    os.replace(part, path)
 
 
 @contextlib.contextmanager

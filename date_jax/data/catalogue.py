@@ -105,9 +105,9 @@ def load(config: Any) -> Catalogue:
     vocabulary = (
         tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
     )
-    with locked(cache), quiet_tfds():
+    with locked(cache) as alone, quiet_tfds():
         source = SOURCES[config.name](config, cache)
-        on_disk = prepared(source.builder)
+        on_disk = prepared(source.builder, alone=alone)
     with locked(cache):
         pairs = source.pairs(on_disk[TRAIN])
     titles = {name: split.queries() for name, split in on_disk.items()}

@@ -92,9 +92,9 @@ def load(config: Any) -> Corpus:
     vocabulary = (
         tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
     )
-    with locked(cache), quiet_tfds():
+    with locked(cache) as alone, quiet_tfds():
         builder = BUILDERS[config.name](config, cache)
-        on_disk = prepared(builder)
+        on_disk = prepared(builder, alone=alone)
     notes = (builder.info.metadata or {}).get("notes", [])
     return _corpus(config, on_disk, vocabulary, notes)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from date_jax.data import click_rules, simulated_clicks
+from date_jax.data.cache import save_npz
 from date_jax.data.click_rules import RULES, Settings
 from date_jax.data.click_tables import database
 from date_jax.data.prepared import PreparedSplit, is_whole
@@ -60,7 +60,8 @@ def mined_pairs(split: PreparedSplit, config: Any, cache: Path) -> Pairs:
             )
     file = cache / "pairs" / f"{_key(split, config)}.npz"
     if not is_whole(file):
-        _write(file, _mined(split, config, without))
+        file.parent.mkdir(exist_ok=True)
+        save_npz(file, rows=_mined(split, config, without))
     with np.load(file, allow_pickle=False) as members:
         rows = members["rows"]
     left_out = f" without {', '.join(without)}" if without else ""
@@ -105,10 +106,3 @@ def _mined(split: PreparedSplit, config: Any, without: tuple[str, ...]) -> Int[n
         [row_of[offer] for offer in pairs[end].to_pylist()] for end in ("trigger_id", "offer_id")
     ]
     return np.array(ends, np.int32).T
-
-
-def _write(file: Path, rows: Int[np.ndarray, "M 2"]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    part = file.with_suffix(".part.npz")
-    np.savez(part, allow_pickle=False, rows=rows)
-    os.replace(part, file)

@@ -101,10 +101,10 @@ def load(config: Any) -> Posts:
     )
     regions = RegionFiles(Path(config.regions).expanduser()) if config.regions else None
     on_disk: dict[str, PreparedSplit] = {}
-    with locked(cache), quiet_tfds():
+    with locked(cache) as alone, quiet_tfds():
         source = SOURCES[config.name](config, cache)
         for builder in source.builders:
-            on_disk |= prepared(builder)
+            on_disk |= prepared(builder, alone=alone)
     titles = {name: split.queries() for name, split in on_disk.items()}
     if vocabulary is None:
         vocabulary = tokenizers.learned(

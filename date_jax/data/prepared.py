@@ -8,7 +8,6 @@ decode a picture to know a label.
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from date_jax.data.cache import tensorflow
+from date_jax.data.cache import save_npz, tensorflow
 from date_jax.errors import DataError, SetupError
 
 READ_AT_ONCE = 1024
@@ -113,10 +112,11 @@ class Records:
         return records
 
 
-def prepared(builder: Any) -> dict[str, PreparedSplit]:
+def prepared(builder: Any, *, alone: bool) -> dict[str, PreparedSplit]:
     """The splits of a TFDS `builder`, prepared first where they are not there yet.
 
-    To be called with the cache locked.
+    Args:
+        alone: from `locked`: whether no other process can be at it.
 
     Raises:
         DataError: a record file is missing, or holds fewer records than were written.
@@ -127,14 +127,17 @@ def prepared(builder: Any) -> dict[str, PreparedSplit]:
     tfds.disable_progress_bar()
     folder = Path(builder.data_path)
     if not (folder / "dataset_info.json").exists():
-        for stale in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*_{folder.name}"):
+        pattern = f"{tfds.core.constants.INCOMPLETE_PREFIX}*_{folder.name}"
+        for stale in folder.parent.glob(pattern) if alone else ():
             shutil.rmtree(stale)  # of a process that was killed: the lock is ours now
         # Never the network: the default would ask a bucket whether it has this data set.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=config)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            if alone or not (folder / "dataset_info.json").exists():
+                raise _unwritable(folder, error) from error
+            builder.info.read_from_directory(folder)  # of another host, which was done first
     splits = {}
     for name, info in builder.info.splits.items():
         paths = [folder / Path(path).name for path in info.filenames]
@@ -230,9 +233,7 @@ def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]], features: Any)
         members[f"{name}.box_xyxy"] = columns["box_xyxy"]
         members[f"{name}.has_box"] = columns["has_box"].astype(bool)
         members[f"{name}.sha256"] = np.frombuffer(digest.digest(), np.uint8)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, allow_pickle=False, **members)
-    os.replace(part, path)
+    save_npz(path, **members)
 
 
 def _texts(member: np.ndarray) -> list[str]:

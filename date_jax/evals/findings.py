@@ -40,8 +40,8 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.ndarray, "Y X 3"]:
-    """Queries side by side; beside each a line of posts for each instance, as many as fit, framed in
-    green where right and in red where wrong, behind a bar in the colour of the instance's box."""
+    """Queries side by side; beside each a line of posts for each instance, as many as fit: green
+    frames where right and red where wrong, behind a bar in the colour of the instance's box."""
     shown = max((finding.posts.shape[1] for finding in findings), default=1)
     single = all(len(finding.posts) <= 1 for finding in findings)
     sides = _SINGLE_SIDES if single else _SIDES
