@@ -129,8 +129,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "theta": 0.9,
             "keep_start": 0.5,
             "keep_end": 0.8,
-            "min_agreement": 0.0,
-            "min_row_agreement": 0.0,
+            "min_agreement": 0.0,  # mean IoU of two views' boxes, below which none is selected
+            "min_row_agreement": 0.0,  # IoU of its two boxes, below which a row is not selected
         }
     )
     config.augment = ConfigDict(

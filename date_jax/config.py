@@ -378,6 +378,11 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
             width = image.width * 2**stage
             if width % heads:
                 yield f"config.model.image.heads={image.heads}: {heads} does not divide {width}"
+        if image.get("pooling") == "multi_scale" and len(image.depths) < 3:
+            yield (
+                f"config.model.image.pooling=multi_scale: joins all stages but the first, and "
+                f"model.image.depths={image.depths} has {len(image.depths)}; take 3 or more"
+            )
         coarsest = image.patch * 2 ** (len(image.depths) - 1)
         if config.data.image_size % coarsest:
             fits = _multiples(config.data.image_size, coarsest, "the last stage's patches")

@@ -102,11 +102,24 @@ def card(config: ConfigDict, step: int, scores: dict[str, dict[str, float]]) -> 
         "        --config.init.image=<here>/image \\",
         "        --config.init.text=<here>/text --config.data.vocab=<here>/text/vocab.txt",
         "",
-        "Pixels are in [0, 1], less ImageNet's mean, over its deviation. A plain Swin that reads",
-        "`image/` has no `[REP]`: it gives the same numbers only where `model.image.pooling` was",
-        "`mean` and the last stage was one window.",
+        "Pixels are in [0, 1], less ImageNet's mean, over its deviation. "
+        + _plain_swin(config.model.image, data.image_size),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _plain_swin(image: ConfigDict, image_size: int) -> str:
+    """What to expect of transformers' `SwinModel` with the exported tensors."""
+    grid = image_size // (image.patch << (len(image.depths) - 1))
+    if grid != image.window:
+        return (
+            "transformers'\n`SwinModel` cannot read `image/`: its windows are all alike, here of "
+            f"{image.window}, but the last\nstage is one of {grid}."
+        )
+    return (
+        "transformers'\n`SwinModel` reads `image/`, without `[REP]`, and gives the same numbers where "
+        f"`model.image.pooling`\nwas `mean` (here: `{image.pooling}`)."
+    )
 
 
 def table(scores: dict[str, dict[str, Any]]) -> list[str]:

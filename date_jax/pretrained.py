@@ -256,9 +256,12 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
             raise CheckpointError(f"{file}: not a safetensors file" + _no_pickle(file))
         try:
             with safe_open(file, framework="np") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, TypeError) as error:
             raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise CheckpointError(f"{file}: {twice[0]} stands in another file of this folder too")
+        tensors |= found
     about = folder / "config.json"
     try:
         return tensors, json.loads(about.read_text()) if about.exists() else None

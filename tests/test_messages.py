@@ -211,6 +211,10 @@ VALUES = [
         {"pseudo_boxes.theta_kind": "absolute", "pseudo_boxes.theta": 0.5},
         "set rank=count, or leave theta=0.9",
     ),
+    (
+        {"model.image.pooling": "multi_scale"},
+        "joins all stages but the first, and model.image.depths=(1, 2) has 2",
+    ),
     ({"image_seeker.target_weight": -1.0}, "config.image_seeker.target_weight=-1.0: must be"),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]

@@ -130,7 +130,7 @@ def as_torch(image: np.ndarray) -> Any:
     ("size", "depths", "window", "height", "width"),
     [
         ("swin_t", SHALLOW, 7, 224, 224),
-        ("swin_s", SHALLOW, 7, 198, 213),  # grids 50x54, 25x27, 13x14, 7x7
+        ("swin_s", (2, 2, 4, 2), 7, 198, 213),  # grids 50x54, 25x27, 13x14, 7x7
         ("swin_b", SHALLOW, 12, 384, 384),
         ("swin_t", None, 7, 200, 214),
     ],

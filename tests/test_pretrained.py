@@ -309,6 +309,22 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
         export.exported(tmp_path / "nowhere", tmp_path / "other")
 
 
+def test_a_card_says_whether_other_programs_read_the_exported_swin(
+    tiny_config: ConfigDict,
+) -> None:
+    assert "gives the same numbers where" in export.card(tiny_config, 0, {})
+    tiny_config.data.image_size = 64
+    said = export.card(tiny_config, 0, {})
+    assert "windows are all alike, here of 4, but the last\nstage is one of 8." in said
+
+
+def test_a_tensor_in_two_files_of_a_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file({"word": np.zeros(2, np.float32)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: word stands in another file"):
+        pretrained.read(tmp_path)
+
+
 def test_weights_that_cannot_be_read_stop_a_run_before_it_begins(
     tiny_config: ConfigDict, tmp_path: Path
 ) -> None:

@@ -12,11 +12,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import adaptation, boxes, tasks
+from date_jax import adaptation, aligner, boxes, tasks
+from date_jax.aligner import FEATURES
 from date_jax.data import pipeline
 from date_jax.seekers import unit
 from date_jax.tasks import date, pgda
 from date_jax.tasks.task import Task
+from tests.test_aligner import mmd_by_loop
 
 ROWS, VOCAB = 8, 20
 
@@ -201,6 +203,9 @@ OPTIONS = {
     },
     "multi_scale_prior_adversarial": {
         "model.image.pooling": "multi_scale",
+        "model.image.patch": 2,
+        "model.image.depths": (1, 1, 1),
+        "model.image.heads": (1, 2, 2),
         "image_seeker.prior": "dual_softmax",
         "aligner.kind": "adversarial",
         "model.dtype": "bfloat16",
@@ -240,6 +245,27 @@ def test_every_other_option_takes_a_gradient_step(
     # for the bias that serves the sigmoid loss only.
     expected = set() if config.image_seeker.loss == "sigmoid" else {"['image_seeker']['bias']"}
     assert still == expected
+
+
+def test_the_loss_aligns_with_what_the_queue_holds_and_without_the_diagonal_where_asked(
+    config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("date_jax.tasks.date.view", plain_view)
+    config.aligner.update(queue=6, unbiased=True)
+    task, rng = built(config), np.random.default_rng(0)
+    shape = 4, config.model.width
+    earlier = {
+        side: {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in FEATURES}
+        for side in ("source", "target")
+    }
+    queue = aligner.remembered(aligner.empty_queue(6, config.model.width), earlier)
+    loss = jax.jit(lambda p, b: task.loss(p, b, step=jnp.int32(10), rng=jax.random.key(0)))
+    _, terms = jax.device_get(loss(some_params(task), {**batch(), "queue": queue}))
+    sides = [
+        np.concatenate([terms["features"][side]["loc"], earlier[side]["loc"]])
+        for side in ("source", "target")
+    ]
+    assert terms["align_object"] == pytest.approx(mmd_by_loop(*sides, unbiased=True), rel=1e-4)
 
 
 def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: ConfigDict) -> None:
