@@ -117,8 +117,8 @@ def _plain_swin(image: ConfigDict, image_size: int) -> str:
             f"{image.window}, but the last\nstage is one of {grid}."
         )
     return (
-        "transformers'\n`SwinModel` reads `image/`, without `[REP]`, and gives the same numbers where "
-        f"`model.image.pooling`\nwas `mean` (here: `{image.pooling}`)."
+        "transformers'\n`SwinModel` reads `image/`, without `[REP]`, and gives the same numbers "
+        f"where\n`model.image.pooling` was `mean` (here: `{image.pooling}`)."
     )
 
 
