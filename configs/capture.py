@@ -22,7 +22,7 @@ from date_jax.scales import words
 
 WORDS = ("grid", "precomputed", "product1m", "published")
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
-    "proposals": {},
+    "proposals": {"model.regions.kind": "proposals"},
     "grid": {"model.regions.kind": "grid"},
     "without_joined": {"loss.joined": 0.0},
 }

@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "pseudo_boxes.rank": "count",
         "pseudo_boxes.keep_end": 0.5,
     },
-    "date": {},
+    "date": {"method": "date"},
     "oracle": {"method": "oracle"},
 }
 

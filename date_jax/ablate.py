@@ -275,7 +275,7 @@ def require_same_config(
     elsewhere: set[str],
     varied: set[str] | None = None,
 ) -> None:
-    """Raises UsageError where results in one table would come from unequal configs.
+    """Raises UsageError where results in one table would come from unequal configs, or data.
 
     Args:
         found: results by run.
@@ -296,6 +296,18 @@ def require_same_config(
             workdir.require_same_run(run.directory, changes, free=workdir.FREE_IN_A_TABLE)
         except UsageError as error:
             raise UsageError(f"{error}\n'now' is {first}: one table has one config") from error
+    known: dict[str, tuple[str, str]] = {}
+    for run, result in found.items():
+        config = workdir.flat(result["config"])
+        asked = {key: value for key, value in config.items() if key.startswith("data.")}
+        same = json.dumps([run.direction, asked], sort_keys=True)
+        if data := result.get("data"):  # which older results do not tell
+            other, others = known.setdefault(same, (run.name, data))
+            if data != others:
+                raise UsageError(
+                    f"{run.directory}: was trained on other data than {other}, though both read "
+                    "the same files; choose another --workdir, or delete the runs on the old data"
+                )
 
 
 def machine(jobs: int) -> str:

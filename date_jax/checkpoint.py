@@ -70,9 +70,13 @@ def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
     """Who writes what; each device writes a share of a large copied array, the first a small one.
 
     Left alone, Orbax cuts every array into as many pieces as there are devices, each of them a
-    small program to compile.
+    small program to compile. On GPUs the first writes all, for their copies may come to differ in
+    the last bit: sums in no fixed order are their default.
     """
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALLEST_SLICE)
+    arrays = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=jax.default_backend() != "gpu",
+        min_slice_bytes_for_replica_parallel=_SMALLEST_SLICE,
+    )
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     trees = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

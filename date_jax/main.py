@@ -90,6 +90,11 @@ def _start_jax(config: ConfigDict) -> None:
         jax.devices()
     except (RuntimeError, ValueError) as error:
         raise SetupError(f"JAX finds no devices or hosts: {str(error).splitlines()[0]}") from error
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UsageError(
+            f"this is one of {jax.process_count()} hosts of a TPU slice, which have to know each "
+            "other: add --distributed on all of them"
+        )
 
 
 def _keep_programs(config: ConfigDict) -> None:
@@ -109,6 +114,8 @@ def _keep_programs(config: ConfigDict) -> None:
     seen = sees_host_0(cache_folder(config.data) if is_url else Path(folder)) or is_url
     if rows_of_hosts(np.array(seen)).all():
         jax.config.update("jax_compilation_cache_dir", folder)
+        if is_url:  # XLA's own are files beside it, which it would make in a folder of that name
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -18,10 +18,10 @@ def learning_rate_schedule(
     Args:
         peak: the highest rate.
         steps: of the whole run.
-        warmup: share of `steps` spent rising from 0.
+        warmup: share of `steps` spent rising from 0; without it the first step has the peak.
         schedule: `cosine` or `step`.
     """
-    rise = max(1, round(warmup * steps))
+    rise = max(1, round(warmup * steps)) if warmup else 0
     falls = {
         "cosine": lambda: optax.cosine_decay_schedule(peak, max(1, steps - rise)),
         # 60 of 90 epochs, as TransVG trains
@@ -29,6 +29,8 @@ def learning_rate_schedule(
             peak, {max(1, round(steps * 2 / 3) - rise): 0.1}
         ),
     }
+    if not rise:
+        return falls[schedule]()
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, rise), falls[schedule]()], boundaries=[rise]
     )

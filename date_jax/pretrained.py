@@ -104,7 +104,7 @@ def _bert_says(text: Any) -> list[tuple[str, str | None, Any]]:
         ("num_hidden_layers", "layers", text.layers),
         ("hidden_size", "width", text.width),
         ("num_attention_heads", "heads", text.heads),
-        ("intermediate_size", "mlp_ratio", int(text.mlp_ratio * text.width)),
+        ("intermediate_size", "mlp_ratio", round(text.mlp_ratio * text.width)),
         ("hidden_act", None, "gelu"),
         ("position_embedding_type", None, "absolute"),
         ("layer_norm_eps", None, 1e-12),

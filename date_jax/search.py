@@ -161,6 +161,14 @@ def answered(
     from date_jax import neighbours
     from date_jax.evals import findings
 
+    modality = searched.config.modality
+    unseen = {"image": ("words", given.words), "text": ("picture", given.picture)}
+    flag, value = unseen.get(modality, ("", ""))
+    if value:
+        raise UsageError(
+            f"--{flag}={value}: the run was trained with modality={modality} and does not see it; "
+            "leave it out"
+        )
     offers = searched.corpus.splits[searched.split]
     image, words = question(searched, given.row, given.picture, given.words)
     vector = asked(searched, image, words, given.by)

@@ -110,6 +110,7 @@ class ObjectSeeker(nn.Module):
             f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
         # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.
         f_loc = f_loc.astype(jnp.float32)
-        hidden = nn.relu(nn.Dense(width, name="box1")(f_loc))
-        hidden = nn.relu(nn.Dense(width, name="box2")(hidden))
-        return f_loc, nn.sigmoid(nn.Dense(4, name="box3")(hidden))
+        # An accelerator's default precision would make bfloat16 of it again.
+        hidden = nn.relu(nn.Dense(width, precision="highest", name="box1")(f_loc))
+        hidden = nn.relu(nn.Dense(width, precision="highest", name="box2")(hidden))
+        return f_loc, nn.sigmoid(nn.Dense(4, precision="highest", name="box3")(hidden))

@@ -315,6 +315,7 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "wall_seconds": record.seconds,
         "seconds": record.spent(),
         "steps": config.steps,
+        "data": job.identity["data"],
         "config": config.to_dict(),
     }
     written = "results.json"

@@ -11,6 +11,8 @@ case $count in
 esac
 shift
 if [ -n "$dry" ]; then python=${VENV:-.venv}/bin/python; else . "$(dirname "$0")/setup.sh"; fi
+# Several processes cannot share one accelerator.
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 port=${PORT:-$((20000 + RANDOM % 10000))}
 
 pids=()

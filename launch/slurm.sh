@@ -14,6 +14,8 @@ script() {
 #SBATCH --nodes=${NODES:-1}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=${GPUS:-8}
+#SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=${TIME:-24:00:00}
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -24,7 +26,8 @@ export JAX_PLATFORMS=cuda
 export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${GPUS:-8} - 1)))
 heard=
 trap 'heard=1' TERM
-srun --kill-on-bad-exit=0 $(printf '%q' "${VENV:-.venv}/bin/python") -m date_jax.main$words &
+# All cores, or srun would give the task one of them.
+srun --kill-on-bad-exit=0 --cpus-per-task="\${SLURM_CPUS_ON_NODE:-1}" $(printf '%q' "${VENV:-.venv}/bin/python") -m date_jax.main$words &
 step=\$!
 code=0; wait "\$step" || code=\$?
 # A signal ends the wait early: the step is then still saving, and its own code comes with the next one.

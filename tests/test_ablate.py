@@ -216,15 +216,15 @@ def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_cat
         results["config"] = {"data": {"name": "suppliers"}}
         return comparison.Finished("", method, seed, results)
 
-    mugs = [{"category/home/mug/i-i": 0.4}]
-    mugs += [{"category/home/mug/i-i": 0.6, "category/home/mug/t-t": 0.25}]
+    mugs = [{"category/home/mug|cup/i-i": 0.4}]
+    mugs += [{"category/home/mug|cup/i-i": 0.6, "category/home/mug|cup/t-t": 0.25}]
     runs = [one("all", seed, mrr=0.5 + seed / 5, **metrics) for seed, metrics in enumerate(mugs)]
-    other = one("image_only", 0, mrr=0.25, **{"category/home/mug/i-i": 0.9})
+    other = one("image_only", 0, mrr=0.25, **{"category/home/mug|cup/i-i": 0.9})
     told = comparison.report([*runs, other], {"MRR": ("offer_test", "mrr")})
     assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in told
     assert "| image_only | 1 | 0.250 | 1.5 |" in told
     assert "all, by category of offer_test, R@1:" in told
-    assert "| home/mug | 0.500 ± 0.141 | 0.250 |" in told
+    assert r"| home/mug\|cup | 0.500 ± 0.141 | 0.250 |" in told
     chart.write(tmp_path / "chart.png", runs, columns={"MRR": ("offer_test", "mrr")})
     assert (tmp_path / "chart.png").stat().st_size > 5_000
     assert "0.900" not in told
@@ -423,6 +423,18 @@ def test_unequal_configs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"optim.clip: 9.0 there, {pgda.get_config().optim.clip} now" in str(told.value)
     assert "'now' is mall2live/date-0" in str(told.value)
     assert len(str(told.value).splitlines()) <= 8
+
+
+def test_results_on_files_that_changed_since_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, date_0=0.5, date_1=0.6, date_2=0.6)
+    for seed, data in ((0, "old"), (1, "old"), (2, "new")):
+        path = tmp_path / "mall2live" / f"date-{seed}" / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+    main(monkeypatch, tmp_path, "--table_only", "--seeds=0,1")
+    with pytest.raises(errors.UsageError, match=r"date-2: was trained on other data than .*date-0"):
+        main(monkeypatch, tmp_path, "--table_only")
 
 
 def test_results_of_another_command_are_refused_before_anything_runs(

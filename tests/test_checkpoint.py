@@ -110,6 +110,30 @@ def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
     assert not (np.asarray(prints) == int(whole)).any()
 
 
+def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs, whose sums have no fixed order: each device writing a share would mix them."""
+    monkeypatch.setattr(checkpoint, "_SMALLEST_SLICE", 64)
+    monkeypatch.setattr(checkpoint.jax, "default_backend", lambda: "gpu")
+    everywhere = sharding.replicated(sharding.device_mesh())
+    copies = [
+        jax.device_put(jnp.full((256, 8), 1 + number * 1e-3), device)
+        for number, device in enumerate(jax.devices())
+    ]
+    kernel = jax.make_array_from_single_device_arrays((256, 8), everywhere, copies)
+    state = placed(1).replace(params={"kernel": kernel})
+    saving = Checkpoints(tmp_path, keep=1)
+    saving.save(1, state, {})
+    saving.close()
+    shapes = sharding.with_shardings(
+        jax.eval_shape(lambda: state), jax.tree.map(lambda x: x.sharding, state)
+    )
+    found = Checkpoints(tmp_path, keep=1).restore(shapes, check=anything)
+    assert found is not None
+    np.testing.assert_array_equal(found[0].params["kernel"], copies[0])
+
+
 def test_a_fingerprint_knows_the_places_of_equal_values() -> None:
     leaf = jnp.arange(12.0).reshape(3, 4)
     prints = [checkpoint.fingerprint(x) for x in (leaf, leaf[::-1], leaf[:, ::-1])]

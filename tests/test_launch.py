@@ -57,6 +57,7 @@ def test_a_tpu_slice_runs_the_job_on_all_workers_and_again_after_75() -> None:
 def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> None:
     text = shown("slurm")
     wanted = ("nodes=4", "ntasks-per-node=1", "gpus-per-node=2", "requeue", "signal=TERM@300")
+    wanted += ("exclusive", "mem=0")
     for option in wanted:
         assert f"#SBATCH --{option}\n" in text
     (tmp_path / "bin").mkdir()
@@ -68,11 +69,13 @@ def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> N
         (tmp_path / "scontrol.txt").unlink(missing_ok=True)
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": "/", "CODE": str(code), "SLURM_JOB_ID": "7"}
+        environment["SLURM_CPUS_ON_NODE"] = "48"
         done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=environment)
         assert (tmp_path / "scontrol.txt").exists() == queued
         assert done.returncode == (0 if queued else code)
         given = (tmp_path / "srun.txt").read_text().splitlines()
         assert given[-len(JOB) :] == JOB
+        assert "--cpus-per-task=48" in given
     assert "export JAX_LOCAL_DEVICE_IDS=0,1\n" in text
     assert "export DATE_JAX_CACHE=${DATE_JAX_CACHE:-$HOME/.cache/date_jax}\n" in text
 

@@ -173,6 +173,13 @@ def components(ids: list[str], pairs: list[tuple[str, str]]) -> set[frozenset[st
     return set(map(frozenset, sets))
 
 
+def test_an_offer_without_a_product_is_one_of_its_own_whatever_its_id() -> None:
+    of = {"17": "", "18": "17", "19": "17", "20": "offer 17"}
+    found = [offers.Offer(1, offer, "", "", "c", "", product) for offer, product in of.items()]
+    products = [offer.product_id for offer in offers.placed(found, offers.IdPairs([], []))]
+    assert products == ["offer offer 17", "17", "17", "offer 17"]
+
+
 def test_without_product_ids_chains_of_pairs_within_a_split_are_products() -> None:
     rng = np.random.default_rng(0)
     ids = [f"o{number}" for number in rng.permutation(60)]

@@ -28,6 +28,13 @@ def test_the_rate_rises_evenly_to_its_peak() -> None:
     assert [schedule("cosine", step) for step in (0, 3, 9)] == pytest.approx([0, 0.5 / 3, 0.5])
 
 
+@pytest.mark.parametrize("kind", ["cosine", "step"])
+def test_without_warm_up_the_first_step_has_the_peak(kind: str) -> None:
+    made = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.0, schedule=kind)
+    assert float(made(0)) == 0.5
+    assert float(made(89)) < 0.06
+
+
 def test_the_cosine_falls_to_half_in_the_middle_and_to_zero_at_the_end() -> None:
     middle = 9 + (90 - 9) / 2
     around = (schedule("cosine", int(middle)) + schedule("cosine", int(middle) + 1)) / 2

@@ -16,7 +16,7 @@ from configs import capture as configs
 from date_jax import config as rules
 from date_jax import sharding
 from date_jax.courses import capture
-from date_jax.data import pipeline, posts, product1m, region_files
+from date_jax.data import photos, pipeline, posts, product1m, region_files
 from date_jax.errors import DataError, UsageError
 from date_jax.tasks.task import Task
 from tests.test_ranked_lists import counted
@@ -337,3 +337,10 @@ def test_what_a_config_lacks_is_named(word: str, changes: dict[str, str], says: 
     config.update_from_flattened_dict(changes)
     with pytest.raises(UsageError, match=says):
         rules.validate(config, device_count=8, process_count=1)
+
+
+def test_a_picture_is_found_among_other_files_of_its_id(tmp_path: Path) -> None:
+    for name in ("7.png", "7.npz", "8.WEBP", "8.json", "9.jpg", "9.gif", "10.gif"):
+        (tmp_path / name).touch()
+    found = photos.files_by_id(tmp_path, ["7", "8", "9", "10", "11"])
+    assert found == ["7.png", "8.WEBP", "9.jpg", "10.gif", "11.jpg"]

@@ -102,6 +102,16 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     search.main([])
 
 
+def test_words_that_a_run_does_not_see_are_refused() -> None:
+    config = ConfigDict({"modality": "image"})
+    searched = search.Searched(config, None, None, "", np.zeros((1, 2), np.float32), None)
+    known = search.flags.FlagValues()
+    search.define_flags(known)
+    known(["search", "--workdir=runs/one", "--row=3", "--words=blue"])
+    with pytest.raises(UsageError, match="--words=blue: the run was trained with modality=image"):
+        search.answered(searched, known)
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -27,6 +27,18 @@ def test_devices_of_several_slices_are_one_mesh_in_the_order_of_their_hosts(
     assert [*mesh.devices.flat] == devices
 
 
+def test_devices_that_jax_cannot_order_are_a_mesh_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def torus(*_: object, **__: object) -> None:
+        raise NotImplementedError("Failed to find assignment for logical_axis_index")
+
+    monkeypatch.setattr(jax, "make_mesh", torus)
+    mesh = sharding.device_mesh(4)
+    assert mesh.shape == {"data": 2, "fsdp": 4}
+    assert [*mesh.devices.flat] == jax.devices()
+
+
 def test_a_mesh_that_does_not_divide_the_devices_is_refused() -> None:
     with pytest.raises(ValueError, match="does not divide the 8 devices"):
         sharding.device_mesh(3)

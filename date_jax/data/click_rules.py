@@ -210,7 +210,9 @@ def mined(
         after: is handed "offers" and the catalogue with titles as words, then each step's name
             and table, and returns the table to go on with.
     """
-    texts = {name: catalogue[name].cast("string") for name in CATALOGUE if name != "title"}
+    # "" is unknown, as it is in a .csv.
+    known = (name for name in CATALOGUE if name != "title")
+    texts = {name: catalogue[name].cast("string").nullif("") for name in known}
     title = words(catalogue.title.cast("string").fill_null(""))
     # Split here, once an offer, and not once a click.
     offers, table = after("offers", catalogue.select(**texts, words=title.split(" "))), log

@@ -6,7 +6,7 @@ that pairs join do.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,13 +100,21 @@ def placed(found: list[Offer], pairs: IdPairs) -> list[Offer]:
     it has none, products go to train, val and test by a hash, 8:1:1.
     """
     if any(offer.product_id for offer in found):
-        product = [offer.product_id or offer.offer_id for offer in found]
+        given = {offer.product_id for offer in found}
+        product = [offer.product_id or own_product(offer.offer_id, given) for offer in found]
     else:
         product = joined(found, pairs)
     return [
         offer._replace(product_id=of, split=offer.split or split(of))
         for offer, of in zip(found, product, strict=True)
     ]
+
+
+def own_product(offer_id: str, given: Set[str]) -> str:
+    """The product of an offer that has none: its own, which is none of those that others have."""
+    while offer_id in given:
+        offer_id = f"offer {offer_id}"
+    return offer_id
 
 
 def notes(found: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:

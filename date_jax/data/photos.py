@@ -17,6 +17,7 @@ from date_jax.errors import DataError
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 SHOWN = 3  # unreadable pictures named in a message
 UNFINISHED = ".part"  # ending of a file that is being fetched
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -154,7 +155,8 @@ def checked_id(where: str, found: str) -> str:
 
 
 def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
-    """For each id the name `<id>.<ending>` of a file of `folder`; `<id>.jpg` if there is none.
+    """For each id the name `<id>.<ending>` of a file of `folder`, a picture's ending before others,
+    for a detector's files may lie beside; `<id>.jpg` if there is none.
 
     Raises:
         DataError: the folder cannot be read.
@@ -166,6 +168,7 @@ def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
             f"config.data.images={folder}: {error.strerror}\n  looked from {Path.cwd()}\n"
             "  expected a folder with the pictures, each named <id>.<ending>"
         ) from None
+    names.sort(key=lambda name: Path(name).suffix.lower() not in _PICTURES)
     file_of = {Path(name).stem: name for name in reversed(names)}
     return [file_of.get(each, f"{each}.jpg") for each in ids]
 

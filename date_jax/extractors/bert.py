@@ -51,7 +51,7 @@ class TextExtractor(nn.Module):
         layers = [
             EncoderLayer(
                 self.heads,
-                int(self.mlp_ratio * self.width),
+                round(self.mlp_ratio * self.width),
                 dropout=self.dropout,
                 epsilon=1e-12,
                 dtype=self.dtype,

@@ -1,9 +1,9 @@
 WITH offers AS (
 SELECT
-  `t0`.`offer_id`,
-  `t0`.`supplier`,
-  `t0`.`category`,
-  `t0`.`image_hash`,
+  NULLIF(`t0`.`offer_id`, '') AS `offer_id`,
+  NULLIF(`t0`.`supplier`, '') AS `supplier`,
+  NULLIF(`t0`.`category`, '') AS `category`,
+  NULLIF(`t0`.`image_hash`, '') AS `image_hash`,
   SPLIT(
     REGEXP_REPLACE(
       REGEXP_REPLACE(LOWER(COALESCE(`t0`.`title`, '')), '[^\\p{L}\\p{N}]+', ' '),
