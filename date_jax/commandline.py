@@ -107,8 +107,8 @@ def cores_worth_a_device(config: ConfigDict) -> int:
 
     most = min(len(cores()), config.batch_size // 16)
     shared = math.gcd(config.batch_size, config.eval.batch_size)
-    fsdp = config.get("mesh", {}).get("fsdp", 1)
-    right = (n for n in range(most, 1, -1) if shared % n == 0 and n % fsdp == 0)
+    together = config.mesh.fsdp
+    right = (n for n in range(most, 1, -1) if shared % n == 0 and n % together == 0)
     return next(right, 1)
 
 
