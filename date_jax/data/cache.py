@@ -80,8 +80,11 @@ def locked(folder: Path) -> Iterator[bool]:
 def save_npz(path: Path, **members: np.ndarray) -> None:
     """Writes `path` whole or not at all, whoever else does at the same time."""
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part.npz")
-    np.savez(part, allow_pickle=False, **members)
-    os.replace(part, path)
+    try:
+        np.savez(part, allow_pickle=False, **members)
+        os.replace(part, path)
+    finally:  # on a full disk, parts of its own name each time would fill the rest of it
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
