@@ -10,4 +10,6 @@ check() { echo "check: $*" >&2; "$python" -m "$@" || status=1; }
 check ruff check .
 check ruff format --check .
 check mypy
+# The pages: a link that leads nowhere is an error. -E: what an earlier build warned of is said again.
+check sphinx -W --keep-going -q -E -b html -c docs . docs/_build/html
 exit $status

@@ -9,7 +9,7 @@ python=$venv/bin/python
 fail() { printf 'error: %s\n' "$@" >&2; exit 5; }
 
 # A name on PATH proves nothing (a pyenv shim may stand for a version that is not active), so each is run.
-# 3.11 comes first because the numbers in the README were measured with it.
+# 3.11 comes first because the numbers of docs/ were measured with it.
 found_python() {
   local candidate
   for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do

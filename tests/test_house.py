@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci/run"])
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # Written by runs and set-up, so documents may name them though no file is there.
 MADE = ("runs", ".venv", "vocab.txt", "shop.jsonl", "shop.csv", "predictions.png")
 MADE += ("results.json", "metrics.jsonl", "config.json", "parameters.txt", "table.md", "sheet.png")
@@ -37,7 +37,8 @@ def test_the_lock_file_has_a_hash_for_everything_and_no_address() -> None:
 def test_the_lock_file_names_every_dependency() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
     wanted = re.search(r"^dependencies = \[(.*?)^\]", metadata, re.DOTALL | re.MULTILINE).group(1)
-    wanted += re.search(r"^dev = \[(.*)\]$", metadata, re.MULTILINE).group(1)
+    for extra in ("dev", "docs"):
+        wanted += re.search(rf"^{extra} = \[(.*)\]$", metadata, re.MULTILINE).group(1)
     names = re.findall(r'"([A-Za-z0-9_-]+)', wanted)
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
     assert {name.lower().replace("_", "-") for name in names} <= locked
@@ -52,7 +53,7 @@ def test_the_hook_runs_the_one_list_of_checks() -> None:
     assert "bash launch/check.sh" in (ROOT / "launch/test.sh").read_text()
     assert "bash launch/test.sh" in (ROOT / ".ci/run").read_text()
     checks = re.findall(r"^check (\w+)", (ROOT / "launch/check.sh").read_text(), re.MULTILINE)
-    assert checks == ["ruff", "ruff", "mypy"]
+    assert checks == ["ruff", "ruff", "mypy", "sphinx"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -93,13 +94,35 @@ def named_files(text: str) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_file_that_a_document_names_is_there(document: Path) -> None:
-    folders = [ROOT, ROOT / "date_jax", ROOT / "date_jax/data"]
+    folders = [document.parent, ROOT, ROOT / "date_jax", ROOT / "date_jax/data"]
     missing = {
         name
         for name in named_files(document.read_text())
         if not any((folder / name).exists() for folder in folders)
     }
     assert not missing, f"{document.name} names files that are not there"
+
+
+@pytest.mark.parametrize(("name", "most"), [("README.md", 100), ("BUILD.md", 150)])
+def test_what_a_visitor_reads_first_is_short(name: str, most: int) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= most
+
+
+def test_every_page_is_one_link_from_the_readme_or_from_build() -> None:
+    first = (ROOT / "README.md").read_text() + (ROOT / "BUILD.md").read_text()
+    pages = {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} - {"docs/index.md"}
+    assert pages <= named_files(first)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_prose_of_a_document_has_short_lines(document: Path) -> None:
+    """Tables, commands and addresses may be long; a sentence is not."""
+    if document.name == "CHANGELOG.md":
+        pytest.skip("its entries are one line each")
+    prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "!", "    "))]
+    long = [line for line in lines if len(re.sub(r"\]\([^)]*\)", "]", line)) > 110]
+    assert not long, "\n".join(long)
 
 
 def test_file_names_in_documents_are_seen() -> None:
