@@ -9,7 +9,7 @@
         --config.data.path=lists --config.data.images=pictures --config.data.regions=regions
 
 Words join by commas. precomputed takes regions that a detector found beforehand, in the files of
-date_jax.data.region_files; Product1M's lists are read as they are, its pictures as <id>.jpg,
+date_jax.data.files.region_files; Product1M's lists are read as they are, its pictures as <id>.jpg,
 .png or .webp.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.scales import words
 from date_jax.errors import UsageError
-from date_jax.scales import words
 
 WORDS = ("grid", "precomputed", "product1m", "published")
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
@@ -100,7 +100,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "product1m" if "product1m" in given else "suites"  # the latter rendered
     config.data.path = ""  # of product1m: the folder of its four lists
     config.data.images = ""  # of product1m: a folder of pictures named <id>.<ending>
-    config.data.regions = ""  # of precomputed: what date_jax.data.region_files wrote
+    config.data.regions = ""  # of precomputed: what date_jax.data.files.region_files wrote
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 64
     config.data.fit = "letterbox"  # letterbox | stretch, of product1m's pictures

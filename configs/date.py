@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import pgda
-from date_jax.scales import SCALES, words
+from configs.scales import SCALES, words
 
 WORDS = ("files", *SCALES)
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes

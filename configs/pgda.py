@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from date_jax.scales import SCALES, scale, words
+from configs.scales import SCALES, scale, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
 WORDS = ("files", *DIRECTIONS, *SCALES)

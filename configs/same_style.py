@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from date_jax.scales import words
+from configs.scales import words
 
 WORDS = ("files", "published")
 _RULES = ("robots", "support", "relevance", "category", "supplier", "coclicks", "duplicates",
@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # suppliers (rendered) | files (your own) | published (the authors' pairs)
     config.data.name = given[-1] if given else "suppliers"
     config.data.path = ""  # of files: your offers, .jsonl or .csv; of published: the JSON file
-    config.data.pairs = ""  # of files: what date_jax.data.click_pairs wrote
+    config.data.pairs = ""  # of files: what date_jax.data.clicks.pairs wrote
     config.data.images = ""  # of published: a folder of pictures named <id>.<ending>
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 48

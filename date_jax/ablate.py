@@ -29,10 +29,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import date_jax
-from date_jax import commandline, subprocesses, workdir
+from date_jax.ablation import chart, comparison
 from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, nearest
-from date_jax.evals import chart, comparison
+from date_jax.run import commandline, subprocesses, workdir
 
 _SIDES = ("data.source", "data.target")  # that a direction sets
 MACHINE = "# machine: "  # begins that line of each log

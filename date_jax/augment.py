@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published backbones expect
 STD = (0.229, 0.224, 0.225)
+NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
+WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
 KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over half of its area
 
 
@@ -230,3 +232,25 @@ def strong(
     view = _erased(_recoloured(view, colour_key, now), erase_key, now)
     text = jnp.where(flip[:, None], swap_table[text], text)
     return normalised(view), moved_box(box_cxcywh, window, flip), text
+
+
+def strong_view(
+    batch: dict[str, Any],
+    box_cxcywh: Array,
+    *,
+    step: Array,
+    rng: Array,
+    config: ConfigDict,
+    swap_table: Array,
+) -> tuple[dict[str, Array], Float[Array, "B 4"]]:
+    """A strong view of a domain's batch, as the model's arguments, and the box inside it."""
+    image, box, text = strong(
+        batch["image"],
+        box_cxcywh,
+        batch["text"],
+        rng=rng,
+        config=config.augment,
+        strength=jnp.clip(step / max(config.augment.ramp * config.steps, 1), 0.0, 1.0),
+        swap_table=swap_table,
+    )
+    return {"image": image, "text": text, "text_mask": batch["text_mask"]}, box

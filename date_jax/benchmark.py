@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from date_jax import commandline
 from date_jax.errors import UsageError, nearest
+from date_jax.run import commandline
 
 PEERS = ("torch", "torch_compile")
 SMALLEST = 1024  # batch of the loss

@@ -16,8 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from date_jax import checkpoint, commandline, pretrained
 from date_jax.errors import UsageError
+from date_jax.networks import pretrained
+from date_jax.run import checkpoint, commandline
 
 _SHOWN = ("acc_at_0.5", "mean_iou", "recall_at_1", "recall_at_10")
 

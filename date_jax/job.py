@@ -12,13 +12,17 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, pretrained, progress, sharding, workdir
-from date_jax.checkpoint import Checkpoints, steps_in
-from date_jax.courses import COURSES, Course, Evaluate
+from date_jax import sharding
+from date_jax.date import between_steps as adaptation
 from date_jax.errors import SetupError, UserError
-from date_jax.preemption import Preemption
-from date_jax.progress import Progress, Record
-from date_jax.train_step import State, Step, train_step
+from date_jax.networks import pretrained
+from date_jax.run import progress, workdir
+from date_jax.run.checkpoint import Checkpoints, steps_in
+from date_jax.run.preemption import Preemption
+from date_jax.run.progress import Progress, Record
+from date_jax.step import State, Step, train_step
+from date_jax.task import Course, Evaluate
+from date_jax.tasks import COURSES
 
 
 @dataclasses.dataclass(frozen=True)

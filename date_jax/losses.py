@@ -5,6 +5,8 @@ from jaxtyping import Array, Float
 
 from date_jax import boxes
 
+MASKED = -1e9  # a logit that softmax turns into an exact 0 in float32 and bfloat16
+
 
 def masked_mean(values: Float[Array, " B"], weight: Array) -> Float[Array, ""]:
     """Mean of `values` under non-negative weights; 0 where all weights are 0."""

@@ -17,10 +17,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from date_jax import commandline
 from date_jax.data.cache import cache_folder, compiled_folder
 from date_jax.errors import SetupError, UsageError
-from date_jax.rendezvous import is_cluster, meet
+from date_jax.run import commandline
+from date_jax.run.rendezvous import is_cluster, meet
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "file with get_config(), file:argument")
 _WORKDIR = flags.DEFINE_string("workdir", None, "of the run; default runs/<config>-<time>")
@@ -44,8 +44,8 @@ def main(_: list[str]) -> None:
     import jax
 
     from date_jax.config import validate
+    from date_jax.run.workdir import code_version, flat, require_equal_hosts
     from date_jax.train import steps_to_trace, train
-    from date_jax.workdir import code_version, flat, require_equal_hosts
 
     require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()} | _versions())
     _keep_programs(config)
@@ -106,8 +106,8 @@ def _keep_programs(config: ConfigDict) -> None:
     import jax
     import numpy as np
 
+    from date_jax.run.workdir import sees_host_0
     from date_jax.sharding import rows_of_hosts
-    from date_jax.workdir import sees_host_0
 
     folder = compiled_folder(config.data)
     is_url = "://" in folder  # of a bucket, which is one for all

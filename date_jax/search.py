@@ -22,8 +22,8 @@ from absl import flags, logging
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from date_jax import commandline
 from date_jax.errors import DataError, UsageError, nearest
+from date_jax.run import commandline
 
 KINDS = ("joint", "image", "text")
 SHOWN_GROUPS = 12
@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
     require_question(given)
-    from date_jax.evals import pictures
+    from date_jax.evals import sheets as pictures
 
     searched = opened(Path(given.workdir), given.split)
     if given.duplicates:
@@ -120,10 +120,11 @@ def opened(run: Path, split: str) -> Searched:
     """
     import jax
 
-    from date_jax import checkpoint, sharding
-    from date_jax.courses import same_style
+    from date_jax import sharding
     from date_jax.data.cache import compiled_folder
     from date_jax.evals.collect import collector
+    from date_jax.run import checkpoint
+    from date_jax.same_style import evaluation as same_style
 
     found = checkpoint.trained(run)
     for warning in found.warnings:
@@ -158,8 +159,8 @@ def answered(
     searched: Searched, given: flags.FlagValues
 ) -> tuple[list[str], UInt8[np.ndarray, "Y X 3"]]:
     """Lines and a picture of the offers that the flags ask for."""
-    from date_jax import neighbours
     from date_jax.evals import findings
+    from date_jax.pairs import neighbours
 
     modality = searched.config.modality
     unseen = {"image": ("words", given.words), "text": ("picture", given.picture)}
@@ -209,7 +210,7 @@ def question(
 
 def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
     from date_jax.data import decode
-    from date_jax.data.preprocess import UnreadablePictureError, prepared_jpeg
+    from date_jax.data.files.preprocess import UnreadablePictureError, prepared_jpeg
 
     try:
         jpeg = prepared_jpeg(
@@ -257,7 +258,7 @@ def duplicates(
         count: offers of a group that are drawn.
     """
     from date_jax.evals import findings
-    from date_jax.near_duplicates import groups
+    from date_jax.same_style.near_duplicates import groups
 
     offers = searched.corpus.splits[searched.split]
     group = groups(searched.vectors, threshold, mesh=searched.mesh)

@@ -17,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import adaptation, progress, sharding
-from date_jax.courses import Evaluated, grounding
+from date_jax import sharding
+from date_jax.date import between_steps as adaptation
+from date_jax.date import evaluation as grounding
 from date_jax.errors import DataError, Preempted, UsageError
-from date_jax.evals import pictures
+from date_jax.evals import sheets as pictures
 from date_jax.job import Job, prepared
-from date_jax.preemption import Preemption
-from date_jax.train_step import State
-from date_jax.workdir import Workdir
+from date_jax.run import progress
+from date_jax.run.preemption import Preemption
+from date_jax.run.workdir import Workdir
+from date_jax.step import State
+from date_jax.task import Evaluated
 
 MAX_SKIPPED = 10  # updates in a row that were not finite
 

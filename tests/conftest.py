@@ -157,7 +157,7 @@ def tiny_same_style(tiny_same_style_sizes: dict[str, Any]) -> ConfigDict:
 @pytest.fixture
 def overrides(tiny_config: ConfigDict) -> list[str]:
     """`tiny_config` as arguments of the command, for tests that start processes."""
-    from date_jax import workdir
+    from date_jax.run import workdir
 
     values = workdir.flat(tiny_config.to_dict())
     return [f"--config.{key}={value}" for key, value in values.items()]

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from date_jax import sharding, tasks
-from date_jax.train_step import train_step
+from date_jax.step import train_step
 
 ROWS, SIDE, LENGTH, VOCAB, TARGETS = 8, 16, 6, 20, 12
 

@@ -17,23 +17,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import date
-from date_jax import (
-    adaptation,
-    all_pairs,
-    courses,
-    export,
-    job,
-    progress,
-    sharding,
-    train,
-    workdir,
-)
-from date_jax.courses import grounding
+from date_jax import export, job, sharding, tasks, train
 from date_jax.data import cache
+from date_jax.date import between_steps as adaptation
+from date_jax.date import evaluation as grounding
 from date_jax.errors import DataError, Preempted, SetupError, UsageError
 from date_jax.job import Job
-from date_jax.progress import Progress, Record
-from date_jax.train_step import State
+from date_jax.pairs import all_pairs
+from date_jax.run import progress, workdir
+from date_jax.run.progress import Progress, Record
+from date_jax.step import State
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -73,7 +66,7 @@ def uninterrupted(whole: Path, tiny_config: ConfigDict) -> Path:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the batch of a step come with a signal to this process."""
-    course = courses.COURSES["pgda"]
+    course = tasks.COURSES["pgda"]
 
     def install(step: int, number: int) -> None:
         def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
@@ -83,7 +76,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
                     os.kill(os.getpid(), number)
                 yield batch
 
-        monkeypatch.setitem(courses.COURSES, "pgda", course._replace(batches=interrupted))
+        monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(batches=interrupted))
 
     yield install
     monkeypatch.undo()
@@ -221,12 +214,12 @@ def test_another_config_does_not_go_on_with_the_run(
 def test_other_data_do_not_go_on_with_the_run(
     uninterrupted: Path, tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = courses.COURSES["pgda"]
+    course = tasks.COURSES["pgda"]
 
     def load(config: ConfigDict) -> Any:
         return dataclasses.replace(course.load(config), fingerprint="0")
 
-    monkeypatch.setitem(courses.COURSES, "pgda", course._replace(load=load))
+    monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(load=load))
     with pytest.raises(UsageError, match="data: other data there, this data now"):
         train.train(tiny_config, uninterrupted)
 
@@ -245,7 +238,7 @@ def test_a_finished_run_may_log_and_evaluate_otherwise(
 def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
     tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = courses.COURSES["pgda"]
+    course = tasks.COURSES["pgda"]
 
     def poisoned(*arguments: Any) -> Iterator[dict[str, Any]]:
         for batch in course.batches(*arguments):
@@ -253,7 +246,7 @@ def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
             batch["source"]["box_mask"][:] = True
             yield batch
 
-    monkeypatch.setitem(courses.COURSES, "pgda", course._replace(batches=poisoned))
+    monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(batches=poisoned))
     says = r"10 updates in a row .* up to step 10\n .*source \[\d+.*target \[\d+"
     with pytest.raises(DataError, match=says) as error:
         train.train(tiny_config, tmp_path)

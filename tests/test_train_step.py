@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from date_jax import sharding, tasks
-from date_jax.train_step import State, Step, train_step, with_pseudo_boxes
-from tests.test_tasks import plain_view
+from date_jax.step import State, Step, train_step, with_pseudo_boxes
+from tests.date.test_tasks import plain_view
 
 ROWS = 30  # of the target's training split
 VOCAB = 50
@@ -97,7 +97,7 @@ def test_a_batch_in_chunks_has_the_loss_and_gradient_of_the_whole_in_less_memory
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Views are made before a batch is cut, and are half of what there is to compile.
-    monkeypatch.setattr("date_jax.tasks.date.view", plain_view)
+    monkeypatch.setattr("date_jax.augment.strong_view", plain_view)
     mesh = sharding.device_mesh(devices=jax.devices()[:2])
     tiny_config.batch_size = 32
     found, taken = {}, {}
@@ -116,7 +116,7 @@ def test_a_batch_in_chunks_has_the_loss_and_gradient_of_the_whole_in_less_memory
 def test_an_update_that_is_not_finite_is_left_out(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("date_jax.tasks.date.view", plain_view)
+    monkeypatch.setattr("date_jax.augment.strong_view", plain_view)
     mesh = sharding.device_mesh()
     step = step_on(tiny_config, mesh)
     state = step.init()

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from date_jax import errors, subprocesses
+from date_jax import errors
 from date_jax.errors import SetupError, UserError
+from date_jax.run import subprocesses
 
 Answers = dict[str, Any]
 

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import pretrained, sharding, subprocesses, tasks
+from date_jax import sharding, tasks
 from date_jax.benchmarks import step
 from date_jax.benchmarks.children import Child, answer
 from date_jax.errors import SetupError, UsageError
+from date_jax.networks import pretrained
+from date_jax.run import subprocesses
 
 TOLERANCE = 1e-4  # of outputs in float32
 SECONDS = 3.0  # that one measurement lasts, about

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from date_jax import near_duplicates
 from date_jax.benchmarks import measure
+from date_jax.same_style import near_duplicates
 
 THRESHOLD = 0.95
 NOISE = 0.2  # a copy's cosine with its original is about 1 / sqrt(1 + NOISE²) = 0.98

@@ -16,10 +16,11 @@ import simplejpeg
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import adaptation, subprocesses
 from date_jax.benchmarks.children import Child, answer
 from date_jax.data import decode, pipeline
 from date_jax.data.prepared import Records
+from date_jax.date import between_steps as adaptation
+from date_jax.run import subprocesses
 
 SECONDS = 1.5  # that one measurement lasts, at least
 PICTURES = 512  # that are decoded raw, again and again

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import aligner, contrastive, sharding
+from date_jax import sharding
 from date_jax.benchmarks import measure
-from date_jax.tiles import TILE
+from date_jax.date import aligner
+from date_jax.pairs import contrastive
+from date_jax.pairs.tiles import TILE
 
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import sharding, subprocesses
-from date_jax.workdir import code_version
+from date_jax import sharding
+from date_jax.run import subprocesses
+from date_jax.run.workdir import code_version
 
 
 class Seconds(NamedTuple):

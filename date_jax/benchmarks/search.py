@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import neighbours
 from date_jax.benchmarks import measure
 from date_jax.evals import retrieval
+from date_jax.pairs import neighbours
 
 K = 10
 

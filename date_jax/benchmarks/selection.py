@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from date_jax import all_pairs, progress, pseudo_boxes, sharding
+from date_jax import sharding
 from date_jax.benchmarks import measure
-from date_jax.pseudo_boxes import Features
+from date_jax.date import pseudo_boxes
+from date_jax.date.pseudo_boxes import Features
+from date_jax.pairs import all_pairs
+from date_jax.run import progress
 
 COMBINE = "mean"  # of both modalities' cosines, as configs/pgda.py has it
 _PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows

@@ -10,14 +10,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from date_jax import optim, sharding, tasks
-from date_jax.aligner import FEATURES, Aligner
+from date_jax import augment, optim, sharding, tasks
 from date_jax.benchmarks import measure, profile
 from date_jax.benchmarks.flops import matmul_flops
-from date_jax.tasks import date
-from date_jax.tasks.pgda import adapts
-from date_jax.tiles import in_chunks
-from date_jax.train_step import Step, optimizer, train_step, with_pseudo_boxes
+from date_jax.date import supervised as date
+from date_jax.date.adaptive import adapts
+from date_jax.date.aligner import FEATURES, Aligner
+from date_jax.pairs.tiles import in_chunks
+from date_jax.step import Step, optimizer, train_step, with_pseudo_boxes
 
 TARGETS = 4096  # rows of the table of pseudo boxes
 QUICK = {"xla_backend_optimization_level": 0}  # for what is not run; the program is the same
@@ -218,7 +218,9 @@ def parts(
 
     def view(batch: Any) -> Any:
         at = {"step": jnp.int32(config.steps), "rng": jax.random.key(0)}
-        return date.view(batch, batch["box_cxcywh"], **at, config=config, swap_table=unchanged)
+        return augment.strong_view(
+            batch, batch["box_cxcywh"], **at, config=config, swap_table=unchanged
+        )
 
     rng = np.random.default_rng(1)
     values = (*FEATURES, "query_embedding", "image_embedding")

@@ -24,14 +24,14 @@ except ImportError:  # said where it is asked for: this module is also read by t
     torch = None
 
 from date_jax.augment import MEAN, STD
-from date_jax.seekers import MAX_SCALE
-from date_jax.transformer import sincos_2d
+from date_jax.date.seekers import MAX_SCALE
+from date_jax.networks.transformer import sincos_2d
 
 Module: Any = torch.nn.Module if torch else object
 
 
 class Peer(Module):
-    """DATE as `date_jax.tasks.date.Date` builds it, where the last stage's mean is its vector."""
+    """DATE as `supervised.Date` builds it, where the last stage's mean is its vector."""
 
     def __init__(self, config: ConfigDict, folder: Path):
         super().__init__()

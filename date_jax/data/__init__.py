@@ -1,0 +1,1 @@
+"""The input pipeline: from files or rendered pictures to batches."""

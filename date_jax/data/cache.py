@@ -14,8 +14,8 @@ from typing import Any
 import absl.logging
 import numpy as np
 
-from date_jax import locks
 from date_jax.errors import SetupError
+from date_jax.run import locks
 
 
 @functools.cache

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from date_jax.data import given_pairs, published_offers
-from date_jax.data import offers as own
 from date_jax.data import tokenizer as tokenizers
 from date_jax.data.cache import cache_folder, locked, quiet_tfds, tensorflow
-from date_jax.data.mined_pairs import Pairs, mined_pairs
+from date_jax.data.clicks import given as given_pairs
+from date_jax.data.clicks.mined import Pairs, mined_pairs
+from date_jax.data.files import offers as own
+from date_jax.data.files import published_offers
 from date_jax.data.prepared import PreparedSplit, prepared
 from date_jax.data.tokenizer import Tokenizer
 from date_jax.errors import UsageError, nearest

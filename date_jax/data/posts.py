@@ -16,9 +16,9 @@ from jaxtyping import Bool, Int
 
 from date_jax.data import tokenizer as tokenizers
 from date_jax.data.cache import cache_folder, locked, quiet_tfds, tensorflow
+from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import PreparedSplit, prepared
-from date_jax.data.region_files import RegionFiles
-from date_jax.data.suites import JOINED
+from date_jax.data.rendering.suites import JOINED
 from date_jax.data.tokenizer import Tokenizer
 from date_jax.errors import UsageError, nearest
 

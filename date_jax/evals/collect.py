@@ -8,7 +8,7 @@ import numpy as np
 
 from date_jax import sharding
 from date_jax.errors import Preempted
-from date_jax.tiles import in_chunks
+from date_jax.pairs.tiles import in_chunks
 
 # What a row is, beside what is predicted of it. The true box is renamed: there is a predicted one.
 _ROW_KEYS = {

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from date_jax.evals.pictures import INK, MISS, PAPER, TRUE, draw_box, title_line, wrapped
+from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, title_line, wrapped
 
 _GAP, _HEAD, _TEXT = 16, 44, 58
 _SIDES = 208, 60  # of a query and of what was found, where a query has several lines

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from date_jax.neighbours import Items, ranks
+from date_jax.pairs.neighbours import Items, ranks
 
 _RECALL_AT = (1, 5, 10, 50)
 

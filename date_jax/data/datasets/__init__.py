@@ -1,0 +1,1 @@
+"""What is prepared as TFDS data sets, a builder for each source."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from date_jax.data.annotations import Row, annotations
-from date_jax.data.box_format import check_boxes
 from date_jax.data.datasets import records
 from date_jax.data.domains import check_domains
-from date_jax.data.photos import Photos, Progress
-from date_jax.data.preprocess import prepared_box
+from date_jax.data.files.annotations import Row, annotations
+from date_jax.data.files.box_format import check_boxes
+from date_jax.data.files.photos import Photos, Progress
+from date_jax.data.files.preprocess import prepared_box
 from date_jax.errors import DataError
 
 PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made before is made anew

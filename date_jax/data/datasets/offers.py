@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from date_jax.data.annotations import Row
 from date_jax.data.datasets import files
-from date_jax.data.offers import Offer
+from date_jax.data.files.annotations import Row
+from date_jax.data.files.offers import Offer
 
 TEXTS = ("offer_id", "supplier")
 

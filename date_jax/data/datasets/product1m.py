@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from date_jax.data import product1m
-from date_jax.data.annotations import Row
 from date_jax.data.datasets import files
-from date_jax.data.photos import files_by_id
-from date_jax.data.suites import JOINED
+from date_jax.data.files import product1m
+from date_jax.data.files.annotations import Row
+from date_jax.data.files.photos import files_by_id
+from date_jax.data.rendering.suites import JOINED
 
 
 def builder(config: Any, cache: Path) -> tuple[files.Files, list[str]]:

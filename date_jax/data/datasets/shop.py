@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from date_jax.data import shop
 from date_jax.data.datasets import records
+from date_jax.data.rendering import shop
 from date_jax.errors import UsageError
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from date_jax.data import shop, suites
 from date_jax.data.datasets import records
+from date_jax.data.rendering import shop, suites
 from date_jax.data.rendering.arrangement import members
-from date_jax.data.rendering.suites import MOST, POST
+from date_jax.data.rendering.post_scenes import MOST, POST
 from date_jax.errors import UsageError
 
 

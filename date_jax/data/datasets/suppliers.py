@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from date_jax.data import shop, suppliers
 from date_jax.data.datasets import records
-from date_jax.data.rendering.offers import CODE_SAID, LOOK, SAID
+from date_jax.data.rendering import shop, suppliers
+from date_jax.data.rendering.offer_scenes import CODE_SAID, LOOK, SAID
 from date_jax.errors import UsageError
 
 TEXTS = ("offer_id", "supplier")

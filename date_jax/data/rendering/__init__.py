@@ -1,1 +1,1 @@
-"""How the shop's pictures are drawn and what is said of them; `data/shop.py` is the door."""
+"""The embedded shop: products, pictures and titles, drawn from a seed."""

@@ -1,94 +1,106 @@
-"""Pictures of several products that are all asked for, and composites to learn boxes from."""
+"""The embedded posts for CAPTURE: suites, single products, and composites, rendered.
 
-import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+A suite shows 2 to 6 products (2.8 on average) under one title that names them all. Its products are
+to be found among pictures of single products. Training posts are of both kinds. The last few
+categories are never seen in training. A picture depends on nothing but (seed, kind, split, index).
+
+    python -m date_jax.data.suites --out=sheet.png      # a contact sheet of each kind
+"""
+
+import argparse
+import functools
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
 
-from date_jax.data.rendering import backdrops
-from date_jax.data.rendering.arrangement import Placed, arranged
-from date_jax.data.rendering.composition import add_sprite, coverage, filmed, tight_box
-from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, sprite
+from date_jax.data.rendering import phrases, shop
+from date_jax.data.rendering import post_scenes as suites
+from date_jax.data.rendering.arrangement import members
+from date_jax.data.rendering.products import Product
+from date_jax.data.rendering.silhouettes import CATEGORIES
 
-FEWEST, MOST, MEAN = 2, 6, 2.8  # products of a suite
-
-# As catalogue pictures; a suite's products are smaller the more there are.
-POST = Look(
-    count=(1, 1), crowd=0.0, size=(0.42, 0.62), shown_off=0.0, rotation=10.0, shear=0.04,
-    margin=0.03, cut=0.0, overlap=0.02, hard_negative=0.0, mark_said=0.0, own_words=0.15,
-    texture=0.5, clutter=0, banner=0.0, occlusion=0.0,
-    shadow=0.3, cast=0.04, brightness=(0.95, 1.05), contrast=(0.95, 1.0), blur=(0.0, 0.1),
-    noise=(0.0, 2.0),
-)  # fmt: skip
+RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
+KINDS = ("post", "suite", "unseen", "single", "composite")
+SINGLES = 0.5  # share of training posts that show one product
+JOINED = "#;#"  # between the labels of a post, as Product1M has it
 
 
-class Shown(NamedTuple):
-    """A picture, the products that found room in it, and the box of each, normalised."""
+@functools.lru_cache(maxsize=16)
+def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple[Product, ...]:
+    """The products of a split that pictures of this kind may show.
 
-    image: UInt8[np.ndarray, "S S 3"]
-    products: list[Product]
-    box_xyxy: Float[np.ndarray, "M 4"]
-
-
-def count(rng: np.random.Generator) -> int:
-    """Of a suite's products: FEWEST to MOST, on average MEAN."""
-    return FEWEST + int(rng.binomial(MOST - FEWEST, (MEAN - FEWEST) / (MOST - FEWEST)))
-
-
-def chosen(rng: np.random.Generator, items: Sequence[Product], number: int) -> list[Product]:
-    """That many different ones."""
-    places = rng.choice(len(items), size=min(number, len(items)), replace=False)
-    return [items[place] for place in places]
+    Args:
+        unseen: categories, the last ones, that no training picture shows.
+    """
+    seen = list(CATEGORIES)[: max(len(CATEGORIES) - unseen, 0)]
+    items = members(seed, products, split)
+    if kind == "single":
+        return items
+    return tuple(item for item in items if (item.category in seen) != (kind == "unseen"))
 
 
-def post(rng: np.random.Generator, items: list[Product], image_size: int) -> Shown:
-    """One product, or several smaller ones side by side, as a seller photographs them."""
-    scale = 1.0 if len(items) == 1 else 1.36 / np.sqrt(len(items))
-    return _shown(rng, items, image_size, scale=scale, overlap=POST.overlap, pasted=False)
+def picture(
+    kind: str, index: int, *, split: str, seed: int, products: int, unseen: int, image_size: int
+) -> shop.Picture:
+    """Picture `index` of a kind and split: title, box and label of all its products.
 
-
-def composite(rng: np.random.Generator, items: list[Product], image_size: int) -> Shown:
-    """Cut-outs of the products, pasted onto a ground: no shadow joins them to it, sizes differ,
-    and one may cover a part of another. The boxes are those of the cut-outs' masks."""
-    scale = rng.uniform(0.8, 1.4) / np.sqrt(len(items))
-    return _shown(rng, items, image_size, scale=scale, overlap=0.15, pasted=True)
-
-
-def _shown(
-    rng: np.random.Generator,
-    items: list[Product],
-    size: int,
-    *,
-    scale: float,
-    overlap: float,
-    pasted: bool,
-) -> Shown:
-    look = dataclasses.replace(POST, overlap=overlap)
-    placed = _all_placed(rng, look, items, size, scale)
-    drawn = [sprite(*entry, max(2, min(4, 256 // size))) for entry in placed]
-    if rng.random() < 0.6:
-        ground = backdrops.studio(rng, size)
+    Single products take turns; a composite has no title and no labels.
+    """
+    items = shelf(kind, split, seed, products, unseen)
+    where = [seed, 5, KINDS.index(kind), shop.SPLITS.index(split), index]
+    rng = np.random.default_rng(where)
+    if kind == "single":
+        shown = suites.post(rng, [items[index % len(items)]], image_size)
+    elif kind == "composite":
+        shown = suites.composite(rng, suites.chosen(rng, items, suites.count(rng)), image_size)
+        return shop.Picture(shown.image, "", shown.box_xyxy, "", "")
     else:
-        ground = backdrops.room(rng, size, look.texture)
-    canvas = ground.astype(np.float32)
-    for each in drawn:
-        add_sprite(canvas, each, 0.0 if pasted else look.shadow)
-    boxes = np.stack([tight_box(coverage(each, size)) for each in drawn])
-    return Shown(filmed(rng, look, canvas), [entry.item for entry in placed], boxes)
+        alone = kind == "post" and rng.random() < SINGLES
+        number = 1 if alone else suites.count(rng)
+        shown = suites.post(rng, suites.chosen(rng, items, number), image_size)
+    named = [shown.products[place] for place in rng.permutation(len(shown.products))]
+    title = phrases.suite_title(rng, named, own=suites.POST.own_words)
+    return shop.Picture(
+        shown.image,
+        title,
+        shown.box_xyxy,
+        JOINED.join(item.id for item in shown.products),
+        JOINED.join(item.category for item in shown.products),
+    )
 
 
-def _all_placed(
-    rng: np.random.Generator, look: Look, items: list[Product], size: int, scale: float
-) -> list[Placed]:
-    """The products at `scale` of the look's size, or smaller until each has found room."""
-    free = np.array([look.margin, look.margin, 1 - look.margin, 1 - look.margin]) * size
-    low, high = look.size
-    while True:
-        smaller = dataclasses.replace(look, size=(low * scale, high * scale))
-        placed = arranged(rng, smaller, items, size, free)
-        if len(placed) == len(items):
-            return placed
-        scale *= 0.85
+def serve() -> None:
+    """A rendering worker's life, see `shop.serve`."""
+    shop.serve(picture)
+
+
+def contact_sheet(*, columns: int, split: str, image_size: int, **options: int) -> Image.Image:
+    """`columns` pictures of each kind, a line for each, with all boxes; titles below."""
+    tile, gap, text = max(image_size, 192), 12, 30
+    size = (columns * (tile + gap) + gap, len(KINDS) * (tile + text) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, kind in enumerate(KINDS):
+        for column in range(columns):
+            made = picture(kind, column, split=split, image_size=image_size, **options)
+            x, y = gap + column * (tile + gap), gap + line * (tile + text)
+            scaled = Image.fromarray(made.image).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(scaled, (x, y))
+            for box in made.box_xyxy * tile + np.array([x, y, x, y]):
+                draw.rectangle(box.tolist(), outline=(228, 30, 90), width=2)
+            draw.text((x, y + tile + 2), made.query[:36], fill=(40, 40, 50))
+            draw.text((x, y + tile + 13), made.query[36:], fill=(40, 40, 50))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m date_jax.data.suites", description=__doc__)
+    parser.add_argument("--out", default="sheet.png", help="the PNG file to write")
+    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--split", choices=shop.SPLITS, default="test")
+    for name, value in {"seed": 0, "products": 1_000, "unseen": 2, "image_size": 64}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    contact_sheet(**options).save(out)
+    print(f"wrote {out}")

@@ -1,0 +1,257 @@
+"""CAPTURE's network (2107.14572): a text and an image stream that meet twice.
+
+Each modality through layers of its own, then through layers in which each asks the other, then all
+tokens together. Sizes and order follow the official code.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+from date_jax.networks.bert import TextExtractor
+from date_jax.networks.transformer import (
+    Attention,
+    EncoderLayer,
+    Mlp,
+    exact_gelu,
+    in_turn,
+    quick_gelu,
+)
+
+EPSILON = 1e-12  # BERT's
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # the corners of the picture: the global token's box
+
+
+def geometry(box_xyxy: Float[Array, "*B 4"]) -> Float[Array, "*B 5"]:
+    """The five numbers that place a region: its corners and its area, as shares of the picture."""
+    sides = jnp.maximum(box_xyxy[..., 2:] - box_xyxy[..., :2], 0.0)
+    return jnp.concatenate([box_xyxy, sides[..., :1] * sides[..., 1:]], axis=-1)
+
+
+def with_global(
+    region: Float[Array, "B R F"], box_xyxy: Float[Array, "B R 4"], mask: Bool[Array, "B R"]
+) -> tuple[Float[Array, "B K F"], Float[Array, "B K 5"], Bool[Array, "B K"]]:
+    """Features, geometry and mask with a global token in front: the mean of the real regions."""
+    share = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+    mean = jnp.einsum("br,brf->bf", share.astype(region.dtype), region)
+    whole = jnp.broadcast_to(jnp.array([[WHOLE]]), (len(region), 1, 4))
+    return (
+        jnp.concatenate([mean[:, None], region], axis=1),
+        geometry(jnp.concatenate([whole, box_xyxy], axis=1)),
+        jnp.concatenate([jnp.ones((len(mask), 1), bool), mask], axis=1),
+    )
+
+
+class ImageStream(nn.Module):
+    """Regions with their places through transformer layers.
+
+    Attributes:
+        layers, width, heads, mlp_width, dropout: size of the encoder.
+        remat, scan: see `in_turn`.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    dropout: float = 0.0
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self,
+        feature: Float[Array, "B K F"],
+        place: Float[Array, "B K 5"],
+        mask: Bool[Array, "B K"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B K C"]:
+        x = nn.Dense(self.width, dtype=self.dtype, name="feature")(feature)
+        x = x + nn.Dense(self.width, dtype=self.dtype, name="place")(place)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        layers = [
+            EncoderLayer(
+                self.heads,
+                self.mlp_width,
+                dropout=self.dropout,
+                epsilon=EPSILON,
+                dtype=self.dtype,
+                name=f"layer{i}",
+            )
+            for i in range(self.layers)
+        ]
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x, mask, train=train)
+
+        return in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+
+
+class CrossLayer(nn.Module):
+    """Text asks the image and the image asks the text; then an MLP of each one's own. Post-norm.
+
+    Attributes:
+        heads, width: of both attentions.
+        text_mlp_width, image_mlp_width: of the two MLPs.
+    """
+
+    heads: int
+    width: int
+    text_mlp_width: int
+    image_mlp_width: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Float[Array, "B T C"],
+        text_mask: Bool[Array, "B T"],
+        image: Float[Array, "B K C"],
+        image_mask: Bool[Array, "B K"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T C"], Float[Array, "B K C"]]:
+        def asked(x: Array, others: Array, mask: Array, mlp_width: int, name: str) -> Array:
+            attention = Attention(
+                self.heads, self.dropout, self.dtype, width=self.width, name=f"{name}_attention"
+            )
+            mlp = Mlp(mlp_width, exact_gelu, dtype=self.dtype, name=f"{name}_mlp")
+            norms = [
+                nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=f"{name}_norm{i}")
+                for i in (1, 2)
+            ]
+            drop = nn.Dropout(self.dropout, deterministic=not train)
+            x = norms[0](x + drop(attention(x, mask=mask, others=others, train=train)))
+            return norms[1](x + drop(mlp(x, train=train)))
+
+        return (
+            asked(text, image, image_mask, self.text_mlp_width, "text"),
+            asked(image, text, text_mask, self.image_mlp_width, "image"),
+        )
+
+
+class HybridStream(nn.Module):
+    """Titles and regions to two vectors each, and to a guess of what was hidden of them.
+
+    Attributes:
+        config: `config.model.streams`.
+        vocab_size: rows of the text stream's embedding table.
+        text_length: T.
+        region_width: F.
+        remat, scan: see `in_turn`; the cross layers, each of two sequences, run as they are.
+    """
+
+    config: ConfigDict
+    vocab_size: int
+    text_length: int
+    region_width: int
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    def setup(self) -> None:
+        size, dtype = self.config, self.dtype
+        saving: dict[str, Any] = {"remat": self.remat, "scan": self.scan, "dtype": dtype}
+        self.text = TextExtractor(
+            vocab_size=self.vocab_size,
+            layers=size.text.layers,
+            width=size.width,
+            heads=size.text.heads,
+            mlp_ratio=size.text.mlp_width / size.width,
+            max_length=max(self.text_length, size.text.max_length),
+            dropout=size.dropout,
+            **saving,
+        )
+        self.image = ImageStream(
+            layers=size.image.layers,
+            width=size.width,
+            heads=size.image.heads,
+            mlp_width=size.image.mlp_width,
+            dropout=size.dropout,
+            **saving,
+        )
+        self.cross = [
+            CrossLayer(
+                heads=size.cross.heads,
+                width=size.cross.width,
+                text_mlp_width=size.text.mlp_width,
+                image_mlp_width=size.image.mlp_width,
+                dropout=size.dropout,
+                dtype=dtype,
+            )
+            for _ in range(size.cross.layers)
+        ]
+        self.joint = [
+            EncoderLayer(
+                size.joint.heads,
+                4 * size.width,
+                dropout=size.dropout,
+                norm_first=True,
+                activation=quick_gelu,
+                dtype=dtype,
+            )
+            for _ in range(size.joint.layers)
+        ]
+        self.text_uni, self.image_uni, self.text_out, self.image_out = (
+            nn.Dense(size.embedding, dtype=dtype) for _ in range(4)
+        )
+        self.word_widened, self.region_widened = (
+            nn.Dense(size.width, dtype=dtype) for _ in range(2)
+        )
+        self.word_head, self.region_head = (nn.Dense(size.width, dtype=dtype) for _ in range(2))
+        self.word_norm, self.region_norm = (
+            nn.LayerNorm(epsilon=EPSILON, dtype=dtype) for _ in range(2)
+        )
+        self.word_bias = self.param("word_bias", nn.initializers.zeros, (self.vocab_size,))
+        self.region_guess = nn.Dense(self.region_width, dtype=dtype)
+
+    def __call__(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"],
+        region: Float[Array, "B R F"],
+        box_xyxy: Float[Array, "B R 4"],
+        region_mask: Bool[Array, "B R"],
+        *,
+        train: bool = False,
+    ) -> dict[str, Array]:
+        """The vectors `text_uni`, `image_uni` (before the streams meet), `text_co`, `image_co`
+        (behind), each `[B E]` and not negative; `words [B T V]`, logits; `regions [B R F]`."""
+        feature, place, mask = with_global(region, box_xyxy, region_mask)
+        _, words = self.text(text, text_mask, train=train)
+        image = self.image(feature, place, mask, train=train)
+        out = {
+            "text_uni": nn.relu(self.text_uni(words[:, 0])),
+            "image_uni": nn.relu(self.image_uni(image[:, 0])),
+        }
+        for layer in self.cross:
+            words, image = layer(words, text_mask, image, mask, train=train)
+        length, together = words.shape[1], jnp.concatenate([text_mask, mask], axis=1)
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x, together, train=train)
+
+        x = jnp.concatenate([words, image], axis=1)
+        x = in_turn(self, self.joint, call, x, remat=self.remat, scan=self.scan)
+        words = nn.relu(self.text_out(x[:, :length]))
+        image = nn.relu(self.image_out(x[:, length:]))
+        out |= {"text_co": words[:, 0], "image_co": image[:, 0]}
+        return out | {"words": self._words(words), "regions": self._regions(image[:, 1:])}
+
+    def _words(self, words: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        """Logits over the vocabulary; the last matrix is the text stream's own embedding table."""
+        hidden = self.word_norm(exact_gelu(self.word_head(self.word_widened(words))))
+        table = self.text.variables["params"]["word_embedding"]["embedding"]
+        logits = jnp.matmul(hidden, table.T.astype(hidden.dtype)).astype(jnp.float32)
+        return logits + self.word_bias[None, None]
+
+    def _regions(self, regions: Float[Array, "B R E"]) -> Float[Array, "B R F"]:
+        hidden = self.region_norm(exact_gelu(self.region_head(self.region_widened(regions))))
+        return self.region_guess(hidden).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Pairs of offers of one product, from click logs."""

@@ -1,0 +1,202 @@
+"""Pairs of offers that show the same product, mined from a click log by the rules of click_rules.
+
+    python -m date_jax.data.click_pairs --log=log.parquet --catalogue=offers.csv --out=pairs.parquet
+    python -m date_jax.data.click_pairs --sql=bigquery
+
+The first runs here, in DuckDB, and prints what each rule left; the second prints the same steps
+as one query for a larger engine. No user, query or session is written anywhere.
+"""
+
+import argparse
+import math
+import os
+import resource
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from date_jax.data.clicks import rules as click_rules
+from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
+from date_jax.data.clicks.tables import KINDS, check_offers, database, table
+from date_jax.errors import DataError, SetupError, UsageError, exit_code_of, nearest
+
+if TYPE_CHECKING:
+    from ibis.backends.duckdb import Backend
+    from ibis.expr.types import Table
+else:  # imported where it is needed: a wrong command need not wait for Ibis
+    Backend = Table = Any
+
+
+def mine(
+    log: str,
+    catalogue: str,
+    out: Path,
+    settings: Settings,
+    *,
+    without: tuple[str, ...] = (),
+    memory_gb: float = 3.0,
+) -> int:
+    """Writes the pairs to `out` and returns their number; prints a line for each rule.
+
+    Args:
+        log, catalogue: a Parquet or CSV file, or a pattern such as "log/*.parquet".
+        without: those of RULES that are left out.
+        memory_gb: what DuckDB may hold before it uses the disk.
+
+    Raises:
+        DataError: a file is missing, malformed or lacks a column, or a rule left nothing.
+        SetupError: a package, memory or a place to write is missing.
+    """
+    _check_out(out)
+    start = time.monotonic()
+    with database(memory_gb) as connection:
+        clicked = table(connection, "log", log, LOG)
+        offers = table(connection, "catalogue", catalogue, CATALOGUE)
+        funnel = Funnel(connection, settings, clicked.count().to_pyarrow().as_py())
+        pairs = click_rules.mined(clicked, offers, settings, without=without, after=funnel.after)
+        _write(pairs, out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{funnel.left:,} pairs in {out}, {time.monotonic() - start:.1f} s, at most {peak:.2f} GiB"
+    )
+    return funnel.left
+
+
+class Funnel:
+    """Runs a step after the other, keeps the table of the last one only, and prints its size."""
+
+    def __init__(self, connection: Backend, settings: Settings, rows: int) -> None:
+        self.connection, self.settings = connection, settings
+        self.left, self.last = rows, ""
+        print(f"{'rule':<11}{'left':>13}{'removed':>13}{'seconds':>9}  keeps")
+        print(f"{'(log)':<11}{rows:>13,}", flush=True)
+
+    def after(self, name: str, table: Table) -> Table:
+        start = time.monotonic()
+        # Not `name` itself: the catalogue's and the log's own tables have such names.
+        made = self.connection.create_table(f"after_{name}", table, temp=True)
+        count = made.count().to_pyarrow().as_py()
+        if name == "offers":
+            check_offers(made, count)
+            return made
+        self._say(name, count, time.monotonic() - start)
+        if self.last:
+            self.connection.drop_table(self.last)
+        self.last = f"after_{name}"
+        return made
+
+    def _say(self, name: str, count: int, seconds: float) -> None:
+        step = STEPS[name]
+        removed = f"{self.left - count:,}" if name != "pairs" else ""
+        keeps = step.says.format(**self.settings._asdict())
+        print(f"{name:<11}{count:>13,}{removed:>13}{seconds:>9.1f}  {keeps}", flush=True)
+        if not count:
+            raise DataError(
+                f"no {step.rows} are left by '{name}' ({keeps})"
+                + (f"\n  loosen it, or leave it out: --without={name}" if name in RULES else "")
+            )
+        self.left = count
+
+
+def _write(pairs: Table, out: Path) -> None:
+    partial = out.with_name(f".{out.name}")  # whoever waits for the file finds all of it
+    write = pairs.to_parquet if out.suffix.lower() == ".parquet" else pairs.to_csv
+    try:
+        write(partial)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in KINDS:
+        raise UsageError(f"--out={out}: expected a name that ends in .parquet or .csv")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise SetupError(f"--out={out}: {out.parent} is no folder that can be written to")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        UsageError: a flag is unknown or missing, or its value out of range.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m date_jax.data.click_pairs",
+        usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
+    parser.add_argument("--catalogue", help=f"likewise; columns {', '.join(CATALOGUE)}")
+    parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
+    parser.add_argument("--sql", choices=DIALECTS, help="print the query for this engine instead")
+    parser.add_argument("--without", default="", help=f"rules to leave out: {','.join(RULES)}")
+    parser.add_argument("--memory_gb", type=float, default=3.0, help="DuckDB's (3)")
+    parser.add_argument("--salt", help="of the users' hashes (a random one, kept nowhere)")
+    for name, default in Settings._field_defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in vars(options)]
+        hint = nearest(unknown[0].split("=")[0], known)
+        raise UsageError(f"{unknown[0]}: unknown flag{hint}; --help lists the flags")
+    _check_options(options)
+    return options
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    needed = [] if options.sql else ["log", "catalogue", "out"]
+    missing = [f"--{name}" for name in needed if not getattr(options, name)]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} is required; --help lists the flags")
+    options.without = tuple(filter(None, options.without.split(",")))
+    for name in options.without:
+        if name not in RULES:
+            choices = ", ".join(RULES)
+            raise UsageError(f"--without={name}: must be some of {choices}{nearest(name, RULES)}")
+    for name in ("min_support", "max_clicks", "min_coclicks", "max_pairs"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name}={getattr(options, name)}: must be 1 or more")
+    if not 0 <= options.drop_duplicates_share <= 1:
+        share = options.drop_duplicates_share
+        raise UsageError(f"--drop_duplicates_share={share}: must be from 0 to 1")
+    if not math.isfinite(options.min_relevance):
+        raise UsageError(f"--min_relevance={options.min_relevance}: must be a number")
+    if not options.memory_gb > 0:
+        raise UsageError(f"--memory_gb={options.memory_gb}: must be above 0")
+
+
+def printed_sql(options: argparse.Namespace, settings: Settings) -> str:
+    """The query over the columns of the log that is given, or else over LOG."""
+    columns = LOG
+    if options.log:
+        with database(options.memory_gb) as connection:
+            schema = table(connection, "log", options.log, LOG).schema()
+            columns = {name: str(kind) for name, kind in schema.items()}
+    return click_rules.sql(columns, settings, options.sql, without=options.without)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: that of the mistake, if the user made one."""
+
+    def work() -> None:
+        options = parsed(arguments)
+        values = {name: getattr(options, name) for name in Settings._fields}
+        settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
+        if options.sql:
+            print(printed_sql(options, settings), end="")
+        else:
+            mine(
+                options.log,
+                options.catalogue,
+                options.out,
+                settings,
+                without=options.without,
+                memory_gb=options.memory_gb,
+            )
+
+    return exit_code_of(work, interrupted="nothing was written")

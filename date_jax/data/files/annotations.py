@@ -1,0 +1,107 @@
+"""Rows of the user's own data: a JSON Lines or CSV file, read and doubted before anything is made.
+
+One row is a picture, a query, a box or none, a domain and a split.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from date_jax.data.files.text_rows import check_columns, check_splits, text_rows
+from date_jax.errors import DataError
+
+REQUIRED = ("image", "query", "domain", "split")
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+
+class Row(NamedTuple):
+    """One line of the file. `box` is x_min, y_min, x_max, y_max pixels of the upright picture; only
+    offers of a catalogue have the last two."""
+
+    line: int
+    image: str
+    query: str
+    box: tuple[float, float, float, float] | None
+    domain: str
+    product_id: str
+    category: str
+    split: str
+    offer_id: str = ""
+    supplier: str = ""
+
+
+def annotations(path: Path) -> list[Row]:
+    """The rows of a `.jsonl` or `.csv` file.
+
+    Raises:
+        DataError: naming the file, the line, what is wrong with it and what to do.
+    """
+    rows = []
+    for line, fields in text_rows(path, _check_columns):
+        if path.suffix.lower() == ".csv":
+            fields["box"] = _csv_box(path, line, fields)
+        rows.append(_row(path, line, fields))
+    if not rows:
+        raise DataError(f"{path} holds no rows: expected one a picture and query")
+    check_splits(path, rows)
+    return rows
+
+
+def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
+    cells = [fields.get(corner, "").strip() for corner in CORNERS]
+    if "box" in fields:
+        cells = [fields["box"].strip()]
+    if not any(cells) or cells == ["null"]:
+        return None
+    try:
+        return json.loads(cells[0] if "box" in fields else f"[{','.join(cells)}]")
+    except ValueError:  # no JSON, or an integer longer than Python reads
+        raise DataError(
+            f"{path}:{line}: box {', '.join(cells)} is not four numbers: expected columns "
+            f"{', '.join(CORNERS)}, or one column box such as [10, 20, 50, 80]"
+        ) from None
+
+
+def _check_columns(where: str, names: list[str]) -> None:
+    some = any(corner in names for corner in CORNERS)
+    besides = (f"box (or {', '.join(CORNERS)})", "product_id", "category")
+    check_columns(where, names, (*REQUIRED, *(CORNERS if some else ())), besides)
+
+
+def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
+    where = f"{path}:{line}"
+    text = {name: "" if fields.get(name) is None else fields[name] for name in REQUIRED}
+    for name, value in text.items():
+        if not isinstance(value, str) or (not value and name != "query"):
+            raise DataError(f"{where}: {name} is {json.dumps(fields[name])[:60]}: expected a text")
+    if not re.fullmatch(r"[A-Za-z0-9_]+", text["domain"]):
+        raise DataError(
+            f"{where}: domain {text['domain'][:60]!r} may hold only letters a-z, digits and _"
+        )
+    names = {
+        name: "" if fields.get(name) is None else str(fields[name])  # 0 is a number like others
+        for name in ("product_id", "category")
+    }
+    # Without an identity every picture is a product of its own.
+    names["product_id"] = names["product_id"] or text["image"]
+    return Row(line=line, box=_box(where, fields.get("box")), **text, **names)
+
+
+def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:
+    if box is None or box == []:
+        return None
+    numbers = isinstance(box, list) and all(
+        isinstance(corner, int | float)
+        and not isinstance(corner, bool)
+        and abs(corner) <= sys.float_info.max  # neither is nan, nor an integer too long for a float
+        for corner in box
+    )
+    if not numbers or len(box) != len(CORNERS):
+        raise DataError(
+            f"{where}: box is {json.dumps(box)[:80]}: expected four finite numbers "
+            "[x_min, y_min, x_max, y_max], or null"
+        )
+    x_min, y_min, x_max, y_max = map(float, box)
+    return x_min, y_min, x_max, y_max

@@ -1,0 +1,81 @@
+"""Whether boxes are what they should be: x_min, y_min, x_max, y_max in pixels of their picture."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from date_jax.data.files.annotations import Row
+from date_jax.data.files.preprocess import Header
+from date_jax.data.files.text_rows import lines
+from date_jax.errors import DataError
+
+TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there
+
+
+def check_boxes(path: Path, rows: list[Row], headers: Mapping[str, Header]) -> None:
+    """Refuses boxes that are not x_min, y_min, x_max, y_max in pixels of their picture.
+
+    Args:
+        path: of the file, for the message.
+        rows: of all of it; those whose picture has no header are passed over.
+        headers: by `Row.image`.
+
+    Raises:
+        DataError: with counts, lines and the format that the boxes look like.
+    """
+    boxed = [row for row in rows if row.box and row.image in headers]
+    wrong: dict[str, list[Row]] = defaultdict(list)
+    for row in boxed:
+        fault = _fault(row, headers[row.image])
+        if fault:
+            wrong[fault].append(row)
+    if not wrong:
+        return
+    bad = [row for some in wrong.values() for row in some]
+    first = min(bad)
+    size = headers[first.image]
+    raise DataError(
+        "\n".join(
+            [
+                f"{path}: {len(bad)} of {len(boxed)} boxes are not x_min, y_min, x_max, y_max in "
+                "pixels of their picture",
+                *(f"  {len(some)} {fault}: {lines(some)}" for fault, some in wrong.items()),
+                f"  line {first.line}: {list(first.box or ())} in {first.image} of "
+                f"{size.width} x {size.height}",
+                *_likely_format(boxed, bad, headers),
+            ]
+        )
+    )
+
+
+def _fault(row: Row, picture: Header) -> str:
+    """What is wrong with the row's box, "" if nothing."""
+    assert row.box is not None
+    x_min, y_min, x_max, y_max = row.box
+    if min(row.box) >= 0 and max(row.box) <= 1 and max(picture.width, picture.height) > 2:
+        return "normalised (all four in [0, 1])"
+    if x_max <= x_min or y_max <= y_min:
+        return "reversed (x_max <= x_min or y_max <= y_min)"
+    over = max(x_max - picture.width, y_max - picture.height, -x_min, -y_min)
+    return "outside the picture" if over > TOLERANCE else ""
+
+
+def _likely_format(boxed: list[Row], bad: list[Row], headers: Mapping[str, Header]) -> list[str]:
+    """A line that says what all boxes look like, where there is an answer."""
+
+    def fits_xywh(row: Row) -> bool:
+        x, y, width, height = row.box or (0, 0, 0, 0)
+        picture = headers[row.image]
+        over = max(x + width - picture.width, y + height - picture.height)
+        return min(x, y) >= 0 and min(width, height) > 0 and over <= TOLERANCE
+
+    normalised = [row for row in boxed if _fault(row, headers[row.image]).startswith("normalised")]
+    if len(normalised) == len(boxed):
+        return ["  all look normalised: multiply by the picture's width and height"]
+    if normalised:
+        return ["  normalised boxes are mixed with boxes in pixels: give all in pixels"]
+    if all(map(fits_xywh, boxed)):
+        return ["  all look like x, y, width, height: x_max is x + width, y_max is y + height"]
+    if all(headers[row.image].is_rotated for row in bad):
+        return ["  all lie in pictures with an EXIF rotation: boxes belong to the upright picture"]
+    return []

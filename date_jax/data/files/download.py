@@ -1,0 +1,353 @@
+"""Fetches pictures by a list, politely, and goes on where it was stopped.
+
+    python -m date_jax.data.download --list=urls.tsv --out=pictures
+
+A line of the list is `id<TAB>URL`, or a post of Product1M's lists, whose mirror address is tried
+where the first one fails. Pictures become `<id>.jpg`, `.png` or `.webp`; those that are there are
+not asked for again. What could not be fetched is in `failures.tsv` of the folder: id, URL, reason;
+failures of pictures that are in other lists stay there.
+"""
+
+import argparse
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import NamedTuple
+from urllib import request
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from date_jax.data.files import product1m
+from date_jax.data.files.photos import UNFINISHED, Progress, checked_id
+from date_jax.data.files.text_rows import file_text
+from date_jax.errors import DataError, SetupError, UsageError, exit_code_of
+
+AGENT = "date_jax (research; one picture at a time)"
+BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
+LONGEST_WAIT = 300.0  # seconds; a host that asks for more is not asked again in this run
+SLOWEST = 10  # timeouts that one picture may take
+CHUNK = 1 << 16
+WINDOW = 1024  # pictures handed to the threads at a time
+
+
+class Options(NamedTuple):
+    """How pictures are asked for.
+
+    Attributes:
+        connections: at once, to all hosts together.
+        delay: seconds between the beginnings of two questions to one host.
+        tries: of one address.
+        timeout: seconds without a byte.
+        max_bytes: of a picture.
+    """
+
+    connections: int = 4
+    delay: float = 0.5
+    tries: int = 4
+    timeout: float = 30.0
+    max_bytes: int = 32 << 20
+
+
+class Wanted(NamedTuple):
+    """A picture, and where it is: the first address that answers with one counts."""
+
+    name: str
+    urls: Sequence[str]
+
+
+class RefusedError(Exception):
+    """Why an address gives no picture; asking again is in vain."""
+
+
+class BusyError(Exception):
+    """Why an address gave none now; `after` seconds later it may, None where nobody said."""
+
+    def __init__(self, reason: str, after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class Hosts:
+    """When each host may be asked next; shared by all threads.
+
+    Args:
+        delay: seconds between two questions to one host.
+    """
+
+    def __init__(self, delay: float):
+        self._delay = delay
+        self._lock = threading.Lock()
+        self._next: dict[str, float] = {}
+        self._closed: dict[str, str] = {}
+
+    def wait(self, host: str) -> None:
+        """Returns when it is this thread's turn, and takes it.
+
+        Raises:
+            RefusedError: the host is closed.
+        """
+        while True:
+            with self._lock:
+                if host in self._closed:
+                    raise RefusedError(self._closed[host])
+                now = time.monotonic()
+                at = self._next.get(host, now)
+                if at <= now:
+                    self._next[host] = now + self._delay
+                    return
+            time.sleep(at - now)
+
+    def pause(self, host: str, seconds: float) -> None:
+        """Nobody asks `host` for that long."""
+        with self._lock:
+            at = time.monotonic() + seconds
+            self._next[host] = max(at, self._next.get(host, at))
+
+    def close(self, host: str, reason: str) -> None:
+        """Nobody asks `host` again."""
+        with self._lock:
+            self._closed[host] = reason
+
+
+def read_list(path: Path) -> list[Wanted]:
+    """The pictures of a list, each once, in its order.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    if not path.is_file():
+        raise DataError(f"--list={path}: no such file\n  looked from {Path.cwd()}")
+    content = file_text(path, "--list")
+    if product1m.BETWEEN in content.split("\n", 1)[0]:
+        found = [Wanted(*each) for each in product1m.urls(path)]
+    else:
+        found = [*_tab_separated(path, content)]
+    if not found:
+        raise DataError(f"{path} is empty: expected id<TAB>URL a line")
+    return list({each.name: each for each in reversed(found)}.values())[::-1]
+
+
+def _tab_separated(path: Path, content: str) -> Iterator[Wanted]:
+    for line, text in enumerate(content.split("\n"), 1):
+        if not text.strip():
+            continue
+        cells = [cell.strip() for cell in text.split("\t")]
+        if len(cells) < 2:
+            raise DataError(f"{path}:{line}: expected id<TAB>URL, got {text[:80]!r}")
+        yield Wanted(checked_id(f"{path}:{line}", cells[0]), tuple(filter(None, cells[1:])))
+
+
+def ending(start: bytes) -> str:
+    """Of a picture's file, from its first bytes; "" where it is no JPEG, PNG or WEBP."""
+    if start[:3] == b"\xff\xd8\xff":
+        return ".jpg"
+    if start[:8] == b"\x89PNG\r\n\x1a\n":
+        return ".png"
+    return ".webp" if start[:4] == b"RIFF" and start[8:12] == b"WEBP" else ""
+
+
+def opener() -> request.OpenerDirector:
+    """Asks over HTTP and HTTPS alone: no list and no redirect reaches a file of this machine."""
+    made = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler(),
+        request.UnknownHandler(),
+        request.HTTPHandler(),
+        request.HTTPSHandler(),
+        request.HTTPRedirectHandler(),
+        request.HTTPDefaultErrorHandler(),
+        request.HTTPErrorProcessor(),
+    ):
+        made.add_handler(handler)
+    made.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
+    return made
+
+
+def fetched(asks: request.OpenerDirector, url: str, options: Options) -> bytes:
+    """One question's answer, whole.
+
+    Raises:
+        RefusedError: no picture, or too large.
+        BusyError: not now.
+    """
+    try:
+        with asks.open(url, timeout=options.timeout) as answer:
+            return _body(answer, options)
+    except HTTPError as error:
+        with error:
+            if error.code in BUSY:
+                raise BusyError(f"HTTP {error.code}", _retry_after(error.headers)) from error
+            raise RefusedError(f"HTTP {error.code}") from error
+    except ValueError as error:  # no address at all
+        raise RefusedError(str(error)[:100]) from error
+    except (OSError, HTTPException) as error:
+        if isinstance(error, URLError) and isinstance(error.reason, str):  # no host, other scheme
+            raise RefusedError(error.reason[:100]) from error
+        raise BusyError(str(error)[:100] or type(error).__name__) from error
+
+
+def _body(answer: HTTPResponse, options: Options) -> bytes:
+    stated = answer.headers.get("Content-Length", "")
+    length = int(stated) if stated.isdecimal() else None
+    if length is not None and length > options.max_bytes:
+        raise RefusedError(f"{length:,} bytes, more than {options.max_bytes:,}")
+    body, begun = bytearray(), time.monotonic()
+    while chunk := answer.read1(CHUNK):  # what is there: a slow host must not hold a thread
+        body += chunk
+        if len(body) > options.max_bytes:
+            raise RefusedError(f"more than {options.max_bytes:,} bytes")
+        if time.monotonic() - begun > SLOWEST * options.timeout:
+            raise RefusedError(f"{len(body):,} bytes in {SLOWEST * options.timeout:.0f} s")
+    if length is not None and len(body) < length:
+        raise BusyError(f"{len(body):,} of {length:,} bytes")
+    if not ending(bytes(body[:16])):
+        kind = answer.headers.get_content_type()
+        raise RefusedError(f"{kind}, no JPEG, PNG or WEBP: begins with {bytes(body[:16])!r}")
+    return bytes(body)
+
+
+def _retry_after(headers: Message) -> float | None:
+    """Seconds that an answer asks to wait, told as a number or as a date."""
+    stated = headers.get("Retry-After", "").strip()
+    if stated.isdecimal():
+        return float(stated)
+    try:
+        at = parsedate_to_datetime(stated)
+    except ValueError:
+        return None
+    return max((at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def fetch(wanted: Wanted, folder: Path, hosts: Hosts, options: Options) -> list[tuple[str, str]]:
+    """Fetches one picture into `folder`; returns address and reason of each failure, or nothing."""
+    asks, reasons = opener(), []
+    for url in wanted.urls:
+        try:
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise RefusedError("not an http or https address")
+            body = _asked_often(asks, url, hosts, options)
+        except (RefusedError, BusyError, ValueError) as error:
+            reasons.append((url, str(error)))
+            continue
+        part = folder / f"{wanted.name}{UNFINISHED}"
+        part.write_bytes(body)
+        part.replace(folder / f"{wanted.name}{ending(body[:16])}")
+        return []
+    return reasons or [("", "no address")]
+
+
+def _asked_often(asks: request.OpenerDirector, url: str, hosts: Hosts, options: Options) -> bytes:
+    """As `fetched`; again after a pause, twice as long each time, where the host is busy."""
+    host = urlsplit(url).netloc
+    for attempt in range(options.tries):
+        hosts.wait(host)
+        try:
+            return fetched(asks, url, options)
+        except BusyError as error:
+            pause = error.after
+            if pause is None:
+                pause = max(options.delay, 0.1) * 2 ** (attempt + 1)
+            if pause > LONGEST_WAIT:
+                hosts.close(host, f"not asked: {host} wants {pause:,.0f} s without questions")
+                raise
+            hosts.pause(host, pause)
+            if attempt + 1 == options.tries:
+                raise
+    raise AssertionError("tries is positive")
+
+
+def there(folder: Path) -> set[str]:
+    """Ids of the pictures in `folder`."""
+    return {file.stem for file in folder.iterdir() if file.suffix in (".jpg", ".png", ".webp")}
+
+
+def download(wanted: Sequence[Wanted], folder: Path, options: Options) -> int:
+    """Fetches what is not in `folder` yet; returns how many failed, which `failures.tsv` lists.
+
+    Raises:
+        SetupError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        had = there(folder)
+        lacking = [each for each in wanted if each.name not in had]
+        file = folder / "failures.tsv"
+        before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        names = {each.name for each in wanted} | had
+        with file.open("w", encoding="utf-8") as failures:
+            kept = (line for line in before if line.partition("\t")[0] not in names)
+            failures.writelines(f"{line}\n" for line in kept)
+            failures.flush()
+
+            def failed(each: Wanted, reasons: list[tuple[str, str]]) -> None:
+                for url, reason in reasons:
+                    failures.write("\t".join((each.name, url, " ".join(reason.split()))) + "\n")
+                failures.flush()
+
+            count = _all(lacking, folder, options, failed)
+    except OSError as error:
+        raise SetupError(f"cannot write to {folder}: {error.strerror or error}") from error
+    print(
+        f"{len(lacking) - count:,} pictures fetched, {len(wanted) - len(lacking):,} were there, "
+        f"{count:,} failed" + (f": {file}" if count else "")
+    )
+    return count
+
+
+def _all(
+    lacking: Sequence[Wanted],
+    folder: Path,
+    options: Options,
+    failed: Callable[[Wanted, list[tuple[str, str]]], None],
+) -> int:
+    hosts, progress, count = Hosts(options.delay), Progress(len(lacking), "fetching"), 0
+    with ThreadPoolExecutor(options.connections) as pool:
+        try:
+            for start in range(0, len(lacking), WINDOW):
+                window = lacking[start : start + WINDOW]
+                running = {pool.submit(fetch, w, folder, hosts, options): w for w in window}
+                for done in as_completed(running):
+                    if reasons := done.result():
+                        failed(running[done], reasons)
+                        count += 1
+                    progress.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return count
+
+
+def main(arguments: list[str]) -> int:
+    """Fetches a list; returns the exit code, 1 where some pictures failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m date_jax.data.download",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", type=Path, required=True, help="id<TAB>URL, or Product1M's")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of pictures")
+    for name, said in (
+        ("connections", "at once"),
+        ("delay", "seconds between two questions to a host"),
+        ("tries", "of an address that is busy"),
+        ("timeout", "seconds without an answer"),
+        ("max_bytes", "of a picture"),
+    ):
+        value = Options._field_defaults[name]
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=said)
+    given = vars(parser.parse_args(arguments))
+    path, folder = given.pop("list"), given.pop("out")
+
+    def work() -> int:
+        for name, value in given.items():
+            if not (value > 0 or (name == "delay" and value == 0)):
+                raise UsageError(f"--{name}={value}: must be above 0")
+        return int(download(read_list(path), folder, Options(**given)) > 0)
+
+    return exit_code_of(work, interrupted="the same command goes on")

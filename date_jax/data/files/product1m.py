@@ -1,0 +1,93 @@
+"""Product1M's own lists of posts (2107.14572): a title and pictures' addresses, and labels of some.
+
+A line is a post: `id#####title#####URL#####mirror URL`, and of queries and gallery a fifth field,
+labels joined by `#;#`, with repetitions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from date_jax.data.files.photos import checked_id
+from date_jax.data.files.text_rows import file_text
+from date_jax.data.rendering.suites import JOINED
+from date_jax.errors import DataError
+
+BETWEEN = "#####"  # fields
+FIELDS = ("id", "title", "URL", "mirror URL", "labels")
+FILES = {  # of a split, as `data/posts.py` names it
+    "post_train": "product1m_train_ossurl_v2.txt",
+    "suite_val": "product1m_dev_ossurl_v2.txt",
+    "suite_test": "product1m_test_ossurl_v2.txt",
+    "single_test": "product1m_gallery_ossurl_v2.txt",
+}
+
+
+class Post(NamedTuple):
+    """One line; `urls` are the address and its mirror, `labels` what the picture shows."""
+
+    line: int
+    post_id: str
+    title: str
+    urls: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def posts(path: Path, *, labelled: bool) -> tuple[list[Post], int]:
+    """The posts of a list, each once, and how many lines told one again: the first counts.
+
+    Args:
+        path: of a list.
+        labelled: whether every post must have labels. Without, those that a list has are not kept.
+
+    Raises:
+        DataError: naming the file, the line, and what is wrong with it.
+    """
+    found: dict[str, Post] = {}
+    told = 0
+    for line, content in enumerate(file_text(path).split("\n"), 1):
+        if content.strip():
+            post = _post(f"{path}:{line}", line, content.rstrip("\r"), labelled=labelled)
+            found.setdefault(post.post_id, post)
+            told += 1
+    if not found:
+        raise DataError(f"{path} holds no posts: expected {_form(labelled)} a line")
+    return list(found.values()), told - len(found)
+
+
+def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
+    fields = [field.strip() for field in content.split(BETWEEN)]
+    if len(fields) not in ((5,) if labelled else (4, 5)):
+        raise DataError(
+            f"{where}: {len(fields)} fields: expected {_form(labelled)}\n  {content[:80]}"
+        )
+    labels = tuple(filter(None, map(str.strip, "".join(fields[4:]).split(JOINED))))
+    if labelled and not labels:
+        raise DataError(f"{where}: no labels: queries and gallery have one or more, each")
+    urls = tuple(filter(None, fields[2:4]))
+    return Post(line, checked_id(where, fields[0]), fields[1], urls, labels if labelled else ())
+
+
+def _form(labelled: bool) -> str:
+    return BETWEEN.join(FIELDS if labelled else FIELDS[:4])
+
+
+def splits(folder: Path) -> tuple[dict[str, list[Post]], list[str]]:
+    """The posts of each split from the lists of a folder, and notes for the user.
+
+    Training posts have no labels, whether or not their list has.
+
+    Raises:
+        DataError: a list is missing or wrong.
+    """
+    found, notes = {}, []
+    for name, file in FILES.items():
+        found[name], again = posts(folder / file, labelled=name != "post_train")
+        if again:
+            notes.append(f"{again:,} lines of {file} tell a post again: the first one counts")
+    return found, notes
+
+
+def urls(path: Path) -> list[tuple[str, Sequence[str]]]:
+    """Ids of a list's posts with the addresses of each one's picture, for the downloader."""
+    return [(post.post_id, post.urls) for post in posts(path, labelled=False)[0]]

@@ -1,0 +1,144 @@
+"""The pairs that the authors of arXiv 2302.05093 publish, as offers and pairs of them.
+
+    python -m date_jax.data.published_offers --path=pairs.json --out=urls.tsv
+
+writes the addresses of their pictures, `id<TAB>URL` a line, for a downloader; nothing is fetched.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from date_jax.data.files.offers import IdPairs, Offer, text
+from date_jax.data.files.photos import checked_id, files_by_id
+from date_jax.data.files.text_rows import check_columns, file_text, json_rows
+from date_jax.errors import DataError, exit_code_of
+
+REQUIRED = ("trigger_id", "trigger_img", "recall_id", "recall_title", "recall_img", "label")
+TITLES = ("trigger_title", "tirgger_title")  # both spellings are in use
+LABELS = {"0": False, "1": True}
+
+
+class Published(NamedTuple):
+    """Attributes:
+    offers: each once, as first told; `image` is the picture's address.
+    pairs: those with a positive label.
+    notes: what was told in two ways.
+    """
+
+    offers: list[Offer]
+    pairs: IdPairs
+    notes: list[str]
+
+
+def published(path: Path, option: str = "config.data.path") -> Published:
+    """The offers and pairs of a JSON file: one list of objects, or one object a line.
+
+    Args:
+        option: by which the user named it, for the messages.
+
+    Raises:
+        DataError: naming the file, the line or the object, and what is wrong with it.
+    """
+    found: dict[str, Offer] = {}
+    pairs = IdPairs([], [])
+    otherwise: set[str] = set()
+    for where, line, fields in _objects(path, option):
+        both = _offers(where, line, fields)
+        for offer in both:
+            first = found.setdefault(offer.offer_id, offer)
+            if (first.title, first.image) != (offer.title, offer.image):
+                otherwise.add(offer.offer_id)
+        if _is_pair(where, fields["label"]):
+            for ends, offer in zip(pairs, both, strict=True):
+                ends.append(offer.offer_id)
+    if not found:
+        raise DataError(f"{path} holds no objects: expected one a pair")
+    notes = []
+    if otherwise:
+        notes = [f"{len(otherwise):,} offers have several titles or pictures: the first one counts"]
+    return Published(list(found.values()), pairs, notes)
+
+
+def _objects(path: Path, option: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Where it stands, its line or number from 1, and the fields of each object."""
+    content = file_text(path, option)
+    if not content.lstrip().startswith("["):
+        for line, fields in json_rows(path, content, _check):
+            yield f"{path}:{line}", line, fields
+        return
+    try:
+        objects = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not a list of objects: it is nested too deep") from None
+    for number, fields in enumerate(objects, 1):
+        where = f"{path}: object {number:,}"
+        if not isinstance(fields, dict):
+            raise DataError(f"{where}: expected an object, got {json.dumps(fields)[:80]}")
+        _check(where, list(fields))
+        yield where, number, fields
+
+
+def _check(where: str, names: list[str]) -> None:
+    title = TITLES[1] if TITLES[1] in names else TITLES[0]
+    check_columns(where, names, (*REQUIRED, title), ("cate_name", "cate_lv1_name"))
+
+
+def _offers(where: str, line: int, fields: dict[str, Any]) -> tuple[Offer, Offer]:
+    told = partial(_told, where, fields)
+    title = TITLES[0] if TITLES[0] in fields else TITLES[1]
+    category = told("cate_name") or told("cate_lv1_name") or "unknown"
+    one, other = (checked_id(where, told(name)) for name in ("trigger_id", "recall_id"))
+    return (
+        Offer(line, one, told(title), "", category, told("trigger_img")),
+        Offer(line, other, told("recall_title"), "", category, told("recall_img")),
+    )
+
+
+def _told(where: str, fields: dict[str, Any], name: str) -> str:
+    return text(where, name, fields.get(name))
+
+
+def _is_pair(where: str, label: Any) -> bool:
+    found = str(int(label)) if isinstance(label, bool | float) and label in (0, 1) else str(label)
+    if found not in LABELS:
+        raise DataError(f"{where}: label is {json.dumps(label)[:60]}: expected 0 or 1")
+    return LABELS[found]
+
+
+def with_files(offers: list[Offer], folder: Path) -> list[Offer]:
+    """The offers with `<id>.<ending>` of `folder` as their pictures; `<id>.jpg` if there is none.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    names = files_by_id(folder, [offer.offer_id for offer in offers])
+    return [offer._replace(image=name) for offer, name in zip(offers, names, strict=True)]
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the list; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m date_jax.data.published_offers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--path", type=Path, required=True, help="the authors' JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="the list to write")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        offers = published(options.path, "--path").offers
+        # An address with a blank in it is none, and would make two columns of one.
+        addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
+        lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)
+        options.out.write_text("".join(lines))
+        print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
+
+    return exit_code_of(work, interrupted="the list may be cut off; start again")

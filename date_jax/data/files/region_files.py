@@ -1,0 +1,290 @@
+"""Regions of pictures that a detector found beforehand: written once, then read row by row.
+
+A folder holds, of N posts with K regions of F numbers each,
+
+    manifest.json    {"format": "date_jax regions 1", "rows": N, "regions": K, "width": F,
+                      "dtype": "float16", "fingerprint": a text that changes with the rest}
+    ids.txt          the posts' ids, one a line
+    features.npy     float16 or float32 [N K F]
+    boxes.npy        float32 [N K 4]: x_min, y_min, x_max, y_max as shares of the picture's sides
+    mask.npy         bool [N K]: False where a picture has fewer regions
+
+with the best regions first. The arrays are memory-mapped, and pickles in them refused. From files
+`<id>.npz` as the detectors of bottom-up attention (1707.07998) write them, with x [R F], bbox [R 4]
+in pixels, image_w and image_h:
+
+    python -m date_jax.data.region_files --npz=detected --out=regions --count=36
+"""
+
+import argparse
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from date_jax.data.files.photos import Progress
+from date_jax.errors import DataError, exit_code_of
+
+FORMAT = "date_jax regions 1"
+KINDS = ("float16", "float32")
+LOOKED_AT = 1024  # rows whose boxes are checked when a folder is opened
+_SHAPES: dict[str, Callable[[int, int, int], tuple[int, ...]]] = {
+    "features": lambda rows, count, width: (rows, count, width),
+    "boxes": lambda rows, count, width: (rows, count, 4),
+    "mask": lambda rows, count, width: (rows, count),
+}
+
+
+class Regions(NamedTuple):
+    """Of some posts. `features` is float16 or float32, `box_xyxy` normalised."""
+
+    features: Float[np.ndarray, "*N K F"]
+    box_xyxy: Float[np.ndarray, "*N K 4"]
+    mask: Bool[np.ndarray, "*N K"]
+
+
+class RegionFiles:
+    """A folder of regions, opened.
+
+    Args:
+        folder: with the files of the module's text.
+
+    Attributes:
+        fingerprint: of the manifest.
+
+    Raises:
+        DataError: a file is missing, cut, or of another shape than the manifest says.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        manifest = _manifest(folder)
+        self.fingerprint: str = manifest["fingerprint"]
+        sizes = tuple(manifest[key] for key in ("rows", "regions", "width"))
+        kinds = {"features": manifest["dtype"], "boxes": "float32", "mask": "bool"}
+        shapes = {name: of(*sizes) for name, of in _SHAPES.items()}
+        self._arrays = Regions(
+            *(_array(folder / f"{name}.npy", shapes[name], kinds[name]) for name in _SHAPES)
+        )
+        self._row_of = _row_of(folder / "ids.txt", sizes[0])
+        first = self._arrays.box_xyxy[:LOOKED_AT]
+        if not ((first >= 0) & (first <= 1)).all():
+            raise DataError(
+                f"{folder}/boxes.npy: boxes are not shares of the picture's sides in [0, 1]\n"
+                "  divide pixels by the picture's width and height"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and F."""
+        return self._arrays.features.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the features."""
+        return self._arrays.features.dtype
+
+    def rows(self, ids: Sequence[str], name: str) -> Int[np.ndarray, " N"]:
+        """The rows of these posts.
+
+        Args:
+            name: of the posts' split, for the message.
+
+        Raises:
+            DataError: some are not there.
+        """
+        lacking = [each for each in ids if each not in self._row_of]
+        if lacking:
+            raise DataError(
+                f"{self.folder} has no regions of {len(lacking):,} of {len(ids):,} posts of {name}"
+                f"\n  such as {', '.join(lacking[:3])}; it has {', '.join([*self._row_of][:3])}"
+            )
+        return np.array([self._row_of[each] for each in ids], np.int64)
+
+    def __getitem__(self, rows: Int[np.ndarray, " B"]) -> Regions:
+        """The regions of some rows, read now."""
+        return Regions(*(np.ascontiguousarray(array[rows]) for array in self._arrays))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"config.data.regions={folder}: cannot read manifest.json: {error.strerror} (looked "
+            f"from {Path.cwd()})\n  expected what python -m date_jax.data.region_files writes; "
+            "without the manifest it was not finished"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f'{path}: expected an object with "format": "{FORMAT}"')
+    for key in ("rows", "regions", "width"):
+        value = found.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise DataError(f"{path}: {key} is {json.dumps(value)[:60]}: expected a number above 0")
+    if found.get("dtype") not in KINDS:
+        raise DataError(f"{path}: dtype must be one of {', '.join(KINDS)}")
+    if not isinstance(found.get("fingerprint"), str):
+        raise DataError(f"{path}: fingerprint must be a text that changes with the contents")
+    return found
+
+
+def _array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a whole .npy file of numbers: {error}") from None
+    if found.shape != shape or found.dtype != np.dtype(kind):
+        raise DataError(
+            f"{path}: holds {found.dtype} {list(found.shape)}; the manifest says {kind} "
+            f"{list(shape)}"
+        )
+    return found
+
+
+def _row_of(path: Path, count: int) -> dict[str, int]:
+    try:
+        ids = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    found = {each: row for row, each in enumerate(ids)}
+    if len(ids) != count or len(found) != count:
+        raise DataError(
+            f"{path}: {len(ids):,} lines, {len(found):,} different ids; the manifest says {count:,}"
+        )
+    return found
+
+
+def write(
+    folder: Path,
+    ids: Sequence[str],
+    regions: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    count: int,
+    width: int,
+    dtype: str = "float16",
+) -> None:
+    """Writes a folder of regions, one post at a time; the manifest comes last.
+
+    Args:
+        folder: made if absent.
+        ids: of the posts, each once.
+        regions: of each post features `[R F]` and box_xyxy `[R 4]`, normalised, the best first. Of
+            more than `count` the first ones are kept.
+        count: K.
+        width: F.
+        dtype: of KINDS, to store features in.
+
+    Raises:
+        DataError: an array has another shape, is not finite in `dtype`, or boxes lie outside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    kinds = {"features": dtype, "boxes": "float32", "mask": "bool"}
+    arrays = [
+        np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=kinds[name], shape=of(len(ids), count, width)
+        )
+        for name, of in _SHAPES.items()
+    ]
+    digest = hashlib.sha256(json.dumps([*ids]).encode())
+    for row, (post, (feature, box)) in enumerate(zip(ids, regions, strict=True)):
+        made = padded(post, feature, box, count=count, width=width, dtype=dtype)
+        for array, part in zip(arrays, made, strict=True):
+            array[row] = part
+            digest.update(part.tobytes())
+    for array in arrays:
+        array.flush()
+    (folder / "ids.txt").write_text("".join(f"{post}\n" for post in ids), encoding="utf-8")
+    manifest = {"format": FORMAT, "rows": len(ids), "regions": count, "width": width}
+    manifest |= {"dtype": dtype, "fingerprint": digest.hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def padded(
+    post: str, feature: np.ndarray, box_xyxy: np.ndarray, *, count: int, width: int, dtype: str
+) -> Regions:
+    """One post's regions, cut or filled up with zeros to `count`; raises as `write`."""
+    found = len(feature) if feature.ndim else 0
+    if feature.shape != (found, width) or box_xyxy.shape != (found, 4):
+        raise DataError(
+            f"regions of {post}: features {list(feature.shape)}, boxes {list(box_xyxy.shape)}: "
+            f"expected [R {width}] and [R 4]"
+        )
+    with np.errstate(over="ignore"):
+        stored = feature[:count].astype(dtype)
+    box = box_xyxy[:count].astype(np.float32)
+    if not np.isfinite(stored).all():
+        raise DataError(f"regions of {post}: features are not finite in {dtype}")
+    if not ((box >= 0) & (box <= 1)).all() or (box[:, 2:] < box[:, :2]).any():
+        raise DataError(
+            f"regions of {post}: boxes are not x_min, y_min, x_max, y_max as shares in [0, 1]"
+        )
+    lacking = ((0, count - len(stored)), (0, 0))
+    return Regions(np.pad(stored, lacking), np.pad(box, lacking), np.arange(count) < len(stored))
+
+
+def detected(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[R F]` and normalised box_xyxy `[R 4]` of an .npz file, see the module's text.
+
+    Raises:
+        DataError: it is not one, or lacks an array.
+    """
+    keys = ("x", "bbox", "image_w", "image_h")
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            # What else is there, such as a pickled `info`, is not looked at.
+            feature, box, wide, high = (np.asarray(members[key]) for key in keys)
+        size = np.array([float(wide), float(high)] * 2)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: not an .npz file with numbers {', '.join(keys)}: {error}"
+        ) from None
+    if box.shape[1:] != (4,) or not (size > 0).all():
+        raise DataError(f"{path}: bbox is {list(box.shape)}, the picture {size[:2].tolist()}")
+    return feature, np.clip(box / size, 0.0, 1.0)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes a folder of regions from .npz files; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m date_jax.data.region_files",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--npz", type=Path, required=True, help="a folder of <id>.npz files")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--count", type=int, default=36, help="regions of a picture, at most")
+    parser.add_argument("--dtype", choices=KINDS, default="float16", help="of the features")
+    given = parser.parse_args(arguments)
+
+    def work() -> None:
+        paths = sorted(given.npz.glob("*.npz"))
+        if not paths:
+            raise DataError(f"--npz={given.npz}: no .npz file there (looked from {Path.cwd()})")
+        if given.count < 1:
+            raise DataError(f"--count={given.count}: must be 1 or more")
+        width = detected(paths[0])[0].shape[-1]
+        ids = [path.stem for path in paths]
+        write(given.out, ids, _all(paths), count=given.count, width=width, dtype=given.dtype)
+        print(
+            f"regions of {len(paths):,} pictures, {given.count} of {width} numbers, in {given.out}"
+        )
+
+    return exit_code_of(work, interrupted="a folder without its manifest is not read; start again")
+
+
+def _all(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    progress = Progress(len(paths), "reading regions")
+    for path in paths:
+        yield detected(path)
+        progress.advance()

@@ -1,0 +1,1 @@
+"""DATE (2304.03669): product retrieval, grounding, and grounding in a second domain."""

@@ -1,0 +1,284 @@
+"""Retrieval and grounding, with a target domain or without: what tasks pgda and date ask for."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
+from ml_collections import ConfigDict
+
+from date_jax import boxes
+from date_jax.data import pipeline
+from date_jax.data.domains import joined_domains
+from date_jax.data.tokenizer import MIRRORED
+from date_jax.date import adaptive, aligner, supervised
+from date_jax.date import between_steps as adaptation
+from date_jax.errors import DataError
+from date_jax.evals import grounding, retrieval
+from date_jax.evals import sheets as pictures
+from date_jax.evals.collect import Collect, Predict, collector
+from date_jax.evals.grounding import clamped_iou
+from date_jax.task import Course, Evaluate, Evaluated, Task
+
+BUILD = {"pgda": adaptive.build, "date": supervised.build}
+EMBEDDED = ("image", "query")
+_COMPARED = 2048  # rows of a split whose features are compared with another's
+
+PREDICTIONS = ("image_embedding", "query_embedding", "box_cxcywh")
+
+
+class Evaluation(NamedTuple):
+    """Attributes:
+    metrics: by name, see `retrieval.metrics` and `grounding.metrics`; and `examples`.
+    rows: what was collected of every row of the split, by name; see `collector`.
+    """
+
+    metrics: dict[str, float]
+    rows: dict[str, np.ndarray]
+
+
+def evaluated(predict: Predict) -> Predict:
+    """What `evaluate` needs its collector to make: some of a task's predictions, and `picture`."""
+    return {name: predict[name] for name in PREDICTIONS} | {"picture": picture}
+
+
+def picture(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
+    """A number of 64 bits, in two halves, that only rows with the same picture share.
+
+    Random weights times the bytes, modulo 2³²: two pictures collide once in about 10¹⁵ pairs.
+    """
+    pixels = batch["image"].reshape(len(batch["image"]), 1, -1).astype(jnp.uint32)
+    weights = jax.random.bits(jax.random.key(0), (1, 2, pixels.shape[-1]), jnp.uint32)
+    return (pixels * weights).sum(axis=-1, dtype=jnp.uint32)
+
+
+def evaluate_rows(
+    collect: Collect,
+    params: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    *,
+    mesh: jax.sharding.Mesh,
+    should_stop: Callable[[], bool] | None = None,
+) -> Evaluation:
+    """The metrics of one split, exact for any number of rows and the same on every process.
+
+    Args:
+        collect: `collector(evaluated(task.predict), mesh, ...)`, made once for all splits.
+        params: the network's.
+        batches: this process's evaluation batches of the split, with boxes.
+        mesh: of `sharding.device_mesh`.
+        should_stop: see `collector`.
+
+    Raises:
+        Preempted: `should_stop` said so.
+    """
+    rows = collect(params, batches, should_stop=should_stop)
+    metrics = {"examples": float(len(rows["box_cxcywh"]))}
+    # A picture of several products has a row for each, and stands in the gallery once.
+    _, image_id = np.unique(rows["picture"], axis=0, return_inverse=True)
+    pairs = rows["image_embedding"], rows["query_embedding"], rows["product_id"]
+    metrics |= retrieval.metrics(*pairs, image_id=image_id, mesh=mesh)
+    if "box_mask" in rows:
+        boxes = rows["box_cxcywh"], rows["true_box_cxcywh"], rows["box_mask"]
+        metrics |= grounding.metrics(*boxes)
+    return Evaluation(metrics, rows)
+
+
+def load(config: ConfigDict) -> pipeline.Corpus:
+    """The data set of `config.data`.
+
+    Raises:
+        DataError: see `pipeline.load`; or boxes shall be learnt and there are none.
+    """
+    corpus = pipeline.load(config.data)
+    require_learnable(config, corpus.splits)
+    return corpus
+
+
+def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
+    """Raises DataError if boxes shall be learnt and not one training row of the source, or for the
+    oracle of the target, has one."""
+
+    def has_boxes(domains: str) -> bool:
+        names = adaptation.splits(domains, "train")
+        return any(there[name].arrays()["has_box"].any() for name in names)
+
+    if not config.object_seeker.weight:
+        return
+    if not has_boxes(config.data.source):
+        raise DataError(
+            f"config.data.source: not one training row of {config.data.source} has a box\n"
+            "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
+            "--config.object_seeker.weight=0"
+        )
+    if config.get("method") == "oracle" and not has_boxes(config.data.target):
+        raise DataError(
+            f"config.method=oracle: not one training row of {config.data.target} has a box\n"
+            "  without the target's boxes there is no oracle; leave it out"
+        )
+
+
+def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
+    """What `config.task` names, for the corpus' vocabulary."""
+    tokenizer = corpus.tokenizer
+    mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    return BUILD[config.task](config, len(tokenizer.vocab), mirrored)
+
+
+def evaluator(
+    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
+) -> Evaluate:
+    """Measures retrieval, and grounding where there are boxes, on splits of every domain; and how
+    far the target's features are from the source's, see `domain_distance`."""
+    collect = collector(evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once)
+
+    def one(
+        name: str,
+        params: Any,
+        features: dict[str, dict[str, np.ndarray]],
+        should_stop: Callable[[], bool],
+    ) -> Evaluated:
+        batches = pipeline.eval_batches(
+            corpus,
+            [name],
+            batch_size=config.eval.batch_size,
+            boxes=True,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        metrics, rows = evaluate_rows(collect, params, batches, mesh=mesh, should_stop=should_stop)
+        some = pictures.spread(len(rows["index"]), _COMPARED)
+        features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
+        kind = name.rpartition("_")[2]
+        if name in adaptation.splits(config.data.target, kind):
+            sources = adaptation.splits(config.data.source, kind)
+            metrics |= domain_distance(sources, name, features)
+        drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
+        files = failure_files(corpus, name, rows) if kind == "test" else {}
+        return Evaluated(metrics, drawn, files)
+
+    def evaluate(
+        params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[str, Evaluated]]:
+        features: dict[str, dict[str, np.ndarray]] = {}
+        for name in ordered(config.data.source, corpus.splits, kinds):
+            yield name, one(name, params, features, should_stop)
+
+    return evaluate
+
+
+def ordered(source: str, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
+    """The splits of these kinds, those of the source's domains first."""
+    domains = joined_domains(source)
+    chosen = [name for name in names if name.rpartition("_")[2] in kinds]
+    return sorted(chosen, key=lambda name: name.rpartition("_")[0] not in domains)
+
+
+def domain_distance(
+    sources: Sequence[str], target: str, features: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, float]:
+    """`distance_image` and `distance_query`: the squared MMD (see `aligner.mmd`) between the
+    embeddings of the source's splits together and those of the target's.
+
+    Args:
+        sources: splits; those that are not there have no say, and without any there is no distance.
+        target: a split.
+        features: of the splits that are there, `[N D]` by kind.
+    """
+    there = [features[name] for name in sources if name in features]
+    if not there:
+        return {}
+    return {
+        f"distance_{what}": float(_mmd(np.concatenate([each[what] for each in there]), of))
+        for what, of in features[target].items()
+    }
+
+
+_mmd = jax.jit(aligner.mmd)
+
+
+def failures(rows: dict[str, np.ndarray]) -> Int[np.ndarray, " F"]:
+    """The rows whose box has an IoU below 0.5 with the true one, the worst first."""
+    if "box_mask" not in rows:
+        return np.zeros(0, np.int64)
+    iou = clamped_iou(rows["box_cxcywh"], rows["true_box_cxcywh"])
+    wrong = np.flatnonzero(rows["box_mask"] & (iou < 0.5))
+    return wrong[np.argsort(iou[wrong], kind="stable")]
+
+
+def failure_files(
+    corpus: pipeline.Corpus, name: str, rows: dict[str, np.ndarray]
+) -> dict[str, Callable[[Path], None]]:
+    """`failures_<name>.png`: 24 of `failures`, evenly from the worst to the nearly right; none of
+    them, no file."""
+    wrong = failures(rows)
+    if not len(wrong):
+        return {}
+    some, box = wrong[pictures.spread(len(wrong), 24)], rows["box_cxcywh"]
+    title = f"{name}: {len(some)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
+
+    def written(path: Path) -> None:
+        pictures.write(path, sheet(corpus, name, box, some, title))
+
+    return {f"failures_{name}.png": written}
+
+
+def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+    """The target's first split of that kind, else the last of all."""
+    wanted = [name for name in adaptation.splits(config.data.target, kind) if name in names]
+    return next(iter(wanted or names[::-1]), None)
+
+
+def spread_sheet(
+    corpus: pipeline.Corpus, name: str, box_cxcywh: np.ndarray, count: int, title: str
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """`sheet` of `count` pictures from all over the split."""
+    return sheet(corpus, name, box_cxcywh, pictures.spread(len(box_cxcywh), count), title)
+
+
+def sheet(
+    corpus: pipeline.Corpus,
+    name: str,
+    box_cxcywh: Float[np.ndarray, "N 4"],
+    rows: Int[np.ndarray, " M"],
+    title: str,
+    *,
+    chosen: Bool[np.ndarray, " N"] | None = None,
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """Pictures of a split with query, true and predicted box; one host can make it.
+
+    Args:
+        corpus: of `pipeline.load`.
+        name: of the split.
+        box_cxcywh: predicted boxes of its rows.
+        rows: to show.
+        title: above them.
+        chosen: rows whose box is trained on, as a pseudo box.
+    """
+    split = corpus.splits[name]
+    true = np.asarray(boxes.cxcywh(jnp.asarray(split.records.box_xyxy()[rows])))
+    return pictures.grid(
+        pipeline.pictures(corpus, name, rows),
+        [split.queries[row] for row in rows],
+        true,
+        box_cxcywh[rows],
+        true_mask=split.records.has_box()[rows],
+        pseudo_cxcywh=None if chosen is None else box_cxcywh[rows],
+        pseudo_mask=None if chosen is None else chosen[rows],
+        title=title,
+    )
+
+
+COURSE = Course(
+    load=load,
+    task=task,
+    batches=adaptation.batches,
+    evaluator=evaluator,
+    shown=shown,
+    terms=("loss", "box", "image", "iou", "target_image", "pseudo"),
+    columns=("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10"),
+)

@@ -1,0 +1,111 @@
+"""The two seekers of DATE (2304.03669): one finds the picture, one finds the box in it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from date_jax.networks.transformer import EncoderLayer, in_turn, sincos_2d
+from date_jax.pairs.vectors import unit_vectors
+
+MAX_SCALE = 100.0
+
+
+class ImageSeeker(nn.Module):
+    """The concentrated vectors at length 1, with a learnt inverse temperature for their cosines.
+
+    Nothing here mixes a query with a picture, so a gallery's vectors can be computed beforehand.
+    """
+
+    @nn.compact
+    def __call__(
+        self, image_rep: Float[Array, "B D"], text_rep: Float[Array, "B D"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"], Float[Array, ""], Float[Array, ""]]:
+        """`(query, image, scale, bias)`; the bias serves the sigmoid loss only."""
+        log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
+        bias = self.param("bias", nn.initializers.constant(-10.0), ())
+        scale = jnp.exp(log_scale)
+        # Its gradient passes the limit, or a scale beyond it could never come back.
+        scale = scale + jax.lax.stop_gradient(jnp.minimum(scale, MAX_SCALE) - scale)
+        return unit_vectors(text_rep), unit_vectors(image_rep), scale, bias
+
+
+class ObjectSeeker(nn.Module):
+    """`[LOC; image tokens; text tokens]` through a transformer; `[LOC]` becomes the box.
+
+    Type and position embeddings are added to the input of *every* layer: attention then never has
+    to carry the places through the layers, and grounding is learnt several times sooner.
+
+    Attributes:
+        layers, heads, mlp_width, dropout: size of the encoder.
+        norm_first: see `EncoderLayer`.
+        remat, scan: see `in_turn`.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    dropout: float = 0.0
+    norm_first: bool = True
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self,
+        image_tokens: Float[Array, "B P D"],
+        text_tokens: Float[Array, "B T D"],
+        text_mask: Bool[Array, "B T"],
+        grid: tuple[int, int],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"]]:
+        """`(f_loc, box_cxcywh)`, the box in [0, 1]; `grid` is the shape of the image tokens."""
+        batch, places, width = image_tokens.shape
+        length = text_tokens.shape[1]
+        init = nn.initializers.normal(0.02)
+        loc = self.param("loc_token", init, (1, 1, width))
+        kind = self.param("type_embedding", init, (3, width))
+        text_position = self.param("text_position", init, (length, width))
+        where = jnp.concatenate(
+            [kind[:1], sincos_2d(*grid, width) + kind[1:2], text_position + kind[2:]], axis=0
+        ).astype(self.dtype)
+        loc = jnp.broadcast_to(loc, (batch, 1, width)).astype(self.dtype)
+        x = jnp.concatenate(
+            [
+                loc,
+                image_tokens.astype(self.dtype),
+                text_tokens.astype(self.dtype),
+            ],
+            axis=1,
+        )
+        mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
+        *layers, last = [
+            EncoderLayer(
+                self.heads,
+                self.mlp_width,
+                dropout=self.dropout,
+                mlp_dropout=self.dropout,
+                norm_first=self.norm_first,
+                activation=nn.relu,
+                dtype=self.dtype,
+                name=f"layer{i}",
+            )
+            for i in range(self.layers)
+        ]
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x + where[None], mask, train=train)
+
+        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        # Only [LOC] is read at the end, so the last layer computes nothing else.
+        f_loc = last(x + where[None], mask, first=1, train=train)[:, 0]
+        if self.norm_first:
+            f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
+        # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.
+        f_loc = f_loc.astype(jnp.float32)
+        # An accelerator's default precision would make bfloat16 of it again.
+        hidden = nn.relu(nn.Dense(width, precision="highest", name="box1")(f_loc))
+        hidden = nn.relu(nn.Dense(width, precision="highest", name="box2")(hidden))
+        return f_loc, nn.sigmoid(nn.Dense(4, precision="highest", name="box3")(hidden))

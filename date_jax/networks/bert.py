@@ -1,0 +1,67 @@
+"""The text extractor: a BERT-style encoder whose first slot is `[REP]` (as DATE is recalled)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from date_jax.networks.transformer import EncoderLayer, in_turn
+
+
+class TextExtractor(nn.Module):
+    """Token ids to one vector and a row of tokens.
+
+    Layout of BERT (post-norm, learnt positions, GELU), so that published weights fit; the `[CLS]`
+    slot is a token of this modality's own and serves as `[REP]`.
+
+    Attributes:
+        vocab_size: rows of the embedding table.
+        layers, width, heads, mlp_ratio: size of the encoder.
+        max_length: rows of the position table.
+        remat, scan: see `in_turn`.
+    """
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    max_length: int = 512
+    dropout: float = 0.0
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B C"], Float[Array, "B T C"]]:
+        """`(rep, tokens)`; padding is never attended to, its own outputs mean nothing."""
+        init = nn.initializers.normal(0.02)
+        embed = nn.Embed(self.vocab_size, self.width, embedding_init=init, name="word_embedding")
+        position = self.param("position_embedding", init, (self.max_length, self.width))
+        # BERT adds the embedding of "sentence A" everywhere; kept so that its weights fit.
+        segment = self.param("segment_embedding", init, (self.width,))
+        x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
+        x = nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, name="embedding_norm")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        layers = [
+            EncoderLayer(
+                self.heads,
+                round(self.mlp_ratio * self.width),
+                dropout=self.dropout,
+                epsilon=1e-12,
+                dtype=self.dtype,
+                name=f"layer{i}",
+            )
+            for i in range(self.layers)
+        ]
+
+        def call(layer: EncoderLayer, x: Array) -> Array:
+            return layer(x, text_mask, train=train)
+
+        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        return x[:, 0], x

@@ -1,0 +1,55 @@
+"""One modality in; a concentrated `[REP]` vector and comprehensive tokens out."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from date_jax.networks.bert import TextExtractor
+from date_jax.networks.swin import ImageExtractor
+
+
+def image_extractor(model: ConfigDict) -> ImageExtractor:
+    """As `config.model` describes it."""
+    return ImageExtractor(
+        patch=model.image.patch,
+        width=model.image.width,
+        depths=tuple(model.image.depths),
+        heads=tuple(model.image.heads),
+        window=model.image.window,
+        mlp_ratio=model.image.mlp_ratio,
+        pooling=model.image.pooling,
+        remat=model.remat,
+        scan=model.scan,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> TextExtractor:
+    """As `config.model` describes it, for texts of `text_length` ids below `vocab_size`."""
+    return TextExtractor(
+        vocab_size=vocab_size,
+        layers=model.text.layers,
+        width=model.text.width,
+        heads=model.text.heads,
+        mlp_ratio=model.text.mlp_ratio,
+        max_length=text_length,
+        dropout=model.text.dropout,
+        remat=model.remat,
+        scan=model.scan,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def grid(model: ConfigDict, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the tokens that `image_extractor` makes of a picture of that size."""
+    side = model.image.patch * 2 ** (len(model.image.depths) - 1)
+    return -(-height // side), -(-width // side)
+
+
+def one_row(batch: dict[str, Any]) -> tuple[Array, Array, Array]:
+    """One row of zeros in the batch's shapes: all that initialisation needs."""
+    image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+    text = jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
+    return image, text, jnp.ones(text.shape, bool)

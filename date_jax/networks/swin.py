@@ -1,0 +1,237 @@
+"""SA-Swin: a Swin Transformer (2103.14030) with `[REP]` at its last stage (as DATE,
+2304.03669, is recalled).
+
+Any published size and the tiny one are this code with other numbers. Layout, order of merged
+patches and padding follow the published model, so that its weights fit.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from date_jax.losses import MASKED
+from date_jax.networks.transformer import Attention, EncoderLayer, Mlp, in_turn, sincos_2d
+
+EPSILON = 1e-5
+
+
+def _relative_index(window: int) -> np.ndarray:
+    """Row of the bias table for each pair of places in a window: int `[window², window²]`."""
+    place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), -1)
+    place = place.reshape(-1, 2)
+    offset = place[:, None] - place[None, :] + window - 1
+    return offset[..., 0] * (2 * window - 1) + offset[..., 1]
+
+
+def _shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """`[windows window² window²]`: MASKED where a rolled window joins places that are far apart."""
+    region = np.zeros((height, width), np.int32)
+    cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+    for i, rows in enumerate(cuts):
+        for j, columns in enumerate(cuts):
+            region[rows, columns] = 3 * i + j
+    parts = rearrange(region, "(h a) (w b) -> (h w) (a b)", a=window, b=window)
+    return np.where(parts[:, :, None] == parts[:, None, :], 0.0, MASKED).astype(np.float32)
+
+
+class Block(nn.Module):
+    """One Swin block: attention inside (shifted) windows, then an MLP, both pre-norm residual.
+
+    Attributes:
+        window: side of a window in tokens; a grid not larger than it is one window, unshifted.
+        shift: tokens by which the windows are rolled (0, or window // 2 in every second block).
+        with_rep: the first token of the input is `[REP]`; the grid then is one global window.
+    """
+
+    heads: int
+    window: int
+    shift: int
+    mlp_ratio: float = 4.0
+    with_rep: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
+
+        normed = norm("norm1")(x)
+        x = x + (self._global if self.with_rep else self._windowed)(normed, grid)
+        mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), dtype=self.dtype, name="mlp")
+        return x + mlp(norm("norm2")(x))
+
+    def _bias(self, window: int) -> Float[Array, "H T T"]:
+        table = self.param(
+            "relative_bias",
+            nn.initializers.truncated_normal(0.02),
+            ((2 * window - 1) ** 2, self.heads),
+        )
+        return jnp.moveaxis(table[_relative_index(window)], -1, 0)
+
+    def _global(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
+        """`[REP]` and the whole grid attend to each other."""
+        side = max(grid)
+        # Rows of a square window that the (possibly oblong) grid really has.
+        places = (np.arange(grid[0])[:, None] * side + np.arange(grid[1])).reshape(-1)
+        bias = self._bias(side)[:, places[:, None], places[None, :]]
+        # [REP] has no place in the table: one learnt number a head for each way to and from it.
+        rep = self.param("rep_bias", nn.initializers.zeros, (3, self.heads))
+        tokens = grid[0] * grid[1]
+        to_rep = jnp.broadcast_to(rep[0][:, None, None], (self.heads, tokens, 1))
+        from_rep = jnp.broadcast_to(rep[1][:, None, None], (self.heads, 1, tokens))
+        corner = rep[2][:, None, None]
+        bias = jnp.concatenate(
+            [
+                jnp.concatenate([corner, from_rep], axis=2),
+                jnp.concatenate([to_rep, bias], axis=2),
+            ],
+            axis=1,
+        )
+        return Attention(self.heads, dtype=self.dtype, name="attention")(x, bias[None])
+
+    def _windowed(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
+        height, width = grid
+        window = min(self.window, height, width)
+        shift = self.shift if min(height, width) > window else 0
+        # Padded after the norm, with zeros that take part, as in the published model.
+        pad = (-height % window, -width % window)
+        x = rearrange(x, "b (h w) c -> b h w c", h=height)
+        x = jnp.pad(x, ((0, 0), (0, pad[0]), (0, pad[1]), (0, 0)))
+        rows, columns = (height + pad[0]) // window, (width + pad[1]) // window
+        x = jnp.roll(x, (-shift, -shift), axis=(1, 2)) if shift else x
+        x = rearrange(x, "b (h a) (w d) c -> b (h w) (a d) c", a=window, d=window)
+        bias = self._bias(window)[None, None]
+        if shift:
+            mask = _shift_mask(height + pad[0], width + pad[1], window, shift)
+            bias = bias + mask[None, :, None]
+        x = Attention(self.heads, dtype=self.dtype, name="attention")(x, bias)
+        x = rearrange(
+            x, "b (h w) (a d) c -> b (h a) (w d) c", h=rows, w=columns, a=window, d=window
+        )
+        x = jnp.roll(x, (shift, shift), axis=(1, 2)) if shift else x
+        return rearrange(x[:, :height, :width], "b h w c -> b (h w) c")
+
+
+def _on_grid(block: Block, x: Array, grid: tuple[int, int]) -> Array:
+    return block(x, grid)
+
+
+class Merge(nn.Module):
+    """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
+
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B U D"]:
+        height, width = grid
+        x = rearrange(x, "b (h w) c -> b h w c", h=height)
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        # Column-major order of the four, as the published weights expect.
+        x = rearrange(x, "b (h a) (w d) c -> b (h w) (d a c)", a=2, d=2)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        return nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name="reduction")(x)
+
+
+class ImageExtractor(nn.Module):
+    """Pixels to one vector and a grid of tokens.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        width: channels of the first stage; each further stage has twice as many.
+        depths, heads: blocks and attention heads of each stage.
+        window: side of a window in tokens. The last stage attends globally: with `rep` over any
+            grid, otherwise over square ones (an oblong one has windows of its shorter side).
+        pooling: where the one vector comes from: `rep` (the learnt token), `mean` (the average),
+            or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
+            the last one's grid).
+        remat, scan: see `in_turn`.
+    """
+
+    patch: int
+    width: int
+    depths: Sequence[int]
+    heads: Sequence[int]
+    window: int
+    mlp_ratio: float = 4.0
+    pooling: str = "rep"
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B C"], Float[Array, "B P C"]]:
+        """`(rep, tokens)` of the last stage; pixels normalised, any size."""
+        pad = (-image.shape[1] % self.patch, -image.shape[2] % self.patch)
+        image = jnp.pad(image, ((0, 0), (0, pad[0]), (0, pad[1]), (0, 0))).astype(self.dtype)
+        # Patches as one matmul: the strided convolution's backward pass is slow on a CPU.
+        x = rearrange(image, "b (h a) (w d) c -> b h w (a d c)", a=self.patch, d=self.patch)
+        grid = (x.shape[1], x.shape[2])
+        x = rearrange(x, "b h w c -> b (h w) c")
+        x = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(x)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="patch_norm")(x)
+        stages = []
+        last = len(self.depths) - 1
+        rep_inside = self.pooling == "rep"
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
+            with_rep = stage == last and rep_inside
+            if with_rep:
+                x = jnp.concatenate([self._rep(x, "rep"), x], axis=1)
+            blocks = [
+                Block(
+                    heads,
+                    max(grid) if stage == last else self.window,
+                    shift=self.window // 2 if i % 2 else 0,
+                    mlp_ratio=self.mlp_ratio,
+                    with_rep=with_rep,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{i}",
+                )
+                for i in range(depth)
+            ]
+            # A block with windows and one with shifted ones belong together.
+            period = 2 if depth % 2 == 0 else depth
+            call = functools.partial(_on_grid, grid=grid)
+            x = in_turn(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
+            stages.append((x, grid))
+            if stage != last:
+                x = Merge(dtype=self.dtype, name=f"merge{stage}")(x, grid)
+                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        if rep_inside:
+            return x[:, 0], x[:, 1:]
+        if self.pooling == "mean":
+            return x.mean(axis=1), x
+        return self._multi_scale([*stages[1:-1], (x, grid)])
+
+    def _rep(self, x: Float[Array, "B T C"], name: str) -> Float[Array, "B 1 C"]:
+        rep = self.param(name, nn.initializers.normal(0.02), (1, 1, x.shape[-1]))
+        return jnp.broadcast_to(rep, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
+
+    def _multi_scale(
+        self, stages: list[tuple[Array, tuple[int, int]]]
+    ) -> tuple[Float[Array, "B C"], Float[Array, "B P C"]]:
+        tokens, (height, width) = stages[-1]
+        channels = tokens.shape[-1]
+        levels = []
+        for i, (x, grid) in enumerate(stages):
+            x = nn.Dense(channels, dtype=self.dtype, name=f"level{i}_projection")(x)
+            x = rearrange(x, "b (h w) c -> b h w c", h=grid[0])
+            factor = (-(-grid[0] // height), -(-grid[1] // width))
+            x = nn.avg_pool(x, factor, strides=factor, padding="SAME", count_include_pad=False)
+            level = self.param(f"level{i}", nn.initializers.normal(0.02), (channels,))
+            position = jnp.asarray(sincos_2d(height, width, channels), self.dtype)
+            levels.append(rearrange(x, "b h w c -> b (h w) c") + (level[None] + position)[None])
+        x = jnp.concatenate([self._rep(tokens, "rep"), *levels], axis=1)
+        for i in range(2):
+            x = EncoderLayer(
+                self.heads[-1], 4 * channels, norm_first=True, dtype=self.dtype, name=f"fuse{i}"
+            )(x)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="fuse_norm")(x)
+        return x[:, 0], x[:, -height * width :]

@@ -1,0 +1,1 @@
+"""Losses and searches over all pairs of large sets, each device with its share."""

@@ -1,0 +1,164 @@
+"""Commands side by side: each with its share of the cores and its own log, stopped together."""
+
+import contextlib
+import itertools
+import os
+import platform
+import shlex
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from date_jax.errors import Preempted
+from date_jax.run.progress import duration
+
+STOP_SECONDS = 120  # for children to save themselves; the longest they cannot hear is compilation
+SHOWN_LINES = 5  # of the log of one that failed
+
+
+class Command(NamedTuple):
+    """What to run, what to call it, and where its output goes."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+
+
+def run_all(
+    commands: Sequence[Command], *, jobs: int, title: str, outcome: Callable[[Command], str]
+) -> None:
+    """Runs all, `jobs` at a time, and prints a line as each is done; one that fails stops no other.
+
+    Args:
+        commands: in the order in which to start them.
+        jobs: at most the number of cores.
+        title: a line above the output of each in its log.
+        outcome: of a command that ended well, for its line.
+
+    Raises:
+        Preempted, KeyboardInterrupt: on SIGTERM and Ctrl-C, when the children have saved and left.
+    """
+    pending = [*commands]
+    running: dict[int, tuple[Command, subprocess.Popen, float]] = {}  # by slot
+    seconds: list[float] = []  # that each took
+    with _heard(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            while (pending or running) and not signals:
+                free = [slot for slot in range(jobs) if slot not in running]
+                for slot in free[: len(pending)]:
+                    command = pending.pop(0)
+                    process = _started(command, title, core_shares(jobs)[slot])
+                    running[slot] = command, process, time.monotonic()
+                time.sleep(0.1)
+                for slot, (command, process, begun) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[slot]
+                    seconds.append(time.monotonic() - begun)
+                    left = len(pending) + len(running)
+                    spent = duration(seconds[-1])
+                    eta = duration(statistics.fmean(seconds) * left / jobs)
+                    told = _told(command, process.returncode, outcome)
+                    place = f"[{len(commands) - left}/{len(commands)}]"
+                    print(
+                        f"{place} {command.name} | took {spent}, about {eta} left | {told}",
+                        flush=True,
+                    )
+        finally:
+            _stop([process for _, process, _ in running.values()])
+    if signals:
+        stop = Preempted if signals[0] == signal.SIGTERM else KeyboardInterrupt
+        left = len(pending) + len(running)
+        raise stop(f"{left} of {len(commands)} runs are not done; the same command goes on")
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else [*range(os.cpu_count() or 1)]
+
+
+def processor() -> str:
+    """Its name, as well as this system tells."""
+    if (described := Path("/proc/cpuinfo")).exists():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def core_shares(jobs: int) -> list[list[int]]:
+    """The cores, dealt to `jobs` slots as evenly as can be."""
+    all_of = cores()
+    bounds = [slot * len(all_of) // jobs for slot in range(jobs + 1)]
+    return [all_of[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _told(command: Command, code: int, outcome: Callable[[Command], str]) -> str:
+    if code == 0:
+        return outcome(command)
+    lines = command.log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    return "\n    ".join([f"failed, exit code {code}; the end of {command.log}:", *lines])
+
+
+def _started(command: Command, title: str, share: list[int]) -> subprocess.Popen:
+    """The command's process, on these cores: XLA makes as many threads as it has cores."""
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    program, *rest = command.arguments
+    with command.log.open("a") as log, pinned(share):
+        log.write(f"{title}\n# {shlex.join([Path(program).name, *rest])}\n")
+        log.flush()
+        return subprocess.Popen(
+            command.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # or Ctrl-C in the terminal ends it before it can save
+        )
+
+
+@contextlib.contextmanager
+def pinned(share: Sequence[int]) -> Iterator[None]:
+    """What is started inside runs on these cores only, with all of its threads (on Linux)."""
+    pins = hasattr(os, "sched_setaffinity")
+    before = cores()
+    if pins:
+        os.sched_setaffinity(0, share)  # a child inherits it
+    try:
+        yield
+    finally:
+        if pins:
+            os.sched_setaffinity(0, before)
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Asks the processes to save and leave, and waits for them."""
+    if processes:
+        print(f"stopping {len(processes)} runs; they save first", flush=True)
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(until - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _heard(*numbers: signal.Signals) -> Iterator[list[int]]:
+    """The signals that came, in place of what they would do."""
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""A run's directory: one job at a time, writable, with room; the config that made it."""
+
+import contextlib
+import hashlib
+import json
+import math
+import secrets
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from date_jax import sharding
+from date_jax.errors import SetupError, UsageError
+from date_jax.run import locks
+
+_PATIENCE = 2.0  # seconds until a network file system shows what another host has written
+# What runs of one table may differ in: nothing that weights or measures depend on, but for which
+# units dropout drops.
+FREE_IN_A_TABLE = (
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "mesh.",
+    "data.cache_dir",
+    "model.remat",
+    "model.scan",
+    "model.rows_at_once",
+    "data.shop.workers",
+    "data.suites.workers",
+    "data.suppliers.workers",
+)
+# What another start of the same run may change besides: its data are compared by content, published
+# weights were read by the first start, and all is measured anew.
+_FREE = (*FREE_IN_A_TABLE, "data.path", "data.images", "data.regions", "init.", "retrieval.")
+
+
+class Workdir:
+    """A context in which a directory belongs to this job.
+
+    Args:
+        path: made if absent.
+
+    Raises:
+        SetupError: it cannot be written, lies inside another run, or a job is running in it.
+        UsageError: another host does not see it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: Any = None
+        problem = ""
+        if jax.process_index() == 0:
+            problem = self._problem()
+        if sharding.rows_of_hosts(np.array(bool(problem))).any():
+            raise SetupError(problem or f"{path}: host 0 cannot use it")
+        require_equal_hosts({"what it sees of --workdir": sees_host_0(path)})
+
+    def _problem(self) -> str:
+        for folder in (self.path.absolute(), *self.path.absolute().parents):
+            if folder.name == "checkpoints" and (folder.parent / "config.json").is_file():
+                return (
+                    f"{self.path}: these are checkpoints of the run {folder.parent}; "
+                    f"go on with --workdir={folder.parent} or choose another"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
+        if locks.taken(lock, self.path, "see that no other job runs in it") is False:
+            lock.close()
+            return (
+                f"{self.path}: another job is running in it; wait or choose another --workdir\n"
+                f"  if its machine is gone for good, delete {self.path / '.lock'}"
+            )
+        self._lock = lock
+        return ""
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+
+def sees_host_0(folder: Path) -> bool:
+    """Whether `folder` is that of host 0: whether this host finds there what that one puts there.
+
+    To be asked on all hosts together. Nothing else tells a shared disk from one of the same name.
+    """
+    if jax.process_count() == 1:
+        return True
+    number = sharding.rows_of_hosts(np.array(secrets.randbits(31), np.int32))[0]
+    mark = folder / f".seen_{number:08x}"
+    if jax.process_index() == 0:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    sharding.wait_for_hosts("put there")
+    give_up = time.monotonic() + _PATIENCE
+    while not (found := mark.exists()) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    sharding.wait_for_hosts("looked for")
+    if jax.process_index() == 0:
+        mark.unlink(missing_ok=True)
+    return found
+
+
+def require_space(path: Path, state: Any, *, keep: int) -> None:
+    """Raises SetupError if the checkpoints of `state` cannot fit: all kept and one being written.
+
+    Args:
+        path: a directory on the disk in question.
+        state: tree of arrays or of their shapes.
+        keep: checkpoints that stay.
+    """
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    needed = (keep + 1) * sum(sizes) + 2**26  # logs and pictures
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise SetupError(
+            f"{path}: {free / 2**20:.0f} MiB free, {needed / 2**20:.0f} needed for {keep + 1} "
+            "checkpoints; free some space, choose another --workdir or lower checkpoint.keep"
+        )
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim": {"clip": 1.0}}` as `{"optim.clip": 1.0}`."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, as `{key: (saved, now)}`."""
+    # Through JSON, as the saved one went: it knows no tuples.
+    old, new = flat(saved), flat(json.loads(json.dumps(now)))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+
+
+def require_same_run(
+    where: Path, changes: dict[str, tuple[Any, Any]], *, free: tuple[str, ...] = _FREE
+) -> None:
+    """Raises UsageError if `changes` would make it another run than the one saved in `where`.
+
+    Args:
+        changes: from `config_changes`.
+        free: the beginnings of keys that may change.
+    """
+    fatal = {key: change for key, change in changes.items() if not key.startswith(free)}
+    if fatal:
+        lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
+        raise UsageError(
+            "\n".join(
+                [
+                    f"{where}: holds a run with another config; take back the change or choose "
+                    "another --workdir",
+                    *lines[:5],
+                    f"may change: {', '.join(free)}",
+                ]
+            )
+        )
+
+
+def code_version() -> str:
+    """A hash of this package's source, to tell whether two hosts or two starts run the same."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for source in sorted(root.rglob("*.py")):
+        digest.update(str(source.relative_to(root)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def require_equal_hosts(values: dict[str, Any]) -> None:
+    """Raises UsageError naming host and key if a value differs between processes.
+
+    Replicas that start unequal do not fail: they diverge silently, or wait for one another.
+
+    Args:
+        values: flat, JSON values: config, code version, data.
+    """
+
+    def number(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+    def refuse(host: int, what: str) -> None:
+        raise UsageError(f"host {host} differs from host 0 in {what}: start all alike")
+
+    # Known without asking, and JAX cannot gather where they differ.
+    devices = Counter(device.process_index for device in jax.devices())
+    for host in sorted(devices):
+        if devices[host] != devices[0]:
+            refuse(host, f"the number of devices ({devices[host]} and {devices[0]})")
+    keys = sorted(values)
+    sets = sharding.rows_of_hosts(np.array(number(str(keys)), np.uint32))
+    for host in np.flatnonzero(sets != sets[0]):
+        refuse(int(host), "which keys its config has")
+    local = np.array([number(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
+    hosts = sharding.rows_of_hosts(local)
+    for host, row in enumerate(hosts):
+        unequal = [key for key, differs in zip(keys, row != hosts[0], strict=True) if differs]
+        if unequal:
+            refuse(host, ", ".join(unequal[:5]))

@@ -1,0 +1,145 @@
+"""Pairs of offers mined from clicks, and a catalogue to search: what task same_style asks for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from date_jax.data import catalogue, pipeline
+from date_jax.data.tokenizer import MIRRORED
+from date_jax.evals import findings
+from date_jax.evals import sheets as pictures
+from date_jax.evals.collect import collector
+from date_jax.pairs import neighbours
+from date_jax.same_style import modes
+from date_jax.same_style import task as same_style
+from date_jax.task import Course, Evaluate, Evaluated, Task
+
+COLUMNS = ("text", "text_mask")
+SHOWN = 6  # offers found for one on a sheet
+
+
+def load(config: ConfigDict) -> catalogue.Catalogue:
+    """The catalogue and the pairs of `config.data`; raises as `catalogue.load` does."""
+    return catalogue.load(config.data)
+
+
+def task(config: ConfigDict, corpus: catalogue.Catalogue) -> Task:
+    """For the corpus' vocabulary."""
+    tokenizer = corpus.tokenizer
+    mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    return same_style.build(config, len(tokenizer.vocab), mirrored)
+
+
+def batches(
+    config: ConfigDict, corpus: catalogue.Catalogue, first_step: int
+) -> Iterator[dict[str, Any]]:
+    """This process's part `{trigger, offer}` of the batch of each step, without end.
+
+    No product is in it: that two rows are a pair is all that training knows.
+    """
+    return pipeline.pair_batches(
+        corpus,
+        catalogue.TRAIN,
+        corpus.pairs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=first_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def offers(config: ConfigDict, corpus: catalogue.Catalogue, name: str) -> Iterator[dict[str, Any]]:
+    """This process's rows of all offers of a split, in order."""
+    return pipeline.eval_batches(
+        corpus,
+        [name],
+        batch_size=config.eval.batch_size,
+        boxes=False,
+        columns=COLUMNS,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def evaluator(
+    config: ConfigDict, corpus: catalogue.Catalogue, task: Task, mesh: jax.sharding.Mesh
+) -> Evaluate:
+    """Searches all offers of a split for the other ones of each one's product, in seven modes;
+    passes over splits in which no offer has another one."""
+    collect = collector(task.predict, mesh, rows_at_once=config.model.rows_at_once)
+    trained = corpus.splits[catalogue.TRAIN].products()[corpus.pairs]
+    pairs = {"pairs": float(len(trained))}
+    if corpus.judged:
+        pairs["pair_precision"] = float((trained[:, 0] == trained[:, 1]).mean())
+
+    def evaluate(
+        params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[str, Evaluated]]:
+        for name in (f"offer_{kind}" for kind in kinds if f"offer_{kind}" in corpus.splits):
+            split = corpus.splits[name]
+            product, category = split.products(), split.records.texts("category")
+            asked = [category[row] for row in modes.asking(product)]
+            if not asked:
+                continue  # `catalogue.load` says so
+            rows = collect(params, offers(config, corpus, name), should_stop=should_stop)
+            metrics = modes.metrics(modes.ranks(rows, product, mesh=mesh), asked)
+            metrics |= {"offers": float(split.size), "queries": float(len(asked)), **pairs}
+            nearest = neighbours.nearest(
+                rows["joint_embedding"], rows["joint_embedding"], SHOWN + 1, mesh=mesh
+            )
+            yield name, Evaluated(metrics, partial(sheet, corpus, name, nearest.index))
+
+    return evaluate
+
+
+def sheet(
+    corpus: catalogue.Catalogue,
+    name: str,
+    nearest: Int[np.ndarray, "N K"],
+    count: int,
+    title: str,
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """`count` offers, each with those that picture and words together find, but itself.
+
+    Args:
+        nearest: the K nearest rows of each row of the split, itself among them.
+    """
+    split = corpus.splits[name]
+    product = split.products()
+    chosen = pictures.spread(split.size, count)
+    shown = []
+    for row, image in zip(chosen, pipeline.pictures(corpus, name, chosen), strict=True):
+        found = nearest[row][nearest[row] != row][:SHOWN]
+        found = found[found >= 0]
+        posts = pipeline.pictures(corpus, name, found)[None]
+        right = (product[found] == product[row])[None]
+        none = np.zeros((0, 4), np.float32)
+        shown.append(findings.Finding(image, split.titles[row], none, posts, right))
+    return findings.sheet(shown, title=title)
+
+
+def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+    """The offers of that kind."""
+    del config
+    name = f"offer_{kind}"
+    return name if name in names else None
+
+
+COURSE = Course(
+    load=load,
+    task=task,
+    batches=batches,
+    evaluator=evaluator,
+    shown=shown,
+    terms=("loss", "match_joint", "match_text", "match_image", "distinct_text", "distinct_image",
+           "local_text", "local_image"),
+    columns=("m-m/recall_at_1", "i-i/recall_at_1", "t-t/recall_at_1", "i-t/recall_at_1",
+             "t-i/recall_at_1", "m-m/mrr"),
+)  # fmt: skip

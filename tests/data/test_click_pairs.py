@@ -1,0 +1,518 @@
+"""Mining pairs from a click log: against loops over the rows, in several engines' words."""
+
+import itertools
+import random
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import sqlglot
+
+from date_jax.data.clicks import pairs as click_pairs
+from date_jax.data.clicks import rules as click_rules
+from date_jax.data.clicks import tables as click_tables
+from date_jax.data.clicks.rules import CATALOGUE, LOG, RULES, STEPS, Settings
+from date_jax.errors import SetupError
+
+LOOSE = Settings(
+    salt="pepper",
+    min_support=1,
+    max_clicks=100,
+    min_relevance=0.0,
+    min_coclicks=1,
+    drop_duplicates_share=0.0,
+    max_pairs=100,
+)
+STRICT = Settings(
+    salt="pepper",
+    min_support=5,
+    max_clicks=6,
+    min_relevance=0.5,
+    min_coclicks=2,
+    drop_duplicates_share=0.5,
+    max_pairs=3,
+)
+Rows = list[dict[str, Any]]
+Pair = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Any]:
+    with click_tables.database(memory_gb=1.0) as made:
+        yield made
+
+
+def as_table(rows: Rows, columns: dict[str, str]) -> pa.Table:
+    types = {"string": pa.string(), "boolean": pa.bool_(), "float64": pa.float64()}
+    return pa.Table.from_pylist(rows, pa.schema({name: types[columns[name]] for name in columns}))
+
+
+def log_columns(log: Rows) -> dict[str, str]:
+    return LOG | ({"relevance": "float64"} if "relevance" in log[0] else {})
+
+
+def mined(
+    connection: Any, log: Rows, offers: Rows, settings: Settings, **options: Any
+) -> dict[Pair, dict[str, Any]]:
+    clicked = connection.create_table("log", as_table(log, log_columns(log)), overwrite=True)
+    known = connection.create_table("catalogue", as_table(offers, CATALOGUE), overwrite=True)
+    made = click_rules.mined(clicked, known, settings, **options).to_pyarrow()
+    return by_ids(made)
+
+
+def by_ids(pairs: pa.Table) -> dict[Pair, dict[str, Any]]:
+    return {(row.pop("trigger_id"), row.pop("offer_id")): row for row in pairs.to_pylist()}
+
+
+# The rules once more, as loops over rows.
+
+
+def spelled(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+def in_title(query: tuple[str, ...], title: str | None) -> float:
+    return len({*query} & {*spelled(title or "")}) / len({*query})
+
+
+def visits_by_loops(log: Rows, offers: dict[str, dict]) -> dict[tuple, dict[str, float]]:
+    """{(user, session, query): {offer: relevance}}."""
+    visits: dict[tuple, dict[str, float]] = defaultdict(dict)
+    for row in log:
+        query = tuple(spelled(row["query"] or ""))
+        known = None not in (row["user"], row["session"]) and row["offer_id"] in offers
+        if not (row["clicked"] and query and known):
+            continue
+        if "relevance" in row:
+            given = row["relevance"]
+            relevance = 0.0 if given is None or given != given else given
+        else:
+            relevance = in_title(query, offers[row["offer_id"]]["title"])
+        visit = visits[row["user"], row["session"], query]
+        visit[row["offer_id"]] = max(relevance, visit.get(row["offer_id"], relevance))
+    return visits
+
+
+def mined_by_loops(
+    log: Rows, catalogue: Rows, settings: Settings, without: tuple[str, ...] = ()
+) -> dict[Pair, dict[str, Any]]:
+    offers = {row["offer_id"]: row for row in catalogue}
+    visits = visits_by_loops(log, offers)
+    if "robots" not in without:
+        visits = {key: seen for key, seen in visits.items() if len(seen) <= settings.max_clicks}
+    if "support" not in without:
+        users = defaultdict(set)
+        for user, _, query in visits:
+            users[query].add(user)
+        visits = {
+            key: seen for key, seen in visits.items() if len(users[key[2]]) >= settings.min_support
+        }
+    pairs: dict[Pair, dict[str, Any]] = {}
+    for seen in visits.values():
+        if "relevance" not in without:
+            seen = {key: value for key, value in seen.items() if value >= settings.min_relevance}
+        for pair in itertools.combinations(sorted(seen), 2):
+            found = pairs.setdefault(pair, {"coclicks": 0, "relevance": 0.0})
+            found["coclicks"] += 1
+            found["relevance"] = max(found["relevance"], min(seen[name] for name in pair))
+    for (one, two), found in list(pairs.items()):
+        first, second = offers[one], offers[two]
+        found["category"] = first["category"]
+        kept = {
+            "category": None not in (first["category"], second["category"])
+            and first["category"] == second["category"],
+            "supplier": None not in (first["supplier"], second["supplier"])
+            and first["supplier"] != second["supplier"],
+            "coclicks": found["coclicks"] >= settings.min_coclicks,
+            "duplicates": first["image_hash"] is None
+            or first["image_hash"] != second["image_hash"]
+            or int(sha256(f"{one}|{two}".encode()).hexdigest()[:8], 16)
+            >= int(settings.drop_duplicates_share * 16**8),
+        }
+        if not all(kept[rule] or rule in without for rule in kept):
+            del pairs[one, two]
+    return pairs if "quota" in without else best_of_both(pairs, settings.max_pairs)
+
+
+def best_of_both(pairs: dict[Pair, dict[str, Any]], most: int) -> dict[Pair, dict[str, Any]]:
+    order = sorted(
+        pairs, key=lambda pair: (-pairs[pair]["coclicks"], -pairs[pair]["relevance"], pair)
+    )
+    of_offer: dict[str, list[Pair]] = defaultdict(list)
+    for pair in order:
+        for name in pair:
+            of_offer[name].append(pair)
+    return {
+        pair: found
+        for pair, found in pairs.items()
+        if all(pair in of_offer[name][:most] for name in pair)
+    }
+
+
+def random_shop(seed: int, *, relevance: bool) -> tuple[Rows, Rows]:
+    """A log with everything that goes wrong in logs, and its catalogue."""
+    draw = random.Random(seed)
+    words = ["Red", "vase", "floral", "Größe", "12cm", "红色", "new"]
+    offers = [
+        {
+            "offer_id": f"o{number}",
+            "title": draw.choice([None, *[" - ".join(draw.sample(words, 4))] * 9]),
+            "supplier": draw.choice([None, "s1", "s2", "s3", "s4"]),
+            "category": draw.choice([None, *["c1"] * 9, "c2"]),
+            "image_hash": draw.choice([None, "i1", "i2"]),
+        }
+        for number in range(20)
+    ]
+    often = [" ".join(draw.sample(words, 2)) for _ in range(4)]
+    seldom = [" ".join(draw.sample(words, 3)), "?!", "", None]
+    queries = [*often * 6, f"  {often[0].upper()}!", *seldom * 2]
+    log = []
+    for _ in range(1000):
+        query = draw.choice(queries)
+        asking = [None, *"abcdefgh"] if query in often else [None, *"ab"]
+        offer = draw.choice([None, "unknown", *(f"o{number}" for number in range(20))])
+        row = {"user": draw.choice(asking), "session": draw.choice([None, "1", "2", "3"])}
+        clicked = draw.choice([None, False, True, True, True])
+        log.append(row | {"query": query, "offer_id": offer, "clicked": clicked})
+    if relevance:
+        scores = [None, float("nan"), 0.25, 0.5, 0.75, 1.0]
+        log = [row | {"relevance": draw.choice(scores)} for row in log]
+    return log, offers
+
+
+@pytest.mark.parametrize("relevance", [False, True], ids=["by_words", "by_the_log"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rules_do_what_loops_over_the_rows_do(
+    connection: Any, seed: int, relevance: bool
+) -> None:
+    log, offers = random_shop(seed, relevance=relevance)
+    expected = mined_by_loops(log, offers, STRICT)
+    assert len(expected) > 2
+    assert mined(connection, log, offers, STRICT) == expected
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_alone_does_what_loops_do(connection: Any, rule: str) -> None:
+    log, offers = random_shop(7, relevance=False)
+    others = tuple(name for name in RULES if name != rule)
+    expected = mined_by_loops(log, offers, STRICT, without=others)
+    assert 2 < len(expected) < len(mined_by_loops(log, offers, STRICT, without=RULES))
+    assert mined(connection, log, offers, STRICT, without=others) == expected
+
+
+TITLES = {"a": "red mug", "b": "Red mug, striped", "c": "green plate"}
+OFFERS = [
+    {
+        "offer_id": name,
+        "title": title,
+        "supplier": f"s{name}",
+        "category": "mugs",
+        "image_hash": f"i{name}",
+    }
+    for name, title in TITLES.items()
+]
+CLICKED = [
+    {"user": user, "session": "1", "query": "red mug", "offer_id": offer, "clicked": True}
+    for user in "uvw"
+    for offer in "ab"
+]
+ONE_PAIR = Settings("pepper", min_support=3, max_clicks=2, drop_duplicates_share=1.0, max_pairs=1)
+
+
+def changed(rows: Rows, change: dict[str, Any], **where: str) -> Rows:
+    """`rows` with `change` in those that `where` fits."""
+    return [row | change if where.items() <= row.items() else row for row in rows]
+
+
+def test_what_three_shoppers_click_together_is_a_pair(connection: Any) -> None:
+    found = {"category": "mugs", "coclicks": 3, "relevance": 1.0}
+    assert mined(connection, CLICKED, OFFERS, ONE_PAIR) == {("a", "b"): found}
+
+
+@pytest.mark.parametrize(
+    ("rule", "log", "offers"),
+    [
+        ("robots", [*CLICKED, *changed(CLICKED, {"offer_id": "c"})], OFFERS),
+        ("support", changed(CLICKED, {"user": "u", "session": "2"}, user="v"), OFFERS),
+        ("relevance", CLICKED, changed(OFFERS, {"title": "plate"}, offer_id="b")),
+        ("category", CLICKED, changed(OFFERS, {"category": "plates"}, offer_id="b")),
+        ("supplier", CLICKED, changed(OFFERS, {"supplier": "sa"}, offer_id="b")),
+        (
+            "coclicks",
+            [row for row in CLICKED if row["user"] == "u" or row["offer_id"] == "a"],
+            OFFERS,
+        ),
+        ("duplicates", CLICKED, changed(OFFERS, {"image_hash": "ia"}, offer_id="b")),
+    ],
+)
+def test_each_rule_alone_removes_the_pair_that_it_is_about(
+    connection: Any, rule: str, log: Rows, offers: Rows
+) -> None:
+    assert ("a", "b") not in mined(connection, log, offers, ONE_PAIR)
+    assert ("a", "b") in mined(connection, log, offers, ONE_PAIR, without=(rule,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"session": "2"}, {"query": "mug"}, {"user": "x"}, {"clicked": False}, {"clicked": None}],
+    ids=str,
+)
+def test_clicks_of_different_visits_are_no_pair(connection: Any, change: dict) -> None:
+    log = changed(CLICKED, change, offer_id="b")
+    assert mined(connection, log, OFFERS, LOOSE) == {}
+
+
+def test_no_offer_has_more_pairs_than_the_quota_and_the_best_are_kept(connection: Any) -> None:
+    third = [row | {"offer_id": "c"} for row in CLICKED if row["user"] != "w"]
+    all_three = mined(connection, [*CLICKED, *third], OFFERS, LOOSE)
+    assert {pair: found["coclicks"] for pair, found in all_three.items()} == {
+        ("a", "b"): 3,
+        ("a", "c"): 2,
+        ("b", "c"): 2,
+    }
+    best = mined(connection, [*CLICKED, *third], OFFERS, LOOSE._replace(max_pairs=1))
+    assert set(best) == {("a", "b")}
+
+
+def test_a_share_of_the_duplicates_is_dropped_and_always_the_same(connection: Any) -> None:
+    names = [f"o{number}" for number in range(40)]
+    log = [CLICKED[0] | {"offer_id": name} for name in names]
+    offers = [OFFERS[0] | {"offer_id": name, "supplier": name} for name in names]
+    share = [
+        set(mined(connection, log, offers, LOOSE._replace(drop_duplicates_share=share)))
+        for share in (0.0, 0.75, 0.75, 1.0)
+    ]
+    assert len(share[0]) == 40 * 39 / 2
+    assert share[1] == share[2] < share[0]
+    assert 0.2 < len(share[1]) / len(share[0]) < 0.3
+    assert share[3] == set()
+
+
+# The same expression in the words of larger engines.
+
+
+@pytest.mark.parametrize("dialect", ["spark", "bigquery"])
+def test_the_query_for_another_engine_is_the_golden_one(dialect: str, root: Path) -> None:
+    path = root / f"tests/golden/click_pairs.{dialect}.sql"
+    made = click_rules.sql(LOG, Settings("pepper"), dialect)
+    assert made == path.read_text(), (
+        f"if that was meant: python -m date_jax.data.click_pairs --sql={dialect} --salt=pepper "
+        f"> {path.relative_to(root)}"
+    )
+
+
+@pytest.mark.parametrize("relevance", [False, True], ids=["by_words", "by_the_log"])
+@pytest.mark.parametrize("dialect", ["duckdb", "spark", "bigquery"])
+def test_the_query_for_another_engine_finds_the_same_pairs(
+    connection: Any, dialect: str, relevance: bool
+) -> None:
+    """Said back in DuckDB's words by sqlglot, as those engines are not here."""
+    log, offers = random_shop(3, relevance=relevance)
+    expected = mined(connection, log, offers, STRICT)
+    query = click_rules.sql(log_columns(log), STRICT, dialect)
+    connection.raw_sql("CREATE OR REPLACE TEMP MACRO ieee_divide(a, b) AS a / b")  # BigQuery's
+    # sqlglot's versions differ about digests that are bytes; DuckDB's are hexadecimal.
+    connection.raw_sql("CREATE OR REPLACE TEMP MACRO hexdigest(text) AS sha256(text)")
+    query = query.replace("TO_HEX(SHA256(", "hexdigest((")
+    (said,) = sqlglot.transpile(query, read=dialect, write="duckdb")
+    assert by_ids(connection.raw_sql(said).to_arrow_table()) == expected
+
+
+def test_no_engine_is_asked_to_trim(root: Path) -> None:
+    """Ibis's TRIM for Spark takes the letters v and f off: "floral" became "loral"."""
+    for path in (root / "tests/golden").glob("*.sql"):
+        assert "TRIM" not in path.read_text()
+
+
+# Privacy.
+
+
+def test_users_are_known_by_a_salted_hash_from_the_first_step_on(connection: Any) -> None:
+    seen: dict[str, pa.Table] = {}
+
+    def after(name: str, table: Any) -> Any:
+        seen[name] = table.to_pyarrow()
+        return table
+
+    mined(connection, CLICKED, OFFERS, ONE_PAIR, after=after)
+    assert list(seen) == ["offers", *STEPS]
+    hashed = {sha256(f"pepper{user}".encode()).hexdigest() for user in "uvw"}
+    assert set(seen["clicks"]["user"].to_pylist()) == hashed
+    after_pairing = list(STEPS)[list(STEPS).index("pairs") :]
+    for name in after_pairing:
+        assert not {"user", "session", "query"} & set(seen[name].column_names)
+
+
+@pytest.mark.parametrize("dialect", ["spark", "bigquery"])
+def test_a_query_reads_user_ids_only_to_hash_them(dialect: str, root: Path) -> None:
+    text = (root / f"tests/golden/click_pairs.{dialect}.sql").read_text()
+    (read,) = re.findall(r"^.*CONCAT\('pepper'.*$", text, re.MULTILINE)
+    assert re.search(r"(SHA2\(|TO_HEX\(SHA256\()CONCAT\('pepper', `t\d`\.`user`\)", read)
+    alias = re.search(r"`(t\d)`\.`user`", read)[1]
+    inside = text[text.index("clicks AS") : text.index("robots AS")]
+    assert len(re.findall(rf"`{alias}`\.`user`(?! IS NOT NULL)", inside)) == 1
+
+
+# The command.
+
+
+def write(path: Path, rows: Rows, columns: dict[str, str]) -> Path:
+    kind = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+    kind(as_table(rows, columns), path)
+    return path
+
+
+def command(folder: Path, *arguments: str, kind: str = "csv") -> list[str]:
+    """The arguments for CLICKED and OFFERS; those of `arguments` come after and so count."""
+    log = write(folder / f"log.{kind}", changed(CLICKED, {"user": "eve@home"}, user="u"), LOG)
+    offers = write(folder / f"catalogue.{kind}", OFFERS, CATALOGUE)
+    given = [f"--log={log}", f"--catalogue={offers}", f"--out={folder / f'pairs.{kind}'}"]
+    return [*given, "--min_support=3", *arguments]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_command_writes_pairs_and_tells_what_each_rule_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
+) -> None:
+    assert click_pairs.main(command(tmp_path, "--without=quota", kind=kind)) == 0
+    said = capsys.readouterr().out
+    read = pyarrow.csv.read_csv if kind == "csv" else pyarrow.parquet.read_table
+    assert read(tmp_path / f"pairs.{kind}").to_pylist() == [
+        {"trigger_id": "a", "offer_id": "b", "category": "mugs", "coclicks": 3, "relevance": 1}
+    ]
+    shown = [line.split()[:3] for line in said.splitlines()]
+    assert shown[1:4] == [["(log)", "6"], ["clicks", "6", "0"], ["robots", "6", "0"]]
+    assert [line[0] for line in shown[2:-1]] == [name for name in STEPS if name != "quota"]
+    assert re.search(r"^1 pairs in .*, \d+\.\d s, at most \d\.\d\d GiB$", said, re.MULTILINE)
+    assert "eve" not in said + (tmp_path / f"pairs.{kind}").read_bytes().decode("latin1")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_several_files_are_one_log(tmp_path: Path) -> None:
+    arguments = command(tmp_path, "--log=" + str(tmp_path / "part*.csv"))
+    for number, user in enumerate("uvw"):
+        rows = [row for row in CLICKED if row["user"] == user]
+        write(tmp_path / f"part{number}.csv", rows, LOG)
+    assert click_pairs.main(arguments) == 0
+
+
+def test_the_query_is_over_the_columns_of_the_given_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    columns = LOG | {"relevance": "float64"}
+    log = write(tmp_path / "rated.parquet", [row | {"relevance": 0.5} for row in CLICKED], columns)
+    assert click_pairs.main(["--sql=spark", f"--log={log}", "--salt=pepper"]) == 0
+    assert capsys.readouterr().out == click_rules.sql(columns, Settings("pepper"), "spark")
+
+
+USAGE = [
+    ([], "--log, --catalogue, --out is required"),
+    (["--log=a.csv", "--out=b.csv"], "--catalogue is required"),
+    (["--lgo=a.csv"], "--lgo=a.csv: unknown flag (did you mean '--log'?)"),
+    (["--sql=spark", "--without=catgory"], "(did you mean 'category'?)"),
+    (["--sql=spark", "--max_pairs=0"], "--max_pairs=0: must be 1 or more"),
+    (["--sql=spark", "--min_relevance=nan"], "--min_relevance=nan: must be a number"),
+    (["--sql=spark", "--drop_duplicates_share=90"], "must be from 0 to 1"),
+    (["--sql=spark", "--memory_gb=0"], "--memory_gb=0.0: must be above 0"),
+    (["--log=a.csv", "--catalogue=b.csv", "--out=c.json"], "ends in .parquet or .csv"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), USAGE, ids=lambda x: str(x)[:40])
+def test_a_wrong_command_is_answered(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert click_pairs.main(arguments) == 2
+    assert_readable(capsys.readouterr().err, says)
+
+
+def assert_readable(text: str, *says: str) -> None:
+    assert text.startswith("error: ")
+    assert all(part in text for part in says), text
+    assert len(text.splitlines()) <= 8, text
+    assert "Traceback" not in text
+
+
+HEADER = b"user,session,query,offer_id,clicked\n"
+FILES = [
+    (HEADER.replace(b"clicked", b"click") + b"u,1,q,a,1\n", ["no clicked", "found: user, session"]),
+    (HEADER.replace(b",", b";") + b"u;1;q;a;1\n", ["separated by semicolons: expected commas"]),
+    (HEADER.replace(b",", b"\t") + b"u\t1\tq\ta\t1\n", ["separated by tabs"]),
+    (HEADER.decode().encode("utf-16"), ["looks like UTF-16", "iconv"]),
+    (HEADER + "u,1,\u7ea2\u8272,a,1\n".encode("gbk"), ["cannot be read", "utf-8"]),
+    (b"PAR1\0\0", ["log.csv is no csv file: it begins with b'PAR1"]),
+    (HEADER + b"u,1,q,a,maybe\n", ["cannot be read", "maybe"]),
+    (HEADER + b"u,1,q,a\n", ["cannot be read", "Line: 2", "Expected Number of Columns: 5"]),
+    (HEADER, ["no clicks are left by 'clicks'"]),
+    (b"", ["log.csv is no csv file"]),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), FILES, ids=lambda x: str(x)[:40])
+def test_a_log_that_cannot_be_used_is_refused(
+    tmp_path: Path, content: bytes, says: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    arguments = command(tmp_path)
+    (tmp_path / "log.csv").write_bytes(content)
+    assert click_pairs.main(arguments) == 3
+    assert_readable(capsys.readouterr().err, *says)
+    assert not list(tmp_path.glob("*pairs.csv"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "says"),
+    [
+        (
+            "--log={}/lgo.csv",
+            3,
+            ["--log: no file", "(did you mean", "looked"],
+        ),
+        ("--log={}/log.jsonl", 3, ["expected .parquet or .csv files"]),
+        ("--catalogue={}/false.parquet", 3, ["false.parquet is no parquet file"]),
+        ("--catalogue={}/twice.csv", 3, ["1 of offer_id are there twice", "'a'"]),
+        ("--min_support=4", 3, ["no clicks are left by 'support' (queries of 4 users or more)"]),
+        ("--min_coclicks=4", 3, ["no pairs are left by 'coclicks'", "--without=coclicks"]),
+        ("--out={}/nowhere/pairs.csv", 5, ["nowhere is no folder"]),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_told(
+    tmp_path: Path, argument: str, code: int, says: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "log.jsonl").write_text("{}")
+    (tmp_path / "false.parquet").write_text("a,b\n")
+    write(tmp_path / "twice.csv", [*OFFERS, OFFERS[0]], CATALOGUE)
+    assert click_pairs.main(command(tmp_path, argument.format(tmp_path))) == code
+    assert_readable(capsys.readouterr().err, *says)
+
+
+def test_too_little_memory_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert click_pairs.main(command(tmp_path, "--memory_gb=0.001")) == SetupError.exit_code
+    assert_readable(capsys.readouterr().err, "--memory_gb=0.001")
+
+
+def test_ctrl_c_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click_rules, "mined", interrupted)
+    assert click_pairs.main(command(tmp_path)) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*pairs.csv"))
+
+
+def test_a_wrong_command_need_not_wait_for_large_packages() -> None:
+    large = "{'tensorflow', 'jax', 'ibis', 'duckdb', 'pandas', 'pyarrow'}"
+    code = f"import sys, date_jax.data.clicks.trials; print({large} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

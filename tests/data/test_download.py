@@ -1,0 +1,247 @@
+"""Fetching pictures by a list: from a server of this machine, which remembers who asked when."""
+
+import io
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from date_jax.data.files import download
+from date_jax.errors import DataError
+
+FAST = {"delay": 0.0, "timeout": 2.0, "tries": 3}
+
+
+def picture(kind: str, colour: str = "red") -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(made, kind)
+    return made.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by path; `asked` has each path with its time."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, float]] = []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def count(self) -> Counter[str]:
+        return Counter(path for path, _ in self.asked)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        before = self.server.count()[self.path]
+        self.server.asked.append((self.path, time.monotonic()))
+        if self.path.startswith("/busy/") and not before:
+            code = int(self.path.split("/")[2])
+            self.answer(code, b"", {"Retry-After": "1"} if code == 429 else {})
+        elif self.path == "/later":
+            self.answer(503, b"", {"Retry-After": formatdate(time.time() + 4000, usegmt=True)})
+        elif self.path == "/always":
+            self.answer(503, b"")
+        elif self.path == "/gone":
+            self.answer(404, b"")
+        elif self.path == "/page.jpg":
+            self.answer(200, b"<html>not here</html>", {"Content-Type": "text/html"})
+        elif self.path == "/cut":
+            whole = picture("JPEG")
+            self.answer(200, whole[:-20] if not before else whole, length=len(whole))
+        elif self.path == "/stated":
+            self.answer(200, picture("PNG"), length=10**9)
+        elif self.path == "/unstated":
+            self.answer(200, picture("PNG") + bytes(5000), length=None)
+        elif self.path.startswith("/to/"):
+            where = {"file": "file:///etc/hostname", "ftp": "ftp://127.0.0.1/a", "ok": "/a.png"}
+            self.answer(302, b"", {"Location": where[self.path[4:]]})
+        else:
+            kind = "WEBP" if "webp" in self.path else "PNG" if "png" in self.path else "JPEG"
+            self.answer(200, picture(kind))
+
+    def answer(
+        self, code: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = -1
+    ) -> None:
+        self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if length is not None:
+            self.send_header("Content-Length", str(len(body) if length < 0 else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def listed(folder: Path, server: Server, paths: list[str]) -> Path:
+    rows = [f"p{n}\t{server.address}{path}\n" for n, path in enumerate(paths)]
+    (folder / "urls.tsv").write_text("".join(rows))
+    return folder / "urls.tsv"
+
+
+def got(folder: Path, list_file: Path, **options: float) -> dict[str, str]:
+    """Downloads; returns the reason of each failure by id and path."""
+    settings = download.Options(**{**FAST, **options})
+    failed = download.download(download.read_list(list_file), folder, settings)
+    lines = (folder / "failures.tsv").read_text().splitlines()
+    cells = [line.split("\t") for line in lines]
+    assert len({cell[0] for cell in cells}) == failed
+    assert not list(folder.glob("*.part"))
+    return {f"{name} /{url.split('/', 3)[-1]}": reason for name, url, reason in cells}
+
+
+def test_pictures_are_named_by_what_they_are_and_not_asked_for_twice(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    names = listed(tmp_path, server, ["/a.jpg", "/b.png", "/c.webp", "/to/ok"])
+    assert not got(out, names)
+    found = {}
+    for file in out.glob("p*"):
+        with Image.open(file) as image:
+            found[file.name] = image.format
+    assert found == {"p0.jpg": "JPEG", "p1.png": "PNG", "p2.webp": "WEBP", "p3.png": "PNG"}
+    (out / "p1.png").unlink()
+    server.asked.clear()
+    assert not got(out, names)
+    assert server.count() == {"/b.png": 1}
+    said = capsys.readouterr()
+    assert "1 pictures fetched, 3 were there, 0 failed" in said.out
+    assert "fetching: 1 of 1" in said.err
+    assert " s left" in said.err
+
+
+def test_what_is_no_picture_is_listed_with_its_reason(server: Server, tmp_path: Path) -> None:
+    paths = ["/gone", "/page.jpg", "/stated", "/unstated", "/to/file", "/to/ftp", "/a.jpg"]
+    names = listed(tmp_path, server, paths)
+    with names.open("a") as file:
+        file.write(f"local\tfile://{names}\nwrong\thttp://[bad/a.jpg\nnone\t\n")
+    reasons = got(tmp_path / "out", names, max_bytes=1000)
+    assert reasons["p0 /gone"] == "HTTP 404"
+    assert reasons["p1 /page.jpg"].startswith("text/html, no JPEG, PNG or WEBP: begins with")
+    assert reasons["p2 /stated"] == "1,000,000,000 bytes, more than 1,000"
+    assert reasons["p3 /unstated"] == "more than 1,000 bytes"
+    assert reasons["p4 /to/file"] == "HTTP 302"
+    assert reasons["p5 /to/ftp"] == "unknown url type: ftp"
+    assert any(name.startswith("local ") for name in reasons)
+    assert any(name.startswith("wrong ") for name in reasons)
+    assert reasons["none /"] == "no address"
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["failures.tsv", "p6.jpg"]
+    assert all(server.count()[path] == 1 for path in paths)
+
+
+def test_failures_of_another_list_stay_until_their_pictures_are_there(
+    server: Server, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "out", download.Options(**{**FAST, "tries": 1})
+
+    def failed(*rows: str) -> list[str]:
+        (tmp_path / "urls.tsv").write_text("".join(f"{row}\n" for row in rows))
+        download.download(download.read_list(tmp_path / "urls.tsv"), out, settings)
+        lines = (out / "failures.tsv").read_text().splitlines()
+        return sorted(line.split("\t")[0] for line in lines)
+
+    assert failed(f"a\t{server.address}/gone", f"b\t{server.address}/gone") == ["a", "b"]
+    assert failed(f"c\t{server.address}/gone") == ["a", "b", "c"]
+    assert failed(f"a\t{server.address}/a.jpg", f"c\t{server.address}/gone") == ["b", "c"]
+
+
+def test_a_host_that_wants_more_quiet_than_a_run_has_is_not_asked_again(
+    server: Server, tmp_path: Path
+) -> None:
+    names = listed(tmp_path, server, ["/later", "/a.jpg", "/b.jpg"])
+    reasons = got(tmp_path / "out", names, connections=1)
+    assert server.count() == {"/later": 1}
+    assert reasons["p0 /later"] == "HTTP 503"
+    for name in ("p1 /a.jpg", "p2 /b.jpg"):
+        assert reasons[name].startswith("not asked: 127.0.0.1:")
+        assert reasons[name].endswith(" s without questions")
+
+
+def test_a_busy_host_is_asked_again_when_it_said(server: Server, tmp_path: Path) -> None:
+    paths = ["/busy/429/a.jpg", "/busy/503/b.png", "/cut", "/always", "/later"]
+    reasons = got(tmp_path / "out", listed(tmp_path, server, paths), connections=1)
+    assert reasons == {"p3 /always": "HTTP 503", "p4 /later": "HTTP 503"}
+    first, second = (at for path, at in server.asked if path == paths[0])
+    assert second - first >= 1.0
+    assert {path: server.count()[path] for path in paths} == dict(
+        zip(paths, (2, 2, 2, FAST["tries"], 1), strict=True)
+    )
+    times = [at for path, at in server.asked if path == "/always"]
+    assert times[2] - times[1] >= 1.5 * (times[1] - times[0])  # 0.2 s, then 0.4
+    assert (tmp_path / "out/p2.jpg").read_bytes() == picture("JPEG")
+
+
+def test_one_host_is_asked_with_a_delay_by_all_connections_together(
+    server: Server, tmp_path: Path
+) -> None:
+    names = listed(tmp_path, server, [f"/{n}.jpg" for n in range(6)])
+    assert not got(tmp_path / "out", names, delay=0.1, connections=4)
+    times = sorted(at for _, at in server.asked)
+    assert min(after - before for before, after in itertools.pairwise(times)) > 0.05
+    assert times[-1] - times[0] > 0.45
+
+
+def test_product1m_s_lists_are_read_and_the_mirror_is_asked_second(
+    server: Server, tmp_path: Path
+) -> None:
+    a, b = f"{server.address}/a.jpg", f"{server.address}/gone"
+    lines = [
+        f"1#####cup#####{a}#####{b}",
+        f"2#####pot#####{b}#####{a}#####L1#;#L2",
+        "3#####x##########",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join([*lines, lines[0]]) + "\n")
+    reasons = got(tmp_path / "out", tmp_path / "list.txt")
+    assert reasons == {"3 /": "no address"}
+    assert sorted(f.name for f in (tmp_path / "out").glob("*.jpg")) == ["1.jpg", "2.jpg"]
+    assert server.count() == {"/a.jpg": 2, "/gone": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is empty"),
+        ("a\thttp://x\nonly\n", r"urls\.tsv:2: expected id<TAB>URL, got 'only'"),
+        ("../1\thttp://x\n", r"urls\.tsv:1: the id '\.\./1' cannot name a picture's file"),
+    ],
+)
+def test_a_wrong_list_is_answered_with_its_line(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "urls.tsv").write_text(content)
+    with pytest.raises(DataError, match=says):
+        download.read_list(tmp_path / "urls.tsv")
+
+
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture
+) -> None:
+    out = f"--out={tmp_path / 'out'}"
+    assert download.main([f"--list={tmp_path / 'none'}", out]) == 3
+    assert "no such file" in capsys.readouterr().err
+    names = listed(tmp_path, server, ["/a.jpg", "/gone"])
+    assert download.main([f"--list={names}", out, "--tries=0"]) == 2
+    assert "--tries=0: must be above 0" in capsys.readouterr().err
+    assert download.main([f"--list={names}", out, "--delay=0"]) == 1
+    (tmp_path / "file").write_text("")
+    assert download.main([f"--list={names}", f"--out={tmp_path / 'file'}"]) == 5

@@ -1,0 +1,456 @@
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from date_jax.data import pipeline
+from date_jax.data.cache import tensorflow
+from date_jax.data.files.preprocess import header, prepared_jpeg
+from date_jax.data.prepared import Records
+from date_jax.errors import DataError
+
+RED, BLUE = (230, 20, 20), (20, 20, 230)
+BOX = [12, 30, 44, 50]
+SIZE = (80, 60)
+
+
+def painted(size: tuple[int, int] = SIZE, box: list[int] = BOX) -> Image.Image:
+    """A blue picture in which the box is red."""
+    image = Image.new("RGB", size, BLUE)
+    image.paste(RED, tuple(box))
+    return image
+
+
+def rows_of(folder: Path, count: int = 12) -> list[dict[str, Any]]:
+    """Pictures and rows of two domains with all that a run needs, under `folder`."""
+    (folder / "images").mkdir(exist_ok=True)
+    rows = []
+    for number in range(count):
+        name = f"images/{number}.png"
+        painted().save(folder / name)
+        rows.append(
+            {
+                "image": name,
+                "query": f"red field {number % 3}, please",
+                "box": BOX if number % 4 < 3 else None,
+                "domain": ("mall", "live")[number % 2],
+                "product_id": f"p{number % 5}",
+                "category": "field",
+                "split": ("train", "train", "test", "train", "train", "test")[number % 6],
+            }
+        )
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    corners = ["x_min", "y_min", "x_max", "y_max"]
+    names = [*(name for name in rows[0] if name != "box"), *corners]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for row in rows:
+            box = dict(zip(corners, row["box"] or [""] * 4, strict=True))
+            writer.writerow({key: row[key] for key in names if key in row} | box)
+    return path
+
+
+def data_config(path: Path | str, cache: Path, **changes: Any) -> ConfigDict:
+    config = ConfigDict(
+        {
+            "name": "files",
+            "path": str(path),
+            "cache_dir": str(cache),
+            "source": "mall",
+            "target": "live",
+            "image_size": 32,
+            "fit": "letterbox",
+            "text_length": 8,
+            "vocab": "",
+            "vocab_size": 100,
+            "max_pixels": 1_000_000,
+            "bad_image_budget": 0.0,
+        }
+    )
+    config.update(changes)
+    return config
+
+
+def examples(corpus: pipeline.Corpus, name: str) -> dict[str, np.ndarray]:
+    """All rows of a split in order."""
+    size = corpus.splits[name].size
+    (batch,) = pipeline.eval_batches(corpus, [name], batch_size=size, boxes=True)
+    return batch
+
+
+def red_box(image: np.ndarray) -> list[int]:
+    """Where the red pixels are: x_min, y_min, x_max, y_max, found by looking."""
+    red = (image[..., 0] > 128) & (image[..., 2] < 100)
+    rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def box_pixels(batch: dict[str, np.ndarray], row: int) -> np.ndarray:
+    x, y, width, height = batch["box_cxcywh"][row] * batch["image"].shape[1]
+    return np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+
+
+def load_one(folder: Path, name: str, box: Any = None, **changes: Any) -> dict[str, np.ndarray]:
+    """The only live test row of a file, its picture `folder / name`."""
+    rows = rows_of(folder, 2)
+    last = rows[0] | {"image": name, "box": box, "domain": "live", "split": "test"}
+    path = write_jsonl(folder / "shop.jsonl", [*rows, last])
+    return examples(pipeline.load(data_config(path, folder / "cache", **changes)), "live_test")
+
+
+def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["query"] = "the first, a striped one"
+    corpus = pipeline.load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    sizes = {name: split.size for name, split in corpus.splits.items()}
+    assert sizes == {"mall_train": 4, "live_train": 4, "mall_test": 2, "live_test": 2}
+    assert corpus.splits["mall_train"].queries[0] == "the first, a striped one"
+    of_mall_train = [row for row in rows if (row["domain"], row["split"]) == ("mall", "train")]
+    has_box = corpus.splits["mall_train"].arrays()["has_box"]
+    np.testing.assert_array_equal(has_box, [row["box"] is not None for row in of_mall_train])
+    same = [row["product_id"] == of_mall_train[0]["product_id"] for row in of_mall_train]
+    numbers = corpus.splits["mall_train"].product_id
+    np.testing.assert_array_equal(numbers == numbers[0], same)
+
+
+def test_the_pictures_of_a_batch_are_to_the_bit_what_pillow_decodes(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    corpus = pipeline.load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    records = Records([corpus.splits["mall_train"].records])[np.arange(4)]
+    spec = {"image": tensorflow().io.FixedLenFeature([], "string")}
+    files = tensorflow().io.parse_example(records, spec)["image"].numpy()
+    by_pillow = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    np.testing.assert_array_equal(examples(corpus, "mall_train")["image"], by_pillow)
+    np.testing.assert_array_equal(pipeline.pictures(corpus, "mall_train", np.arange(4)), by_pillow)
+
+
+def test_csv_and_jsonl_of_the_same_rows_give_the_same_batches(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    for number, row in enumerate(rows):
+        row["product_id"] = number % 5  # a number, from 0, which CSV cannot tell from a text
+    paths = [write_jsonl(tmp_path / "a.jsonl", rows), write_csv(tmp_path / "b.csv", rows)]
+    one, other = (pipeline.load(data_config(path, tmp_path)) for path in paths)
+    for name in one.splits:
+        a, b = examples(one, name), examples(other, name)
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
+
+
+def test_a_csv_may_hold_the_box_in_one_column_and_start_with_a_byte_order_mark(
+    tmp_path: Path,
+) -> None:
+    rows_of(tmp_path, 2)
+    path = tmp_path / "shop.csv"
+    path.write_text(
+        "\ufeffimage,query,domain,split,box\n"
+        'images/0.png,"red, please",mall,train,"[12, 30, 44, 50]"\n'
+        "images/1.png,red,live,train,\n"
+    )
+    corpus = pipeline.load(data_config(path, tmp_path))
+    assert corpus.splits["mall_train"].queries == ["red, please"]
+    np.testing.assert_array_equal(examples(corpus, "mall_train")["box_mask"], [True])
+    np.testing.assert_array_equal(examples(corpus, "live_train")["box_mask"], [False])
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+@pytest.mark.parametrize("size", [(80, 60), (60, 80), (400, 300), (51, 53)])
+def test_the_box_stays_on_its_object(tmp_path: Path, fit: str, size: tuple[int, int]) -> None:
+    box = [size[0] // 4, size[1] // 5, size[0] // 2, size[1] * 4 // 5]
+    painted(size, box).save(tmp_path / "one.png")
+    batch = load_one(tmp_path, "one.png", box, fit=fit)
+    np.testing.assert_allclose(box_pixels(batch, 0), red_box(batch["image"][0]), atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_rotation_is_applied_and_boxes_belong_to_the_upright_picture(
+    tmp_path: Path, orientation: int
+) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    painted().save(tmp_path / "one.jpg", exif=exif, quality=95, subsampling=0)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "one.jpg"))
+    box = [int(side) for side in red_box(np.asarray(upright))]
+    batch = load_one(tmp_path, "one.jpg", box)
+    np.testing.assert_allclose(box_pixels(batch, 0), red_box(batch["image"][0]), atol=1)
+    notes = pipeline.load(data_config(tmp_path / "shop.jsonl", tmp_path / "cache")).notes
+    assert any("1 pictures were turned upright" in note for note in notes) == (orientation > 1)
+
+
+def sixteen_bit(path: Path) -> None:
+    grey = np.full((60, 80), 0x40 << 8, np.uint16)
+    Image.fromarray(grey).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "expected"),
+    [
+        ("grey.png", lambda path: Image.new("L", SIZE, 64).save(path), (64, 64, 64)),
+        ("grey16.png", sixteen_bit, (64, 64, 64)),
+        ("bits.png", lambda path: Image.new("1", SIZE, 1).save(path), (255, 255, 255)),
+        ("clear.png", lambda path: Image.new("RGBA", SIZE, (9, 9, 9, 0)).save(path), (255,) * 3),
+        ("half.png", lambda path: Image.new("LA", SIZE, (0, 128)).save(path), (127,) * 3),
+        ("palette.png", lambda path: Image.new("RGB", SIZE, RED).quantize(4).save(path), RED),
+        (
+            "hole.png",
+            lambda path: Image.new("P", SIZE, 0).save(path, transparency=0),
+            (255, 255, 255),
+        ),
+        ("print.jpg", lambda path: Image.new("CMYK", SIZE, (0, 0, 0, 0)).save(path), (255,) * 3),
+        ("web.webp", lambda path: Image.new("RGB", SIZE, BLUE).save(path, lossless=True), BLUE),
+        (
+            "phone.jpg",  # two pictures in one JPEG, as phones write them
+            lambda path: Image.new("RGB", SIZE, BLUE).save(
+                path, "MPO", save_all=True, append_images=[Image.new("RGB", SIZE, RED)]
+            ),
+            BLUE,
+        ),
+        ("tiny.png", lambda path: Image.new("RGB", (1, 1), BLUE).save(path), BLUE),
+        ("thin.png", lambda path: Image.new("RGB", (300, 1), BLUE).save(path), BLUE),
+    ],
+)
+def test_any_mode_becomes_rgb_over_white(
+    tmp_path: Path, name: str, save: Callable[[Path], None], expected: tuple[int, ...]
+) -> None:
+    save(tmp_path / name)
+    jpeg = prepared_jpeg(tmp_path / name, image_size=16, fit="letterbox", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    image = np.asarray(Image.open(tmp_path / "prepared.jpg"))
+    assert image.shape == (16, 16, 3)
+    np.testing.assert_allclose(image[7, 8], expected, atol=3)
+
+
+def test_a_large_jpeg_read_at_a_fraction_looks_like_the_whole(tmp_path: Path) -> None:
+    x, y = np.meshgrid(np.linspace(0, 255, 800), np.linspace(0, 255, 600))
+    whole = Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
+    whole.save(tmp_path / "large.jpg", quality=95)
+    jpeg = prepared_jpeg(tmp_path / "large.jpg", image_size=32, fit="stretch", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    fraction = np.asarray(Image.open(tmp_path / "prepared.jpg")).astype(int)
+    assert np.abs(fraction - np.asarray(whole.resize((32, 32)))).max() <= 6
+
+
+def test_a_changed_picture_is_prepared_anew(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "shop.jsonl", rows_of(tmp_path))
+    before = pipeline.load(data_config(path, tmp_path)).fingerprint
+    assert pipeline.load(data_config(path, tmp_path)).fingerprint == before
+    Image.new("RGB", (31, 17)).save(tmp_path / "images" / "3.png")
+    assert pipeline.load(data_config(path, tmp_path)).fingerprint != before
+
+
+def html(path: Path) -> None:
+    path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
+
+
+def truncated(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
+    Image.fromarray(noise).save(path, "JPEG")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def bomb(path: Path) -> None:
+    Image.new("1", (13_000, 13_000)).save(path, "PNG")
+
+
+BAD_PICTURES = [
+    (html, r"is no JPEG, PNG or WEBP: it begins with b'<!DOCTYPE html>"),
+    (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
+    (truncated, "cannot be decoded: .*truncated"),
+    (bomb, "has 13000 x 13000 pixels, more than config.data.max_pixels=1,000,000"),
+    (lambda path: path.unlink(), "cannot be opened: No such file"),
+    (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
+    (
+        lambda path: Image.new("RGB", SIZE).save(path, "GIF"),
+        "is no JPEG, PNG or WEBP: it begins with b'GIF8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BAD_PICTURES)
+def test_an_unreadable_picture_is_dropped_within_the_budget_and_refused_above(
+    tmp_path: Path, spoil: Callable[[Path], Any], reason: str
+) -> None:
+    path = write_jsonl(tmp_path / "shop.jsonl", rows_of(tmp_path))
+    spoil(tmp_path / "images" / "0.png")
+    corpus = pipeline.load(data_config(path, tmp_path, bad_image_budget=0.1))
+    assert corpus.splits["mall_train"].size == 3
+    (note,) = (note for note in corpus.notes if "left out" in note)
+    assert "1 of 12 rows" in note
+    with pytest.raises(DataError, match=rf"(?s)of 1 of 12 rows.*images/0\.png {reason}") as caught:
+        pipeline.load(data_config(path, tmp_path, bad_image_budget=0.05))
+    assert len(str(caught.value).splitlines()) <= 8
+
+
+def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["image"] = "images/\0.png"
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=r"(?s)of 1 of 12 rows.*cannot be opened: .*null"):
+        pipeline.load(data_config(path, tmp_path))
+
+
+def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:
+    truncated(tmp_path / "one.jpg")
+    assert header(tmp_path / "one.jpg", max_pixels=10_000)[:2] == (90, 90)
+
+
+def test_a_split_that_loses_all_its_rows_is_named_with_the_reason(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "shop.jsonl", rows_of(tmp_path))
+    for number in (5, 11):  # all of live_test
+        html(tmp_path / "images" / f"{number}.png")
+    with pytest.raises(DataError, match=r"(?s)live_test is empty.*pictures cannot be read"):
+        pipeline.load(data_config(path, tmp_path, bad_image_budget=0.5))
+
+
+Rows = list[dict[str, Any]]
+
+
+def with_boxes(*boxes: Any) -> Callable[[Rows], Rows]:
+    """Gives the first rows these boxes."""
+
+    def changed(rows: Rows) -> Rows:
+        return [row | {"box": box} for row, box in zip(rows, boxes, strict=False)] + rows[
+            len(boxes) :
+        ]
+
+    return changed
+
+
+def every(**fields: Any) -> Callable[[Rows], Rows]:
+    return lambda rows: [row | fields for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (
+            with_boxes([44, 30, 12, 50]),
+            "(?s)1 of 9 boxes.*1 reversed.*: line 1\n.*line 1: .*80 x 60",
+        ),
+        (with_boxes([12, 30, 90, 50]), "1 outside the picture: line 1"),
+        (with_boxes([-5, 30, 9, 50]), "1 outside the picture: line 1"),
+        (with_boxes(BOX, [0.1, 0.2, 0.5, 0.6]), "(?s)1 normalised.*line 2.*mixed"),
+        (every(box=[0.1, 0.2, 0.5, 0.6]), "(?s)12 normalised.*lines 1, 2, 3, 4, 5, ….*multiply"),
+        (every(box=[40, 30, 20, 10]), "(?s)12 of 12.*12 reversed.*look like x, y, width, height"),
+        (with_boxes([1, 2, 3]), r"shop\.jsonl:1: box is \[1, 2, 3\]: expected four finite"),
+        (with_boxes([1, 2, 3, "4"]), "expected four finite numbers"),
+        (with_boxes([1, 2, 3, float("nan")]), "expected four finite numbers"),
+        (with_boxes([1, 2, 3, 10**400]), "expected four finite numbers"),
+        (with_boxes("10 20 30 40"), "expected four finite numbers"),
+        (every(split="trian"), r"(?s)12 rows have an unknown split: 'trian'.*did you mean 'train'"),
+        (every(domain="mall"), "(?s)data.target: no domain 'live'.*its domains: mall"),
+        (every(domain="two words"), "may hold only letters"),
+        (every(split="test"), "(?s)domain 'mall' has no training rows.*only mall_test"),
+        (every(query=7), "query is 7: expected a text"),
+        (every(image=""), 'image is "": expected a text'),
+        (lambda rows: [], "holds no rows"),
+        (
+            lambda rows: [{"picture": 1, "query": "a", "domain": "b", "split": "c"}],
+            r"(?s)shop\.jsonl:1: no image.*found: picture, query, domain, split",
+        ),
+    ],
+)
+def test_wrong_rows_are_answered_before_any_picture_is_made(
+    tmp_path: Path, change: Callable[[Rows], Rows], pattern: str
+) -> None:
+    path = write_jsonl(tmp_path / "shop.jsonl", change(rows_of(tmp_path)))
+    with pytest.raises(DataError, match=pattern) as caught:
+        pipeline.load(data_config(path, tmp_path / "cache"))
+    assert len(str(caught.value).splitlines()) <= 8
+    assert not list((tmp_path / "cache").rglob("*record*"))
+
+
+def test_boxes_for_the_unrotated_picture_are_recognised(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    painted().save(tmp_path / "one.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"(?s)outside the picture.*60 x 80.*EXIF rotation"):
+        load_one(tmp_path, "one.jpg", [60, 10, 78, 50])
+
+
+GOOD = '{"image": "a", "query": "b", "domain": "mall", "split": "train"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pattern"),
+    [
+        ("shop.jsonl", None, r"(?s)no file .*shop\.jsonl.*looked from /"),
+        ("shop.json", b"[]", r"expected a \.jsonl .* or \.csv file \(did you mean '\.jsonl'"),
+        ("shop.jsonl", f"{GOOD}\n\n{{'a': 1}}\n".encode(), r"shop\.jsonl:3: not JSON"),
+        ("shop.jsonl", b"[1, 2]\n", r"shop\.jsonl:1: expected one JSON object a line"),
+        ("shop.jsonl", b"", "holds no rows"),
+        ("shop.csv", b"", "no image, query, domain, split"),
+        ("shop.csv", b"image;query;domain;split\n", "separated by semicolons: expected commas"),
+        ("shop.csv", b"image\tquery\tdomain\tsplit\n", "separated by tabs"),
+        ("shop.csv", b"image,text,domain,split\n", "(?s)no query.*found: image, text"),
+        ("shop.csv", b"image,query,domain,split,split\n", "column 'split' is there twice"),
+        ("shop.csv", b"image,query,domain,split,x_min\n", "no y_min, x_max, y_max"),
+        ("shop.csv", b"image,query,domain,split\na,b,c,d,e\n", r"shop\.csv:2: 5 cells under 4"),
+        ("shop.csv", b'image,query,domain,split\na,"b,c\n', r"shop\.csv:\d: not CSV"),
+        (
+            "shop.csv",
+            b"image,query,domain,split,box\na,b,mall,train,1 2 3 4\n",
+            r"shop\.csv:2: box 1 2 3 4 is not four numbers",
+        ),
+        ("shop.csv", "image,query\na,红色的杯子\n".encode("gbk"), r"\(line 2\): it looks like GBK"),
+        ("shop.csv", "image,query\n".encode("utf-16"), "looks like UTF-16"),
+        ("shop.csv", "image,query\n".encode("utf-16-le"), "looks like UTF-16"),
+    ],
+)
+def test_a_wrong_file_is_answered(
+    tmp_path: Path, name: str, content: bytes | None, pattern: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=pattern) as caught:
+        pipeline.load(data_config(tmp_path / name, tmp_path / "cache"))
+    assert len(str(caught.value).splitlines()) <= 8
+
+
+def test_a_forgotten_path_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"config\.data\.path is empty"):
+        pipeline.load(data_config("", tmp_path))
+
+
+@pytest.mark.skipif(
+    "DATE_JAX_REAL_DATA" not in os.environ, reason="DATE_JAX_REAL_DATA names no annotations file"
+)
+def test_a_real_file_loads_and_its_boxes_lie_inside(tmp_path: Path) -> None:
+    path = os.environ["DATE_JAX_REAL_DATA"]
+    config = data_config(path, tmp_path, source="mall+mall_collage", text_length=20, image_size=64)
+    corpus = pipeline.load(config)
+    assert sum(split.size for split in corpus.splits.values()) == len(
+        Path(path).read_text().splitlines()
+    )
+    stream = pipeline.train_batches(
+        corpus,
+        ["mall_train", "mall_collage_train"],
+        batch_size=32,
+        seed=0,
+        start_step=0,
+        boxes=True,
+    )
+    for batch in islice(stream, 4):
+        boxes = batch["box_cxcywh"][batch["box_mask"]]
+        assert (boxes[:, 2:] > 0).all()
+        assert (np.abs(boxes[:, :2] - 0.5) + boxes[:, 2:] / 2 <= 0.5 + 1e-6).all()

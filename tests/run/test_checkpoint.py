@@ -1,0 +1,382 @@
+import errno
+import os
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from date_jax import sharding
+from date_jax.errors import CheckpointError, Preempted, UsageError
+from date_jax.run import checkpoint
+from date_jax.run.checkpoint import Checkpoints
+from date_jax.run.preemption import Preemption
+
+DTYPES = ("float32", "bfloat16", "int32", "uint8", "bool")
+# Of a step that cannot be read Orbax drops the other arrays half read. `checkpoint` keeps that from
+# the user; on a busy machine some of it happens later, in whatever test comes next.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(Event loop is closed|_read_array_index)"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
+
+DAMAGED = 10  # of each kind; 100 pass as well, in a minute
+
+
+@flax.struct.dataclass
+class Small:
+    step: Any
+    params: Any
+    rng: Any
+
+
+def made(value: float) -> Small:
+    return Small(
+        step=jnp.array(int(value), jnp.int32),
+        params={
+            "kernel": jnp.arange(512 * 256, dtype=jnp.float32).reshape(512, 256) * value,
+            "norm": {"scale": jnp.full(7, value, jnp.bfloat16), "on": jnp.array([True, False])},
+        },
+        rng=jax.random.key(int(value)),
+    )
+
+
+def target(fsdp: int = 1, **changes: Any) -> Small:
+    shapes = jax.eval_shape(lambda: made(1)).replace(**changes)
+    return sharding.with_shardings(
+        shapes, sharding.tree_shardings(sharding.device_mesh(fsdp), shapes)
+    )
+
+
+def placed(value: float, fsdp: int = 1) -> Small:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, target(fsdp))
+    return jax.jit(lambda: made(value), out_shardings=shardings)()
+
+
+def anything(_: dict[str, Any]) -> None:
+    """Any run may go on with any other."""
+
+
+def values(state: Small) -> list[np.ndarray]:
+    plain = state.replace(rng=jax.random.key_data(state.rng))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]
+
+
+def assert_equal(state: Small, value: float) -> None:
+    for found, wanted in zip(values(state), values(made(value)), strict=True):
+        assert found.dtype == wanted.dtype
+        assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the steps 2 and 3."""
+    directory = tmp_path_factory.mktemp("runs") / "run" / "checkpoints"
+    checkpoints = Checkpoints(directory, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, placed(step, 2), {"note": f"of {step}"})
+    checkpoints.close()
+    assert checkpoint.steps_in(directory) == [2, 3]
+    return directory
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    leaf = np.asarray(jnp.asarray(rng.integers(0, 2, (6, 5)), dtype))
+    whole = checkpoint.fingerprint(jnp.asarray(leaf))
+    bits = 1 if dtype == "bool" else 8 * leaf.itemsize
+    flipped = []
+    for element in range(leaf.size):
+        for bit in range(bits):
+            raw = bytearray(leaf.tobytes())
+            raw[element * leaf.itemsize + bit // 8] ^= 1 << bit % 8
+            flipped.append(np.frombuffer(bytes(raw), leaf.dtype).reshape(leaf.shape))
+    prints = jax.vmap(checkpoint.fingerprint)(jnp.asarray(np.stack(flipped)))
+    assert not (np.asarray(prints) == int(whole)).any()
+
+
+def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs, whose sums have no fixed order: each device writing a share would mix them."""
+    monkeypatch.setattr(checkpoint, "_SMALLEST_SLICE", 64)
+    monkeypatch.setattr(checkpoint.jax, "default_backend", lambda: "gpu")
+    everywhere = sharding.replicated(sharding.device_mesh())
+    copies = [
+        jax.device_put(jnp.full((256, 8), 1 + number * 1e-3), device)
+        for number, device in enumerate(jax.devices())
+    ]
+    kernel = jax.make_array_from_single_device_arrays((256, 8), everywhere, copies)
+    state = placed(1).replace(params={"kernel": kernel})
+    saving = Checkpoints(tmp_path, keep=1)
+    saving.save(1, state, {})
+    saving.close()
+    shapes = sharding.with_shardings(
+        jax.eval_shape(lambda: state), jax.tree.map(lambda x: x.sharding, state)
+    )
+    found = Checkpoints(tmp_path, keep=1).restore(shapes, check=anything)
+    assert found is not None
+    np.testing.assert_array_equal(found[0].params["kernel"], copies[0])
+
+
+def test_a_fingerprint_knows_the_places_of_equal_values() -> None:
+    leaf = jnp.arange(12.0).reshape(3, 4)
+    prints = [checkpoint.fingerprint(x) for x in (leaf, leaf[::-1], leaf[:, ::-1])]
+    assert len({int(value) for value in prints}) == 3
+
+
+def test_a_fingerprint_does_not_depend_on_the_sharding() -> None:
+    prints = {
+        int(jax.jit(checkpoint.fingerprint)(placed(3, fsdp).params["kernel"])) for fsdp in (1, 2, 8)
+    }
+    assert prints == {int(checkpoint.fingerprint(made(3).params["kernel"]))}
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_a_state_comes_back_to_the_bit_on_another_mesh(copied: Path, fsdp: int) -> None:
+    restored = Checkpoints(copied, keep=2).restore(target(fsdp), check=anything)
+    assert restored is not None
+    state, meta, said = restored
+    assert_equal(state, 3)
+    assert meta["note"] == "of 3"
+    assert not said
+    assert state.params["kernel"].sharding == target(fsdp).params["kernel"].sharding
+    assert jax.random.uniform(state.rng) == jax.random.uniform(jax.random.key(3))
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "new", keep=1).restore(target(), check=anything) is None
+
+
+def damage(step: Path, kind: str, rng: random.Random) -> str:
+    """Harms one random file of a step; tells which."""
+    files = sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
+    path = rng.choices(files, weights=[path.stat().st_size ** 0.5 for path in files])[0]
+    content = bytearray(path.read_bytes())
+    if kind == "flip":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    elif kind == "cut":
+        path.write_bytes(content[: rng.randrange(len(content))])
+    else:
+        path.unlink()
+    return f"{kind} {path.relative_to(step)}"
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
+def test_a_damaged_step_is_never_used_and_the_one_before_it_is(
+    saved: Path, tmp_path: Path, kind: str
+) -> None:
+    """Where the damage hits no value (a time stamp), the right values of the step may come back."""
+    noticed = 0
+    for seed in range(DAMAGED):
+        directory = Path(shutil.copytree(saved, tmp_path / str(seed) / "checkpoints"))
+        what = damage(directory / "3", kind, random.Random(seed))
+        restored = Checkpoints(directory, keep=2).restore(target(), check=anything)
+        assert restored is not None, what
+        state, _, said = restored
+        assert_equal(state, 2 if said else 3)
+        if said:
+            noticed += 1
+            assert "step 3 is damaged" in said[0]
+            assert said[1] == "using the checkpoint of step 2"
+            aside = list((directory.parent / "checkpoints_set_aside").iterdir())
+            assert [path.name.split("-")[0] for path in aside] == ["3"]
+    assert noticed >= DAMAGED // 2, noticed
+
+
+def test_an_empty_newer_step_is_set_aside_and_saving_goes_on(copied: Path) -> None:
+    (copied / "7").mkdir()
+    checkpoints = Checkpoints(copied, keep=2)
+    restored = checkpoints.restore(target(), check=anything)
+    assert restored is not None
+    state, _, said = restored
+    assert_equal(state, 3)
+    assert "step 7 is damaged" in said[0]
+    checkpoints.save(4, placed(4), {})
+    checkpoints.close()
+    assert checkpoint.steps_in(copied) == [3, 4]
+
+
+def test_where_no_step_can_be_read_the_run_stops_at_each_start_and_moves_none(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault may be this machine's: what one with more memory can read is not put away."""
+
+    def too_large(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room for 512 x 256")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.StandardCheckpointHandler, "restore", too_large)
+        for _ in range(2):
+            with pytest.raises(
+                CheckpointError, match=r"(?s)no whole.*step 3: MemoryError: no room"
+            ):
+                Checkpoints(copied, keep=2).restore(target(), check=anything)
+    assert checkpoint.steps_in(copied) == [2, 3]
+    restored = Checkpoints(copied, keep=2).restore(target(), check=anything)
+    assert restored is not None
+    assert_equal(restored[0], 3)
+    for step in (2, 3):
+        (copied / str(step) / "meta" / "metadata").write_text("{}")
+    with pytest.raises(CheckpointError, match="left in place") as error:
+        Checkpoints(copied, keep=2).restore(target(), check=anything)
+    assert len(str(error.value).splitlines()) <= 8
+    assert checkpoint.steps_in(copied) == [2, 3]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_sigterm_while_a_step_is_read_damages_nothing(
+    copied: Path, wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Preempted as stop:
+            if wrapped:
+                raise ValueError("a layer's own words") from stop
+            raise
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", stopped)
+    with Preemption(), pytest.raises(Preempted, match="before the first step"):
+        Checkpoints(copied, keep=2).restore(target(), check=anything)
+    assert checkpoint.steps_in(copied) == [2, 3]
+    assert not (copied.parent / "checkpoints_set_aside").exists()
+
+
+def test_a_save_that_fails_at_once_names_its_own_step(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(copied, keep=2)
+    assert checkpoints.restore(target(), check=anything) is not None
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refused)
+    with pytest.raises(CheckpointError, match="saving step 4 failed") as error:
+        checkpoints.save(4, placed(4), {})
+    assert "whole checkpoints: [2, 3]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [jax.ShapeDtypeStruct((512, 128), jnp.float32), jax.ShapeDtypeStruct((512, 256), "bfloat16")],
+)
+def test_another_model_s_checkpoint_is_refused_and_left_in_place(copied: Path, leaf: Any) -> None:
+    other = target(params={**target().params, "kernel": leaf})
+    with pytest.raises(CheckpointError, match=r"kernel.*saved float32\[512, 256\], now"):
+        Checkpoints(copied, keep=2).restore(other, check=anything)
+    assert checkpoint.steps_in(copied) == [2, 3]
+
+
+def test_a_run_that_may_not_go_on_says_so_before_reading_the_state(copied: Path) -> None:
+    shutil.rmtree(copied / "3" / "state")
+
+    def refuse(meta: dict[str, Any]) -> None:
+        raise UsageError(meta["note"])
+
+    with pytest.raises(UsageError, match="of 3"):
+        Checkpoints(copied, keep=2).restore(target(), check=refuse)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(copied: Path) -> None:
+    checkpoints = Checkpoints(copied, keep=2)
+    bad = placed(4)
+    bad.params["norm"]["scale"] = bad.params["norm"]["scale"].at[3].set(jnp.nan)
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        checkpoints.save(4, bad, {})
+    assert checkpoint.steps_in(copied) == [2, 3]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Every write beyond 4 KiB of a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_fails_in_the_background_is_told_and_harms_no_older_one(copied: Path) -> None:
+    def save() -> None:
+        checkpoints = Checkpoints(copied, keep=2)
+        checkpoints.save(4, placed(4), {})
+        checkpoints.close()
+
+    with full_disk(), pytest.raises(CheckpointError, match="saving step 4 failed") as error:
+        save()
+    assert "whole checkpoints: [2, 3]" in str(error.value)
+    restored = Checkpoints(copied, keep=2).restore(target(), check=anything)
+    assert restored is not None
+    assert_equal(restored[0], 3)
+
+
+def test_a_checkpoint_is_found_in_the_run_s_directory_too(saved: Path) -> None:
+    assert checkpoint.located(saved) == checkpoint.located(saved.parent) == saved
+
+
+def test_one_level_off_names_the_runs_that_are_there(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"runs near it: {saved.parent}"):
+        checkpoint.located(saved.parent.parent)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        checkpoint.located(saved.parent.parent / "nowhere")
+
+
+def test_one_part_is_read_without_knowing_the_rest(saved: Path) -> None:
+    found = checkpoint.trained(saved.parent, "params")
+    assert (found.step, found.meta["note"], found.warnings) == (3, "of 3", [])
+    expected = made(3).params
+    for read, wanted in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
+        assert read.dtype == wanted.dtype
+        np.testing.assert_array_equal(read, wanted)
+    assert found.params["norm"].keys() == expected["norm"].keys()
+
+
+def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(copied: Path) -> None:
+    meta = copied / "3" / "meta" / "metadata"
+    meta.write_text(meta.read_text().replace("of 3", "of 4"))
+    found = checkpoint.trained(copied, "params")
+    assert found.step == 2
+    assert "step 3 is damaged" in found.warnings[0]
+    np.testing.assert_array_equal(found.params["kernel"], made(2).params["kernel"])
+    assert checkpoint.steps_in(copied) == [2, 3]
+    shutil.rmtree(copied / "2" / "state")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        checkpoint.trained(copied, "params")
+
+
+def test_a_part_whose_bits_have_changed_is_never_read(saved: Path, tmp_path: Path) -> None:
+    for seed in range(DAMAGED):
+        directory = Path(shutil.copytree(saved, tmp_path / str(seed)))
+        what = damage(directory / "3" / "state", "flip", random.Random(seed))
+        found = checkpoint.trained(directory, "params")
+        kernel = made(3 if found.step == 3 else 2).params["kernel"]
+        np.testing.assert_array_equal(found.params["kernel"], kernel, err_msg=what)
+
+
+def test_saving_a_step_twice_writes_it_once(copied: Path) -> None:
+    checkpoints = Checkpoints(copied, keep=2)
+    for _ in range(2):
+        checkpoints.save(4, placed(4), {})
+    checkpoints.close()
+    assert checkpoint.steps_in(copied) == [3, 4]
+    assert os.listdir(copied / "4")
