@@ -10,9 +10,13 @@ direction. Where the file has COLUMNS, the table shows these metrics. Every comb
 is a run of `date_jax.main` in <workdir>/<direction>/<method>-<seed>; what it says goes to
 console.log there. Runs that have their results.json are left out and interrupted ones go on, so
 the same command resumes. Seed 0 of
-everything comes first; <workdir>/table.md and chart.png are written anew after each run, and by
-`--table_only` without running anything. On a CPU `--jobs` runs with a share of the cores each are
-faster than one after the other with all; one accelerator takes one job.
+everything comes first; <workdir>/table.md, chart.png and runs.jsonl, a line a run, are written
+anew after each run, and by `--table_only` without running anything. On a CPU `--jobs` runs with a
+share of the cores each are faster than one after the other with all; one accelerator takes one job.
+
+    python -m date_jax.ablate --config=configs/pgda.py --runs=docs/ablation/runs.jsonl --workdir=new
+
+makes table and chart of a runs.jsonl, without the folders of its runs and without training.
 """
 
 import importlib.metadata
@@ -20,7 +24,6 @@ import json
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +32,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import date_jax
-from date_jax.ablation import chart, comparison
+from date_jax.ablation import chart, comparison, records
 from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, nearest
 from date_jax.run import commandline, subprocesses, workdir
 
 _SIDES = ("data.source", "data.target")  # that a direction sets
-MACHINE = "# machine: "  # begins that line of each log
-Results = dict[str, Any]  # what results.json holds
 Methods = dict[str, dict[str, Any]]  # what each method changes, by dotted config key
 
 
@@ -69,6 +70,7 @@ def define_flags(known: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs/ablation", "of all, with table.md", flag_values=known)
     flags.DEFINE_integer("jobs", 1, "runs at a time, on a share of the cores", flag_values=known)
     flags.DEFINE_bool("table_only", False, "run nothing, make the table", flag_values=known)
+    flags.DEFINE_string("runs", "", "a runs.jsonl, to make the table of it", flag_values=known)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
 
 
@@ -96,12 +98,14 @@ def main(_: list[str]) -> None:
     }
     root = Path(given.workdir)
     runs = planned(root, [*files], chosen, given.seeds)
-    found = {run: result for run in runs if (result := results(run)) is not None}
+    defaults = {way: commandline.loaded_config(files[way]).to_dict() for way in files}
+    found = finished_runs(runs, Path(given.runs) if given.runs else None, defaults)
+    only_shown = given.table_only or bool(given.runs)
     base = given.config.to_dict()
 
     def require_comparable() -> None:
         # What runs is compared with the command; what is only shown, with the first of it.
-        first = varied if given.table_only else None
+        first = varied if only_shown else None
         require_same_config(found, base, methods, elsewhere=elsewhere, varied=first)
 
     def command(run: Run) -> list[str]:
@@ -112,29 +116,67 @@ def main(_: list[str]) -> None:
 
     def write_table() -> str:
         require_comparable()  # again: somebody may edit the file between two starts
-        words = (word for word in sys.argv[1:] if word != "--table_only")
-        shown = f"python -m date_jax.ablate {shlex.join(words)}"
         ordered = {run: found[run] for run in runs if run in found}
-        default = commandline.loaded_config(files[runs[0].direction]).to_dict()
-        leave_out = {*elsewhere, *flag_of}
-        text = table(ordered, len(runs), shown, default, leave_out=leave_out, columns=columns)
+        default, leave_out = defaults[runs[0].direction], {*elsewhere, *flag_of}
+        text = table(
+            ordered,
+            len(runs),
+            command_shown(sys.argv),
+            default,
+            leave_out=leave_out,
+            columns=columns,
+        )
+        root.mkdir(parents=True, exist_ok=True)
         (root / "table.md").write_text(text)
         chart.write(root / "chart.png", finished(ordered), columns=columns)
+        if not given.runs:
+            records.write(root / "runs.jsonl", finished(ordered), defaults)
         return text
 
     require_comparable()
-    if not given.table_only:
+    if not only_shown:
         run_missing(runs, found, command, given.jobs, write_table, columns)
     elif not found:
+        if given.runs:
+            raise DataError(f"{given.runs}: has none of the {len(runs)} runs")
         raise DataError(f"{root}: none of the {len(runs)} runs has its results.json")
     if found:
-        print(f"\n{write_table()}\nwritten to {root / 'table.md'}, with chart.png")
+        beside = "chart.png" if given.runs else "chart.png and runs.jsonl"
+        print(f"\n{write_table()}\nwritten to {root / 'table.md'}, with {beside}")
     missing = [run.name for run in runs if run not in found]
-    if missing and not given.table_only:
+    if missing and not only_shown:
         raise UserError(
             f"{len(missing)} of {len(runs)} runs failed: {', '.join(missing[:5])}\n"
             "the same command starts them again"
         )
+
+
+def finished_runs(
+    runs: list[Run], file: Path | None, defaults: dict[str, dict[str, Any]]
+) -> dict[Run, records.Record]:
+    """The records of those of `runs` that are done, from their folders or from a runs.jsonl.
+
+    Args:
+        runs: the plan.
+        file: the runs.jsonl, or None.
+        defaults: the config file's own config, by direction.
+    """
+    if file is None:
+        by_run = {run: records.record(run.directory) for run in runs}
+        return {run: record for run, record in by_run.items() if record is not None}
+    planned_runs = {run[:3]: run for run in runs}
+    rows = records.read(file, defaults)
+    return {planned_runs[row[:3]]: row.results for row in rows if row[:3] in planned_runs}
+
+
+def command_shown(argv: list[str]) -> str:
+    """The command that starts the runs of a table, without the flags that only make the table."""
+    words = argv[1:]
+    if "--runs" in words:
+        place = words.index("--runs")
+        del words[place : place + 2]
+    words = [word for word in words if word != "--table_only" and not word.startswith("--runs=")]
+    return f"python -m date_jax.ablate {shlex.join(words)}"
 
 
 def require_sound(config: ConfigDict, methods: Methods) -> None:
@@ -195,7 +237,7 @@ def filled(values: list[str], flag: str) -> list[str]:
 
 def run_missing(
     runs: list[Run],
-    found: dict[Run, Results],
+    found: dict[Run, records.Record],
     command: Callable[[Run], list[str]],
     jobs: int,
     write_table: Callable[[], object],
@@ -211,14 +253,14 @@ def run_missing(
 
     def outcome(done: subprocesses.Command) -> str:
         run = missing[done.name]
-        if (result := results(run)) is None:
+        if (result := records.record(run.directory)) is None:
             return f"left no results.json; see {done.log}"
         found[run] = result
         write_table()
         return comparison.scores(result, columns)
 
     commands = [subprocesses.Command(run.name, command(run), run.log) for run in missing.values()]
-    title = f"{MACHINE}{machine(jobs)}"
+    title = f"{records.MACHINE}{machine(jobs)}"
     subprocesses.run_all(commands, jobs=jobs, title=title, outcome=outcome)
 
 
@@ -258,17 +300,8 @@ def planned(root: Path, directions: list[str], methods: list[str], seeds: list[s
     return [*dict.fromkeys(runs)]
 
 
-def results(run: Run) -> Results | None:
-    """What the run's results.json holds, None before there is one."""
-    path = run.directory / "results.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        raise DataError(f"{path}: cut off ({error}); delete it and run again") from error
-
-
 def require_same_config(
-    found: dict[Run, Results],
+    found: dict[Run, records.Record],
     base: dict[str, Any],
     methods: Methods,
     *,
@@ -320,23 +353,15 @@ def machine(jobs: int) -> str:
     )
 
 
-def finished(found: dict[Run, Results]) -> list[comparison.Finished]:
+def finished(found: dict[Run, records.Record]) -> list[comparison.Finished]:
     return [
-        comparison.Finished(run.direction, run.method, run.seed, result, losses(run))
+        comparison.Finished(*run[:3], result, result.get("losses", {}))
         for run, result in found.items()
     ]
 
 
-def losses(run: Run) -> dict[int, float]:
-    """The training loss by step, as far as the run's metrics.jsonl tells."""
-    path = run.directory / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    known = (json.loads(line) for line in lines if '"train/loss"' in line)
-    return {row["step"]: row["train/loss"] for row in known if row["train/loss"] is not None}
-
-
 def table(
-    found: dict[Run, Results],
+    found: dict[Run, records.Record],
     count: int,
     command: str,
     default: dict[str, Any],
@@ -354,14 +379,13 @@ def table(
         leave_out: keys that differ between the runs.
         columns: what a task's table shows, instead of grounding.
     """
-    last = max((run.directory / "results.json").stat().st_mtime for run in found)
-    logs = [run.log.read_text(errors="replace") for run in found if run.log.exists()]
-    lines = [line for log in logs for line in log.splitlines() if line.startswith(MACHINE)]
-    machines = [x.removeprefix(MACHINE) for x in dict.fromkeys(lines)] or ["an unknown machine"]
+    last = max(record["date"] for record in found.values())
+    lines = [line for record in found.values() for line in record.get("machines", [])]
+    machines = [*dict.fromkeys(lines)] or ["an unknown machine"]
     changes = workdir.config_changes(next(iter(found.values()))["config"], default)
     overrides = [f"{key}={there}" for key, (there, _) in changes.items() if key not in leave_out]
     head = [
-        f"# {len(found)} of {count} runs, {time.strftime('%Y-%m-%d', time.gmtime(last))}",
+        f"# {len(found)} of {count} runs, {last}",
         f"    {command}",
         "On " + "; and on ".join(machines) + ".",
         f"Config: {', '.join(overrides) or 'all defaults'}.",

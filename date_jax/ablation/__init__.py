@@ -1,1 +1,1 @@
-"""Tables and charts that compare finished runs."""
+"""Tables, charts and records that compare finished runs."""

@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -20,9 +22,10 @@ from PIL import Image
 from configs import capture, date, pgda, same_style
 from date_jax import ablate, errors
 from date_jax import config as rules
-from date_jax.ablation import chart, comparison
+from date_jax.ablation import chart, comparison, records
 from date_jax.run import commandline, subprocesses
 
+ROOT = Path(__file__).parents[2]
 WRITES_RESULTS = (
     "import sys, pathlib; pathlib.Path(sys.argv[1], 'results.json').write_text(sys.argv[2])"
 )
@@ -101,7 +104,7 @@ def run_missing(
     plan: list[ablate.Run], commands: dict[str, list[str]], *, jobs: int = 1
 ) -> dict[ablate.Run, dict[str, Any]]:
     """The runs' results after `commands`, by the run's name, have stood in for training."""
-    found = {run: result for run in plan if (result := ablate.results(run)) is not None}
+    found = {run: result for run in plan if (result := records.record(run.directory)) is not None}
     ablate.run_missing(plan, found, lambda run: commands[run.name], jobs, lambda: None)
     return found
 
@@ -274,15 +277,15 @@ def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
 
 
 def test_a_run_s_losses_are_those_of_its_lines(tmp_path: Path) -> None:
-    run = ablate.Run("", "date", 0, tmp_path)
-    assert ablate.losses(run) == {}
+    path = tmp_path / "metrics.jsonl"
+    assert records.training_history(path) == ({}, {})
     rows = [
-        {"step": 5, "train/loss": 2.5},
+        {"step": 5, "train/loss": 2.5, "train/box": 1.5},
         {"step": 5, "eval/x": 1.0},
-        {"step": 9, "train/loss": None},
+        {"step": 9, "train/loss": None, "train/box": 1.25},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert ablate.losses(run) == {5: 2.5}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert records.training_history(path) == ({5: 2.5}, {"box": [1.5, 1.25]})
 
 
 def test_an_oracle_below_source_only_leaves_no_gap_to_close() -> None:
@@ -325,7 +328,7 @@ def test_only_runs_without_results_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert "1 of 2 runs have their results already" in (out := capsys.readouterr().out)
     assert re.search(r"\[1/1\] mall2live/date-1 \| took .*0m00s left \| Acc@0.5 target 0.700", out)
     assert not plan[0].log.exists()
-    assert plan[1].log.read_text().startswith(ablate.MACHINE)
+    assert plan[1].log.read_text().startswith(records.MACHINE)
 
 
 def test_a_failing_run_is_told_with_its_end_and_stops_no_other(
@@ -397,7 +400,7 @@ def test_the_table_tells_where_its_numbers_come_from(
         content["config"]["steps"] = 301
         changed.write_text(json.dumps(content))
         os.utime(changed, (0, 1_800_000_000))
-    path.with_name("console.log").write_text(f"{ablate.MACHINE}two abacuses\nstep 1\n")
+    path.with_name("console.log").write_text(f"{records.MACHINE}two abacuses\nstep 1\n")
     main(monkeypatch, tmp_path, "--table_only", "--seeds=0")
     text = (tmp_path / "table.md").read_text()
     assert text in capsys.readouterr().out
@@ -463,9 +466,10 @@ def test_a_config_file_edited_between_two_starts_ends_the_comparison(
     ) -> None:
         for run, clip in zip(plan, (pgda.get_config().optim.clip, 9.0), strict=True):
             changes = {"optim.clip": clip}
-            found[run] = results("mall2live", "date", run.seed, 0.5, **changes)
+            content = results("mall2live", "date", run.seed, 0.5, **changes)
             run.directory.mkdir(parents=True)
-            (run.directory / "results.json").write_text(json.dumps(found[run]))
+            (run.directory / "results.json").write_text(json.dumps(content))
+            found[run] = records.record(run.directory)
             write_table()
 
     monkeypatch.setattr(ablate, "run_missing", edited)
@@ -556,9 +560,9 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
         config.data.source = "mall"
         content = {"config": config.to_dict(), "wall_seconds": 60.0}
         content["eval"] = {"mall_test": {"acc_at_0.5": 0.5, "mrr": 0.25}}
-        found[plan[0]] = json.loads(json.dumps(content))
         plan[0].directory.mkdir(parents=True)
         (plan[0].directory / "results.json").write_text(json.dumps(content))
+        found[plan[0]] = records.record(plan[0].directory)
 
     monkeypatch.setattr(ablate, "run_missing", pretended)
     argv = [f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
@@ -600,3 +604,88 @@ def test_results_of_another_method_are_not_taken_for_this_one(
     (tmp_path / "mall2live" / "oracle-0").rename(tmp_path / "mall2live" / "date-0")
     with pytest.raises(errors.UsageError, match=r"method: oracle there, date now"):
         main(monkeypatch, tmp_path, "--methods=date", "--table_only")
+
+
+def test_a_runs_jsonl_makes_table_and_chart_again_without_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    written(first, source_only_0=0.4, date_0=1 / 3, date_1=0.6, oracle_0=0.9)
+    folder = first / "mall2live" / "date-0"
+    content = json.loads((folder / "results.json").read_text())
+    content["config"]["steps"] = 301
+    apart = {"live_val": {"distance_image": 0.123456789, "acc_at_0.5": 0.5}}
+    content["history"] = [{"step": 500, "eval": apart}]
+    content["pseudo_boxes"] = [{"step": 600, "selected": 50.0, "precision_all": 2 / 3}]
+    for changed in first.rglob("results.json"):
+        changes = content if changed.parent == folder else {}
+        one = json.loads(changed.read_text()) | changes
+        one["config"]["steps"] = 301
+        changed.write_text(json.dumps(one))
+    (folder / "console.log").write_text(f"{records.MACHINE}two abacuses\nstep 1\n")
+    windows = [{"step": step, "train/loss": 1 / step, "train/box": 2 / step} for step in (3, 6, 9)]
+    lines = "".join(f"{json.dumps(window)}\n" for window in windows)
+    (folder / "metrics.jsonl").write_text(lines)
+    main(monkeypatch, first, "--table_only", "--seeds=0,1")
+    shutil.rmtree(first / "mall2live")
+    main(monkeypatch, again, f"--runs={first / 'runs.jsonl'}", "--seeds=0,1")
+    table = (first / "table.md").read_text()
+    assert "Config: steps=301." in table
+    assert "On two abacuses." in table
+    assert "| 600 | 1 | 50 | 0.667 |" in table
+    assert "| DATE | 1 | pictures | 0.123 |" in table
+    assert (again / "table.md").read_text() == table.replace(str(first), str(again))
+    assert (again / "chart.png").read_bytes() == (first / "chart.png").read_bytes()
+    assert not (again / "runs.jsonl").exists()
+    rows = [json.loads(line) for line in (first / "runs.jsonl").read_text().splitlines()]
+    by_run = {(row["method"], row["seed"]): row for row in rows}
+    assert by_run["source_only", 0]["config"] == {"method": "source_only", "steps": 301}
+    row = by_run["date", 0]
+    assert row["config"] == {"steps": 301}
+    assert row["eval"]["live_test"]["acc_at_0.5"] == 0.33333
+    assert row["history"] == [{"step": 500, "eval": {"live_val": {"distance_image": 0.12346}}}]
+    assert row["losses"] == {"3": 0.33333, "6": 0.16667, "9": 0.11111}
+    assert row["terms"] == {"box": [0.66667, 0.22222]}
+
+
+@pytest.mark.parametrize(
+    ("text", "gist"),
+    [
+        (None, "there is no such file"),
+        ("", "has none of the 27 runs"),
+        ('{"direction":"mall2live","method":"other","seed":0,"config":{}}\n', "has none of the 27"),
+        ('\n{"direction": ', ":1: no line of a runs.jsonl"),
+        ('{"direction":"mall2live","method":"date"}', ":1: no line of a runs.jsonl (KeyError"),
+    ],
+)
+def test_a_runs_jsonl_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, gist: str
+) -> None:
+    path = tmp_path / "runs.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(errors.DataError, match=re.escape(f"{path}") + ".*" + re.escape(gist)):
+        main(monkeypatch, tmp_path, f"--runs={path}")
+
+
+STUDIES = sorted(path.parent for path in (ROOT / "docs").glob("[a-z]*/**/runs.jsonl"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: str(path.relative_to(ROOT / "docs")))
+def test_a_table_in_the_documents_is_what_its_runs_jsonl_gives(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = (study / "table.md").read_text()
+    _, _, command, *words = shlex.split(expected.splitlines()[2])
+    assert command == "date_jax.ablate"
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chart, "write", lambda *_, **__: None)
+    started(monkeypatch, [*words, f"--runs={study / 'runs.jsonl'}"])
+    (table,) = tmp_path.glob("runs/*/table.md")
+    assert table.read_text() == expected
+
+
+def test_every_study_in_the_documents_has_its_runs() -> None:
+    assert sorted(path.parent for path in (ROOT / "docs").glob("[a-z]*/**/table.md")) == STUDIES
+    assert len(STUDIES) == 5
