@@ -104,7 +104,7 @@ class ObjectSeeker(nn.Module):
         if self.norm_first:
             f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
         # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.
-        f_loc = f_loc.astype(jnp.float32)
+        f_loc = f_loc.astype(jnp.promote_types(f_loc.dtype, jnp.float32))
         # An accelerator's default precision would make bfloat16 of it again.
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box1")(f_loc))
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box2")(hidden))

@@ -55,7 +55,8 @@ class Attention(nn.Module):
         query = heads(x[..., :first, :], "query") * (width // self.heads) ** -0.5
         others = x if others is None else others
         key, value = heads(others, "key"), heads(others, "value")
-        logits = jnp.matmul(query, jnp.swapaxes(key, -1, -2)).astype(jnp.float32)
+        logits = jnp.matmul(query, jnp.swapaxes(key, -1, -2))
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if bias is not None:
             logits = logits + bias
         if mask is not None:
