@@ -116,10 +116,11 @@ def test_every_page_is_one_link_from_the_readme_or_from_build() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_prose_of_a_document_has_short_lines(document: Path) -> None:
-    """Tables, commands and addresses may be long; a sentence is not."""
+    """Tables, commands and addresses may be long, and a changelog's entry; a sentence is not."""
     prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
     lines = [line for line in prose.splitlines() if not line.startswith(("|", "!", "    "))]
-    long = [line for line in lines if len(re.sub(r"\]\([^)]*\)", "]", line)) > 120]
+    most = 180 if document.name == "CHANGELOG.md" else 110
+    long = [line for line in lines if len(re.sub(r"\]\([^)]*\)", "]", line)) > most]
     assert not long, "\n".join(long)
 
 
