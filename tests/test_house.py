@@ -124,6 +124,12 @@ def test_the_prose_of_a_document_has_short_lines(document: Path) -> None:
     assert not long, "\n".join(long)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_uses_plain_words(document: Path) -> None:
+    worn = re.compile(r"\b(at hand|beside|likewise|of (its|their|our|your) own)\b", re.IGNORECASE)
+    assert not [line for line in document.read_text().splitlines() if worn.search(line)]
+
+
 def test_file_names_in_documents_are_seen() -> None:
     text = "run `launch/demo.sh`, see [it](docs/a.png), <file>.py, $HOME/x.sh, https://a.b/c.md"
     assert named_files(text) == {"launch/demo.sh", "docs/a.png"}
