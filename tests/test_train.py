@@ -358,27 +358,6 @@ def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
     )
 
 
-def test_a_long_loop_tells_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    clock = iter([0.0, 1.0, 5.0, 12.0, 13.0, 31.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    countdown = progress.Countdown(said.append, "rows")
-    for done in (4000, 4400, 5100, 5200, 7000):  # goes on from where it was stopped
-        countdown.at(done, 10_000)
-    assert said == ["rows: 5,100 of 10,000 | 0m49s left", "rows: 7,000 of 10,000 | 0m30s left"]
-
-
-def test_the_time_of_a_second_loop_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the counts of two modalities follow each other."""
-    said: list[str] = []
-    clock = iter([0.0, 20.0, 30.0, 60.0, 75.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    countdown = progress.Countdown(said.append, "rows")
-    for done in (100, 200, 100, 150):
-        countdown.at(done, 200)
-    assert said == ["rows: 200 of 200 | 0m00s left", "rows: 150 of 200 | 0m15s left"]
-
-
 def test_the_line_of_a_window_says_how_long_the_input_was_waited_for() -> None:
     means = {"loss": 1.83, "gradient_norm": 0.5, "skipped_updates": 0.0}
     lap = {"examples_per_second": 170.4, "input_wait": 0.012, "step_seconds": 0.1}
@@ -399,14 +378,6 @@ def test_numbers_stand_under_their_names_also_where_these_are_long() -> None:
         ["-", "-", "1.000"],
     ]
     assert {len(row) for row in rows} == {len(head)}
-
-
-def test_batches_are_handed_on_and_told_by_their_rows() -> None:
-    told: list[tuple[int, int]] = []
-    countdown = progress.Countdown(lambda _: None, "rows")
-    countdown.at = lambda done, total: told.append((done, total))  # type: ignore[method-assign]
-    assert list(countdown.over("abc", rows=4, total=10)) == ["a", "b", "c"]
-    assert told == [(0, 10), (4, 10), (8, 10)]
 
 
 def test_steps_to_trace_are_named_by_the_first_and_the_one_after_the_last() -> None:

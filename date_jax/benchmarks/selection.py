@@ -1,6 +1,5 @@
 """Counting over all pairs, as the pseudo-box generator does it: its share of the matmul peak."""
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +13,7 @@ from date_jax.benchmarks import measure
 from date_jax.date import pseudo_boxes
 from date_jax.date.pseudo_boxes import Features
 from date_jax.pairs import all_pairs
-from date_jax.run import progress
+from date_jax.run.countdown import Countdown
 
 COMBINE = "mean"  # of both modalities' cosines, as configs/pgda.py has it
 _PARTS = (16, 8, 4, 2, 1)  # of both sets, to see how the cost grows
@@ -71,9 +70,9 @@ def measured(
     found: list[np.ndarray] = []
 
     def count(source: Features) -> None:
-        countdown = progress.Countdown(lambda line: print(line, file=sys.stderr), "source rows")
+        countdown = Countdown("source rows", len(source.image))
         with TemporaryDirectory() as folder:
-            counting = pseudo_boxes.Counting(Path(folder), countdown.at)
+            counting = pseudo_boxes.Counting(Path(folder), lambda done, _: countdown.at(done))
             options: dict[str, Any] = {"combine": COMBINE, "mesh": mesh, "counting": counting}
             found.append(pseudo_boxes.similarity_counts(source, target, (theta,), **options))
 

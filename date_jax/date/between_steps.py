@@ -17,7 +17,7 @@ from date_jax.date import pseudo_boxes
 from date_jax.date.adaptive import adapts, align_start, pseudo_start
 from date_jax.errors import Preempted
 from date_jax.evals.collect import Collect, collector
-from date_jax.run.progress import Countdown
+from date_jax.run.countdown import Countdown
 from date_jax.task import Task
 
 
@@ -150,12 +150,13 @@ class PseudoBoxes:
             table = {"box_cxcywh": truth["box_cxcywh"], "weight": weight}
             return table, {"selected": float(weight.sum())}
         start = pseudo_start(config)
-        countdown = Countdown(self._say, f"step {step} | source rows compared with the target")
+        what = f"step {step} | source rows compared with the target"
+        countdown = Countdown(what, self._size(config.data.source), self._say)
 
         def after_block(done: int, rows: int) -> None:
             if done < rows and should_stop():
                 raise Preempted("stopped while pairs were counted")
-            countdown.at(done, rows)
+            countdown.at(done)
 
         refreshed = pseudo_boxes.refresh(
             self._embed,
@@ -184,6 +185,9 @@ class PseudoBoxes:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        total = sum(self._corpus.splits[name].size for name in names)
-        countdown = Countdown(self._say, f"step {step} | {domains} pictures looked at")
-        return countdown.over(batches, rows=rows, total=total)
+        what = f"step {step} | {domains} pictures looked at"
+        return Countdown(what, self._size(domains), self._say).over(batches, rows=rows)
+
+    def _size(self, domains: str) -> int:
+        """How many training rows these domains have together."""
+        return sum(self._corpus.splits[name].size for name in splits(domains, "train"))

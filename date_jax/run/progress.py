@@ -3,15 +3,16 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
-T = TypeVar("T")
+from date_jax.run.countdown import duration
+
 # What a run's time goes into; `train` has the waiting for input in it.
 _KINDS = ("setup", "compile", "train", "save", "evaluate", "refresh")
 _COUNTED = (*(f"{kind}_seconds" for kind in _KINDS), "wait_seconds", "lost_seconds")
@@ -167,38 +168,6 @@ class Progress:
             self._writer.close()
 
 
-class Countdown:
-    """Says how far a long loop is and how long it will take, at most every `every` seconds.
-
-    Args:
-        say: takes a line.
-        what: what is counted, in front of each line.
-    """
-
-    def __init__(self, say: Callable[[str], None], what: str, *, every: float = 10.0):
-        self._say, self._what, self._every = say, what, every
-        self._begun: tuple[float, int] | None = None
-        self._told = time.monotonic()
-
-    def at(self, done: int, total: int) -> None:
-        """To be called whenever `done` of `total` are done; a loop may begin in the middle, and
-        one that is no further than where the last began is another."""
-        now = time.monotonic()
-        if self._begun is None or done <= self._begun[1]:
-            self._begun = now, done
-        elif now - self._told >= self._every:
-            self._told = now
-            since, first = self._begun
-            left = (now - since) / (done - first) * (total - done)
-            self._say(f"{self._what}: {done:,} of {total:,} | {duration(left)} left")
-
-    def over(self, batches: Iterable[T], *, rows: int, total: int) -> Iterator[T]:
-        """The same batches, `rows` of the `total` in each but the last."""
-        for number, batch in enumerate(batches):
-            self.at(min(number * rows, total), total)
-            yield batch
-
-
 def _drop_lines_after(path: Path, step: int) -> float:
     """Keeps what was written before the checkpoint of `step`, which is made before evaluating.
 
@@ -244,13 +213,6 @@ def spent_line(spent: dict[str, float]) -> str:
     total = sum(spent.values()) or 1.0
     shares = sorted(((value / total, name) for name, value in spent.items()), reverse=True)
     return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
-
-
-def duration(seconds: float) -> str:
-    """`75` as `1m15s`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
 def parameter_lines(params: Any, path: Path) -> list[str]:

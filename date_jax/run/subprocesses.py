@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from date_jax.errors import Preempted
-from date_jax.run.progress import duration
+from date_jax.run.countdown import duration
 
 STOP_SECONDS = 120  # for children to save themselves; the longest they cannot hear is compilation
 SHOWN_LINES = 5  # of the log of one that failed
