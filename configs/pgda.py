@@ -1,17 +1,25 @@
 """PG-DA: learn boxes in one domain, find products in another.
 
     python -m date_jax.main --config=configs/pgda.py                 # rendered shop, mall to live
+
+This takes about 14 minutes on 2 cores. Expect Acc@0.5 of 0.878 ± 0.004 on live_test; without
+adaptation it is 0.611 ± 0.038 (three seeds, docs/ablation.md). Other directions, data and sizes:
+
     python -m date_jax.main --config=configs/pgda.py:live2mall
     python -m date_jax.main --config=configs/pgda.py:files --config.data.path=shop.jsonl \
-        --config.data.source=mall --config.data.target=live
+        --config.data.source=mall --config.data.target=live          # your own pictures
     python -m date_jax.main --config=configs/pgda.py:files,swin_b ...  # or swin_t, swin_s, tiny
+
+Data, network, seekers, augmentation and optimizer are those of configs/date.py. What adaptation
+adds to them stands below.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.scales import SCALES, scale, words
+from configs import date
+from configs.scales import SCALES, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
 WORDS = ("files", *DIRECTIONS, *SCALES)
@@ -40,69 +48,13 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is a comma-separated list of WORDS."""
-    given = words(arg, WORDS, "configs/pgda.py")
-    config = ConfigDict()
+    chosen = words(arg, WORDS, "configs/pgda.py")
+    config = date.get_config(",".join(word for word in chosen if word not in DIRECTIONS)).unlock()
     config.task = "pgda"
     config.method = "date"  # date | source_only | oracle
-    config.seed = 0
-    config.steps = 1500
-    config.batch_size = 64  # rows of the global batch, in each domain
-
-    config.data = ConfigDict()
-    config.data.name = "shop"  # shop (rendered) | files (your own, at `path`)
-    config.data.path = ""
-    config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.source = "mall"  # several domains are joined by +
     config.data.target = "live"
-    config.data.image_size = 64
-    config.data.fit = "letterbox"  # letterbox | stretch
-    config.data.text_length = 20
-    config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
-    config.data.vocab_size = 1000
-    config.data.max_pixels = 64_000_000  # larger pictures are refused unread
-    config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
-    # `pictures` of each domain; `workers` that render them, 0 = all cores.
-    config.data.shop = ConfigDict({"pictures": 10_000, "products": 2_000, "seed": 0, "workers": 0})
-
-    config.model = ConfigDict()
-    config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
-    config.model.remat = False  # compute layers again in the backward pass: less memory
-    config.model.scan = False  # compile equal layers once: sooner at work where they are many
-    # Rows of a device that go through the network at a time; 0 = all, right for accelerators until
-    # their memory is full. On a CPU it is fastest when a chunk's activations fit the cache.
-    config.model.rows_at_once = 4
-    config.model.width = 64  # D
-    config.model.image = ConfigDict(
-        {
-            "patch": 4,
-            "width": 32,
-            "depths": (1, 2),
-            "heads": (2, 4),
-            "window": 4,
-            "mlp_ratio": 2.0,
-            "pooling": "rep",  # rep | mean | multi_scale
-        }
-    )
-    config.model.text = ConfigDict(
-        {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
-    )
-    config.model.fusion = ConfigDict(
-        {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
-    )
-
-    # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
-    config.init = ConfigDict({"image": "", "text": ""})
-
-    config.image_seeker = ConfigDict(
-        {
-            "weight": 0.1,
-            "target_weight": 0.1,
-            "loss": "softmax",  # softmax | sigmoid
-            "prior": "none",  # none | dual_softmax
-            "prior_temperature": 10.0,
-        }
-    )
-    config.object_seeker = ConfigDict({"weight": 1.0, "l1_weight": 1.0, "giou_weight": 1.0})
+    config.image_seeker.target_weight = 0.1
     config.aligner = ConfigDict(
         {
             "kind": "mmd",  # none | mmd | adversarial | conditional_adversarial
@@ -133,45 +85,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "min_row_agreement": 0.0,  # IoU of its two boxes, below which a row is not selected
         }
     )
-    config.augment = ConfigDict(
-        {
-            "ramp": 0.5,  # share of `steps` over which the strengths grow to what stands here
-            "focus": 1.0,  # share of close-ups of the box at the start; fades over the ramp
-            "zoom_in": 1.25,
-            "zoom_out": 1.25,
-            "aspect": 1.15,
-            "flip": 0.5,
-            "brightness": 0.3,
-            "contrast": 0.3,
-            "saturation": 0.3,
-            "cast": 0.15,
-            "noise": 0.05,
-            "blur": 0.7,
-            "erase": 0.3,
-        }
-    )
-    config.optim = ConfigDict(
-        {
-            "learning_rate": 1.5e-3,
-            "warmup": 0.05,
-            "schedule": "cosine",  # cosine | step
-            "beta2": 0.98,  # with 0.999 the plateau at the start lasts twice as long
-            "weight_decay": 1e-4,
-            "clip": 1.0,
-            "ema": 0.995,
-            "backbone_scale": 1.0,
-        }
-    )
-    config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
-    config.log = ConfigDict({"every": 50})
-    config.eval = ConfigDict({"every": 500, "batch_size": 256})
-    config.checkpoint = ConfigDict({"every": 500, "keep": 2})
-
-    for word in given:
+    for word in chosen:
         if word in DIRECTIONS:
             config.data.source, config.data.target = DIRECTIONS[word]
-        elif word in SCALES:
-            scale(config, word)
-        else:
-            config.data.name = "files"
+        elif SCALES.get(word):  # runs of published sizes are longer
+            config.pseudo_boxes.every = 2_000
     return config.lock()

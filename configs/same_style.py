@@ -1,12 +1,16 @@
 """Same-style products: a picture, words or both find other suppliers' offers of a product.
 
     python -m date_jax.main --config=configs/same_style.py           # rendered catalogue, clicks
+
+This takes about 8 minutes on 2 cores. Expect R@1 of 0.634 ± 0.010 on offer_test by picture and
+words; pairs by no rule give 0.402 ± 0.022 (three seeds, docs/same_style.md). Other catalogues:
+
     python -m date_jax.main --config=configs/same_style.py:files \
         --config.data.path=offers.csv --config.data.pairs=pairs.parquet
     python -m date_jax.main --config=configs/same_style.py:published \
         --config.data.path=pairs.json --config.data.images=pictures
 
-Trained on pairs that are mined from a click log; needs the extra `clicks`,
+The network learns from pairs that are mined from a click log. Mining needs the extra `clicks`,
 which `launch/setup.sh` installs.
 """
 
@@ -44,7 +48,7 @@ COLUMNS = {  # of its table: which split, which metric
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is one of WORDS, or nothing."""
-    given = words(arg, WORDS, "configs/same_style.py")
+    chosen = words(arg, WORDS, "configs/same_style.py")
     config = ConfigDict()
     config.task = "same_style"
     config.modality = "both"  # both | image | text: what the network sees of an offer
@@ -54,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data = ConfigDict()
     # suppliers (rendered) | files (your own) | published (the authors' pairs)
-    config.data.name = given[-1] if given else "suppliers"
+    config.data.name = chosen[-1] if chosen else "suppliers"
     config.data.path = ""  # of files: your offers, .jsonl or .csv; of published: the JSON file
     config.data.pairs = ""  # of files: what date_jax.data.clicks.pairs wrote
     config.data.images = ""  # of published: a folder of pictures named <id>.<ending>

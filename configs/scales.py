@@ -1,4 +1,4 @@
-"""Sizes of network by name, as overrides of a config; and the words behind a config's colon."""
+"""Sizes of networks by name, as overrides of a config; and the words behind a config's colon."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,56 +7,84 @@ from ml_collections import ConfigDict
 
 from date_jax.errors import UsageError, nearest
 
-_BERT_BASE = {"layers": 12, "width": 768, "heads": 12, "mlp_ratio": 4.0, "dropout": 0.1}
-_FUSION = {"layers": 6, "heads": 8, "mlp_width": 2048, "dropout": 0.1}
-
-
-def _published(width: int, depths: tuple, heads: tuple, window: int, side: int) -> dict[str, Any]:
-    """A published Swin with BERT-base, and the settings of TransVG and QRNet around them."""
-    image = {"patch": 4, "width": width, "depths": depths, "heads": heads, "window": window}
-    sections: dict[str, dict[str, Any]] = {
-        "data": {"image_size": side, "text_length": 40, "vocab_size": 8_000},
-        "model": {"dtype": "bfloat16", "remat": True, "rows_at_once": 0, "width": 256},
-        "model.image": {**image, "mlp_ratio": 4.0},
-        "model.text": _BERT_BASE,
-        "model.fusion": _FUSION,
-        "optim": {"learning_rate": 1e-4, "backbone_scale": 0.1, "beta2": 0.999, "ema": 0.999},
-        "augment": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
-        "eval": {"every": 2_000},
-        "checkpoint": {"every": 1_000},
-        "pseudo_boxes": {"every": 2_000},
-    }
-    flat = {f"{name}.{key}": v for name, keys in sections.items() for key, v in keys.items()}
-    return {"steps": 40_000, **flat}
-
-
+# BERT-base, and the settings of TransVG and QRNet around the two published networks.
+_AROUND_SWIN: dict[str, Any] = {
+    "steps": 40_000,
+    "data.text_length": 40,
+    "data.vocab_size": 8_000,
+    "model.dtype": "bfloat16",
+    "model.remat": True,
+    "model.rows_at_once": 0,
+    "model.width": 256,
+    "model.image.patch": 4,
+    "model.image.mlp_ratio": 4.0,
+    "model.text.layers": 12,
+    "model.text.width": 768,
+    "model.text.heads": 12,
+    "model.text.mlp_ratio": 4.0,
+    "model.text.dropout": 0.1,
+    "model.fusion.layers": 6,
+    "model.fusion.heads": 8,
+    "model.fusion.mlp_width": 2048,
+    "model.fusion.dropout": 0.1,
+    "optim.learning_rate": 1e-4,
+    "optim.backbone_scale": 0.1,
+    "optim.beta2": 0.999,
+    "optim.ema": 0.999,
+    "augment.brightness": 0.4,
+    "augment.contrast": 0.4,
+    "augment.saturation": 0.4,
+    "eval.every": 2_000,
+    "checkpoint.every": 1_000,
+}
 SCALES: dict[str, dict[str, Any]] = {
     "tiny": {},  # what the configs say themselves
-    "swin_t": _published(96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 224),
-    "swin_s": _published(96, (2, 2, 18, 2), (3, 6, 12, 24), 7, 224),
-    "swin_b": _published(128, (2, 2, 18, 2), (4, 8, 16, 32), 12, 384),
+    "swin_t": {
+        "data.image_size": 224,
+        "model.image.width": 96,
+        "model.image.depths": (2, 2, 6, 2),
+        "model.image.heads": (3, 6, 12, 24),
+        "model.image.window": 7,
+        **_AROUND_SWIN,
+    },
+    "swin_s": {
+        "data.image_size": 224,
+        "model.image.width": 96,
+        "model.image.depths": (2, 2, 18, 2),
+        "model.image.heads": (3, 6, 12, 24),
+        "model.image.window": 7,
+        **_AROUND_SWIN,
+    },
+    "swin_b": {
+        "data.image_size": 384,
+        "model.image.width": 128,
+        "model.image.depths": (2, 2, 18, 2),
+        "model.image.heads": (4, 8, 16, 32),
+        "model.image.window": 12,
+        **_AROUND_SWIN,
+    },
 }
 
 
-def words(arg: str, known: Sequence[str], where: str) -> list[str]:
+def words(arg: str, choices: Sequence[str], file: str) -> list[str]:
     """The comma-separated words of a config's argument.
 
     Args:
         arg: what stands behind the colon.
-        known: the words that the config takes.
-        where: the config's file, for the message.
+        choices: the words that the config takes.
+        file: the config's, for the message.
 
     Raises:
         UsageError: one of them is unknown.
     """
-    given = [word for word in arg.split(",") if word]
-    for word in given:
-        if word not in known:
+    chosen = [word for word in arg.split(",") if word]
+    for word in chosen:
+        if word not in choices:
             raise UsageError(
-                f"{where}:{arg}: unknown word {word!r}{nearest(word, known)}\n"
-                f"It takes any of: {', '.join(known)} (joined by commas)."
+                f"{file}:{arg}: unknown word {word!r}{nearest(word, choices)}\n"
+                f"It takes any of: {', '.join(choices)} (joined by commas)."
             )
-    return given
+    return chosen
 
 
 def scale(config: ConfigDict, name: str) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 from configs import pgda
 from date_jax import config as rules
 from date_jax import sharding
-from date_jax.capture import evaluation as courses_capture
+from date_jax.capture import evaluation as capture_evaluation
 from date_jax.data import catalogue, pipeline, posts
-from date_jax.date import between_steps as adaptation
+from date_jax.date import between_steps
 from date_jax.run.workdir import flat
 from date_jax.same_style import evaluation as same_style
 from date_jax.step import train_step
@@ -30,10 +30,10 @@ FILES = sorted(path for path in FOLDER.glob("*.py") if "def get_config(" in path
 
 
 def arguments(name: str) -> list[str]:
-    """What may stand behind the colon: nothing, each word, and what the file's text shows."""
+    """What may stand behind the colon: nothing, each word, and what the file's text names."""
     module = importlib.import_module(f"configs.{name}")
-    shown = re.findall(rf"configs/{name}\.py:([\w,]+)", module.__doc__)
-    return sorted({"", *getattr(module, "WORDS", ()), *shown})
+    documented = re.findall(rf"configs/{name}\.py:([\w,]+)", module.__doc__)
+    return sorted({"", *getattr(module, "WORDS", ()), *documented})
 
 
 CASES = [
@@ -43,20 +43,20 @@ CASES = [
 ]
 
 
-def made_small(
+def small_config(
     config: ConfigDict, tiny_config: ConfigDict, tiny_sizes: dict[str, dict[str, Any]]
 ) -> ConfigDict:
-    """Of what the tiny configs make smaller, all that this config has too."""
-    whole, tiny = (flat(c.to_dict()) for c in (pgda.get_config(), tiny_config))
-    changed = {key: value for key, value in tiny.items() if value != whole[key]}
-    changed |= tiny_sizes.get(config.task, {})
-    has = flat(config.to_dict())
-    config.update_from_flattened_dict({k: v for k, v in changed.items() if k in has})
+    """`config` with the sizes of the tiny configs, as far as it has their keys."""
+    usual, tiny = (flat(c.to_dict()) for c in (pgda.get_config(), tiny_config))
+    sizes = {key: value for key, value in tiny.items() if value != usual[key]}
+    sizes |= tiny_sizes.get(config.task, {})
+    keys = flat(config.to_dict())
+    config.update_from_flattened_dict({k: v for k, v in sizes.items() if k in keys})
     return config
 
 
-def written_out(corpus: pipeline.Corpus, folder: Path) -> Path:
-    """The rendered shop as someone's own photos: equal shapes, so nothing is compiled again."""
+def write_photos(corpus: pipeline.Corpus, folder: Path) -> Path:
+    """Writes the rendered shop as a user's photos: equal shapes, so nothing is compiled again."""
     lines = []
     for name, split in corpus.splits.items():
         batches = pipeline.eval_batches(corpus, [name], batch_size=16, boxes=True)
@@ -79,8 +79,8 @@ def written_out(corpus: pipeline.Corpus, folder: Path) -> Path:
     return folder / "photos.jsonl"
 
 
-def offers_written_out(corpus: catalogue.Catalogue, folder: Path) -> None:
-    """The rendered catalogue as someone's own and as published pairs."""
+def write_offers(corpus: catalogue.Catalogue, folder: Path) -> None:
+    """Writes the rendered catalogue as a user's own and as published pairs."""
     rows, of_product = [], {}
     for name, split in corpus.splits.items():
         records = split.records
@@ -107,8 +107,8 @@ def offers_written_out(corpus: catalogue.Catalogue, folder: Path) -> None:
     (folder / "pairs.json").write_text(json.dumps(objects))
 
 
-def posts_written_out(config: ConfigDict, corpus: posts.Posts, folder: Path) -> None:
-    """Rendered posts as the files that the config asks for, and the config's paths to them."""
+def write_posts(config: ConfigDict, corpus: posts.Posts, folder: Path) -> None:
+    """Writes rendered posts as the files that the config asks for, and sets its paths to them."""
     if config.data.name == "product1m":
         test_product1m.write_lists(corpus, folder, test_product1m.as_published)
         test_product1m.write_pictures(corpus, folder)
@@ -130,27 +130,27 @@ def test_every_config_gives_data_and_a_step_that_fit(
     config = importlib.import_module(f"configs.{name}").get_config(argument)
     if config.task == "same_style" and argument:
         rendered = importlib.import_module("configs.same_style").get_config()
-        rendered = made_small(rendered, tiny_config, {"same_style": tiny_same_style_sizes})
-        offers_written_out(same_style.load(rendered), tmp_path)
+        rendered = small_config(rendered, tiny_config, {"same_style": tiny_same_style_sizes})
+        write_offers(same_style.load(rendered), tmp_path)
         file = {"files": "offers.csv", "published": "pairs.json"}[argument]
         config.data.update(path=str(tmp_path / file), images=str(tmp_path))
         config.data.pairs = str(tmp_path / "pairs.csv")
     elif config.task == "capture" and {"product1m", "precomputed"} & set(argument.split(",")):
         rendered = importlib.import_module("configs.capture").get_config()
-        rendered = made_small(rendered, tiny_config, {"capture": tiny_capture_sizes})
-        posts_written_out(config, courses_capture.load(rendered), tmp_path)
+        rendered = small_config(rendered, tiny_config, {"capture": tiny_capture_sizes})
+        write_posts(config, capture_evaluation.load(rendered), tmp_path)
     elif config.data.name == "files":
-        config.data.path = str(written_out(pipeline.load(tiny_config.data), tmp_path))
+        config.data.path = str(write_photos(pipeline.load(tiny_config.data), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}
     rules.validate(config, **counts)
     tiny_sizes = {"capture": tiny_capture_sizes, "same_style": tiny_same_style_sizes}
-    config = made_small(config, tiny_config, tiny_sizes)
+    config = small_config(config, tiny_config, tiny_sizes)
     rules.validate(config, **counts)
     course = COURSES[config.task]
     corpus = course.load(config)
     # The last step's batch: every stage's data are in it.
     batch = next(course.batches(config, corpus, config.steps - 1))
-    table = adaptation.no_pseudo_boxes(config, corpus)
+    table = between_steps.no_pseudo_boxes(config, corpus)
     mesh = sharding.device_mesh(config.mesh.fsdp)
     step = train_step(config, course.task(config, corpus), mesh, batch, table)
     # Traced, and not compiled: that takes a tenth of the time.
@@ -160,7 +160,10 @@ def test_every_config_gives_data_and_a_step_that_fit(
     assert {"loss", "gradient_norm", "skipped"} <= set(metrics)
 
 
-def test_a_config_s_text_begins_with_its_command() -> None:
+def test_a_config_opens_with_its_command_its_time_and_the_numbers_to_expect() -> None:
     for file in FILES:
         text = importlib.import_module(f"configs.{file.stem}").__doc__
-        assert f"--config=configs/{file.name}" in text, file.name
+        _, command, expectation, *_ = text.split("\n\n")
+        assert f"--config=configs/{file.name}" in command, file.name
+        assert re.search(r"takes [^.]* minutes on [^.]* core", expectation), file.name
+        assert re.search(r"[Ee]xpect [^;]* \d\.\d+ ± \d\.\d+", expectation), file.name
