@@ -1,44 +1,50 @@
-"""CAPTURE's pretext tasks (2107.14572): hide words and regions, and tell what they were; and titles
-that say more than their picture shows."""
+"""CAPTURE's pretext tasks (2107.14572): masked words, masked regions, two titles joined to one."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-SHARE = 0.15  # of words and of regions, whose value has to be told
+SHARE = 0.15  # of words and of regions, whose value has to be predicted
 MASKED, RANDOM = 0.8, 0.1  # of those words; the rest stays as it is
 ZEROED = 0.9  # of those regions
 
 
-def hidden_words(
+def masked_words(
     text: Int[Array, "B T"],
-    may_hide: Bool[Array, "B T"],
+    is_word: Bool[Array, "B T"],
     *,
     rng: Key[Array, ""],
     mask_id: int,
     first_id: int,
     vocab_size: int,
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """The text as BERT hides it (1810.04805), and which tokens were chosen.
+    """The text as BERT masks it (1810.04805), and which of its tokens were chosen.
 
     Args:
-        may_hide: real tokens that are words.
+        text: token ids.
+        is_word: real tokens that are words; no other is chosen.
+        rng: of the choices.
         mask_id: of [MASK].
         first_id: smallest id of a word; below are the special tokens, which replace nothing.
         vocab_size: one above the largest id.
     """
     choose_key, kind_key, word_key = jax.random.split(rng, 3)
-    chosen = jax.random.bernoulli(choose_key, SHARE, text.shape) & may_hide
+    chosen = jax.random.bernoulli(choose_key, SHARE, text.shape) & is_word
+    # Of the chosen tokens most become [MASK], some a random word, and some stay.
     kind = jax.random.uniform(kind_key, text.shape)
-    other = jax.random.randint(word_key, text.shape, first_id, vocab_size, text.dtype)
-    replaced = jnp.where(kind < MASKED, mask_id, jnp.where(kind < MASKED + RANDOM, other, text))
-    return jnp.where(chosen, replaced, text), chosen
+    random_word = jax.random.randint(word_key, text.shape, first_id, vocab_size, text.dtype)
+    replacement = jnp.where(kind < MASKED + RANDOM, random_word, text)
+    replacement = jnp.where(kind < MASKED, mask_id, replacement)
+    return jnp.where(chosen, replacement, text), chosen
 
 
-def hidden_regions(
+def region_masks(
     shape: tuple[int, int], *, rng: Key[Array, ""]
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
-    """Which regions are chosen, and which of these are zeroed; the real ones are not known here."""
+    """Which regions are chosen, and which of these are zeroed.
+
+    Places without a region are chosen like the others; the caller leaves them out.
+    """
     choose_key, zero_key = jax.random.split(rng)
     chosen = jax.random.bernoulli(choose_key, SHARE, shape)
     return chosen, chosen & jax.random.bernoulli(zero_key, ZEROED, shape)
@@ -47,18 +53,45 @@ def hidden_regions(
 def word_losses(
     logits: Float[Array, "B T V"], text: Int[Array, "B T"], chosen: Bool[Array, "B T"]
 ) -> Float[Array, " B"]:
-    """Cross-entropy of the chosen tokens, summed over each row."""
-    log_share = jax.nn.log_softmax(logits, axis=-1)
-    each = -jnp.take_along_axis(log_share, text[..., None], axis=-1)[..., 0]
-    return jnp.where(chosen, each, 0.0).sum(axis=1)
+    """Cross-entropy of the chosen words, summed over each row (1810.04805).
+
+        l_i = - Σ_t chosen_it · log softmax(logits_it)[text_it]
+
+    Four words that are equally likely cost log 4:
+
+        >>> chosen = jnp.array([[True, False]])
+        >>> word_losses(jnp.zeros((1, 2, 4)), jnp.array([[3, 1]]), chosen)
+        Array([1.3862944], dtype=float32)
+
+    Args:
+        logits: over the vocabulary.
+        text: the true ids.
+        chosen: tokens that count.
+    """
+    log_probability = jax.nn.log_softmax(logits, axis=-1)
+    loss = -jnp.take_along_axis(log_probability, text[..., None], axis=-1)[..., 0]
+    return jnp.where(chosen, loss, 0.0).sum(axis=1)
 
 
 def region_losses(
-    guess: Float[Array, "B R F"], region: Float[Array, "B R F"], chosen: Bool[Array, "B R"]
+    predicted: Float[Array, "B R F"], true: Float[Array, "B R F"], chosen: Bool[Array, "B R"]
 ) -> Float[Array, " B"]:
-    """Squared error of the chosen regions' features, mean over F and summed over each row."""
-    each = jnp.square(guess - region).mean(axis=-1)
-    return jnp.where(chosen, each, 0.0).sum(axis=1)
+    """Squared error of the chosen regions' features, summed over each row.
+
+        l_i = Σ_r chosen_ir · (1/F) Σ_f (predicted_irf - true_irf)²
+
+    Divided by the number of chosen regions it is the official code's, of 2107.14572:
+
+        >>> chosen = jnp.array([[True, False]])
+        >>> region_losses(jnp.zeros((1, 2, 2)), jnp.full((1, 2, 2), 3.0), chosen)
+        Array([9.], dtype=float32)
+
+    Args:
+        predicted, true: features.
+        chosen: regions that count.
+    """
+    loss = jnp.square(predicted - true).mean(axis=-1)
+    return jnp.where(chosen, loss, 0.0).sum(axis=1)
 
 
 def joined_titles(
@@ -72,23 +105,25 @@ def joined_titles(
     Args:
         text: [CLS] first, [SEP] last, padding behind.
         mask: False = padding.
+        rng: of the order.
     """
     room = text.shape[1] - 2  # one [CLS] and one [SEP]
-    # Words, of the row's own title and of the other.
-    own = mask.sum(axis=1) - 2
-    other = jnp.roll(own, 1)
-    swap = jax.random.bernoulli(rng, 0.5, own.shape)
-    own, other = (
-        jnp.minimum(some, jnp.maximum(half, room - rest))
-        for some, rest, half in ((own, other, room - room // 2), (other, own, room // 2))
+    # How many words the row's title and the one before it have, and how many of them fit.
+    length = mask.sum(axis=1) - 2
+    other_length = jnp.roll(length, 1)
+    swap = jax.random.bernoulli(rng, 0.5, length.shape)
+    length, other_length = (
+        jnp.minimum(length, jnp.maximum(room - room // 2, room - other_length)),
+        jnp.minimum(other_length, jnp.maximum(room // 2, room - length)),
     )
-    before = jnp.roll(text, 1, axis=0)
-    first = jnp.where(swap[:, None], before, text)
-    second = jnp.where(swap[:, None], text, before)
-    begin = 1 + jnp.where(swap, other, own)[:, None]
-    end = 1 + (own + other)[:, None]
+    # The first title keeps its place, the second moves behind it, [SEP] behind both.
+    other_text = jnp.roll(text, 1, axis=0)
+    first = jnp.where(swap[:, None], other_text, text)
+    second = jnp.where(swap[:, None], text, other_text)
+    begin = 1 + jnp.where(swap, other_length, length)[:, None]
+    end = 1 + (length + other_length)[:, None]
     place = jnp.arange(text.shape[1])[None]
     from_second = jnp.take_along_axis(second, jnp.maximum(place - begin + 1, 0), axis=1)
-    closing = jnp.take_along_axis(text, mask.sum(axis=1, keepdims=True) - 1, axis=1)
-    joined = jnp.where(place < begin, first, jnp.where(place < end, from_second, closing))
+    separator = jnp.take_along_axis(text, mask.sum(axis=1, keepdims=True) - 1, axis=1)
+    joined = jnp.where(place < begin, first, jnp.where(place < end, from_second, separator))
     return jnp.where(place <= end, joined, 0), place <= end

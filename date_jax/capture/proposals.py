@@ -1,8 +1,8 @@
-"""Where in a picture a product may be, and what of the picture lies there. Shapes are static.
+"""Proposals: where in a picture a product may be, and what of the picture lies there.
 
 A class-agnostic, anchor-free head (after FCOS, 1904.01355) on an image extractor's tokens: each
 token says whether a product's middle is here, and how far its four sides are away. It learns from
-pictures whose boxes are known because they were pasted together.
+pictures whose boxes are known because they were pasted together. All shapes are static.
 """
 
 import flax.linen as nn
@@ -15,11 +15,11 @@ from date_jax import boxes, losses
 from date_jax.networks.transformer import exact_gelu
 
 SAMPLES = 7  # places along each side of a region that are read
-MIDDLE = 0.5  # share of a box's sides within which a token stands for it
+MIDDLE = 0.5  # share of a box's sides, around its centre, within which a token is positive
 
 
-def centres(grid: tuple[int, int]) -> np.ndarray:
-    """The middles of a grid's cells, row by row: x, y in [0, 1], float32 `[P 2]`."""
+def cell_centres(grid: tuple[int, int]) -> np.ndarray:
+    """The centres of a grid's cells, row by row: x, y in [0, 1], float32 `[P 2]`."""
     y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in grid), indexing="ij")
     return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
 
@@ -27,12 +27,12 @@ def centres(grid: tuple[int, int]) -> np.ndarray:
 def cells_xyxy(grid: tuple[int, int]) -> np.ndarray:
     """The grid's cells as boxes, float32 `[P 4]`: the regions where no head proposes any."""
     half = np.array([0.5 / grid[1], 0.5 / grid[0]], np.float32)
-    middle = centres(grid)
-    return np.concatenate([middle - half, middle + half], axis=1)
+    centre = cell_centres(grid)
+    return np.concatenate([centre - half, centre + half], axis=1)
 
 
 class ProposalHead(nn.Module):
-    """Tokens of a grid to one box each, and how likely it holds a product.
+    """The head that gives every token of a grid one box, and how likely it holds a product.
 
     Attributes:
         hidden: width of the layer between.
@@ -52,121 +52,147 @@ class ProposalHead(nn.Module):
         objectness = nn.Dense(1, bias_init=rare, name="objectness")(x.astype(jnp.float32))[..., 0]
         # Distances to left, top, right and bottom, positive; they begin at an eighth of the side.
         sides = nn.softplus(nn.Dense(4, name="sides")(x.astype(jnp.float32)) - 2.0)
-        middle = jnp.asarray(centres(grid))[None]
-        box = jnp.concatenate([middle - sides[..., :2], middle + sides[..., 2:]], axis=-1)
+        centre = jnp.asarray(cell_centres(grid))[None]
+        box = jnp.concatenate([centre - sides[..., :2], centre + sides[..., 2:]], axis=-1)
         return objectness, box
 
 
-def assigned(
+def token_targets(
     box_xyxy: Float[Array, "B M 4"], box_mask: Bool[Array, "B M"], grid: tuple[int, int]
 ) -> tuple[Bool[Array, "B P"], Float[Array, "B P 4"]]:
-    """Which tokens stand for a product, and for which box.
+    """Which tokens are positive, and the box that each of them has to predict.
 
-    A token does where it lies in the middle of a box, or is the nearest to a box's centre; of
-    several such boxes it stands for the smallest.
+    A token is positive where it lies in the middle of a box, or is the nearest to a box's centre.
+    Of several such boxes its target is the smallest.
+
+    Args:
+        box_xyxy: true boxes.
+        box_mask: False = no box.
+        grid: rows and columns of the tokens.
     """
-    middle = jnp.asarray(centres(grid))[None, :, None]  # [1 P 1 2]
-    centre = (box_xyxy[..., :2] + box_xyxy[..., 2:])[:, None] / 2
+    token_centre = jnp.asarray(cell_centres(grid))[None, :, None]  # [1 P 1 2]
+    box_centre = (box_xyxy[..., :2] + box_xyxy[..., 2:])[:, None] / 2
     size = (box_xyxy[..., 2:] - box_xyxy[..., :2])[:, None]
-    away = jnp.abs(middle - centre)
-    within = (away <= MIDDLE * size / 2).all(axis=-1)
-    distance = jnp.square(away).sum(axis=-1)
+    offset = jnp.abs(token_centre - box_centre)
+    within = (offset <= MIDDLE * size / 2).all(axis=-1)
+    # A box between all tokens would have none; the nearest token predicts it.
+    distance = jnp.square(offset).sum(axis=-1)
     nearest = distance <= distance.min(axis=1, keepdims=True)
-    may = (within | nearest) & box_mask[:, None]
-    area = jnp.where(may, size[..., 0] * size[..., 1], jnp.inf)
-    which = area.argmin(axis=-1)
-    box = jnp.take_along_axis(box_xyxy, which[..., None], axis=1)
-    return may.any(axis=-1), box
+    candidate = (within | nearest) & box_mask[:, None]
+    area = jnp.where(candidate, size[..., 0] * size[..., 1], jnp.inf)
+    smallest = area.argmin(axis=-1)
+    return candidate.any(axis=-1), jnp.take_along_axis(box_xyxy, smallest[..., None], axis=1)
 
 
 def proposal_losses(
     objectness: Float[Array, "B P"],
-    found_xyxy: Float[Array, "B P 4"],
-    box_xyxy: Float[Array, "B M 4"],
+    predicted_xyxy: Float[Array, "B P 4"],
+    true_xyxy: Float[Array, "B M 4"],
     box_mask: Bool[Array, "B M"],
     grid: tuple[int, int],
 ) -> dict[str, Float[Array, " B"]]:
-    """Of each picture: `objectness`, cross-entropy over all tokens; `box`, 1 - GIoU and L1 summed
-    over the tokens that stand for a product; and `stand`, how many do.
+    """The proposal head's two losses and the number of positive tokens, summed over each picture.
+
+    With the tokens p of picture i, of which P_i are positive with target b (after FCOS, 1904.01355;
+    L1 and GIoU are our choice):
+
+        objectness_i = Σ_p BCE(o_ip, [p ∈ P_i])
+        box_i        = Σ_{p∈P_i} (1 - GIoU(b̂_ip, b_ip) + |b̂_ip - b_ip|₁)
+        positives_i  = |P_i|
+
+    The one token of a picture, with the true box at an even chance, costs log 2:
+
+        >>> box, mask = jnp.array([[[0.25, 0.25, 0.75, 0.75]]]), jnp.array([[True]])
+        >>> proposal_losses(jnp.zeros((1, 1)), box, box, mask, (1, 1))["objectness"]
+        Array([0.6931472], dtype=float32)
+
+    Args:
+        objectness: logits.
+        predicted_xyxy: the box of each token.
+        true_xyxy: the products' boxes.
+        box_mask: False = no box.
+        grid: rows and columns of the tokens.
     """
-    stands, wanted = assigned(box_xyxy, box_mask, grid)
-    flat = objectness.reshape(-1), stands.reshape(-1).astype(jnp.float32)
-    each = losses.binary_cross_entropy(*flat).reshape(stands.shape)
-    apart = 1.0 - boxes.giou(found_xyxy, wanted) + jnp.abs(found_xyxy - wanted).sum(axis=-1)
+    positive, target = token_targets(true_xyxy, box_mask, grid)
+    flat = objectness.reshape(-1), positive.reshape(-1).astype(jnp.float32)
+    entropy = losses.binary_cross_entropy(*flat).reshape(positive.shape)
+    distance = 1.0 - boxes.giou(predicted_xyxy, target)
+    distance = distance + jnp.abs(predicted_xyxy - target).sum(axis=-1)
     return {
-        "objectness": each.sum(axis=1),
-        "box": jnp.where(stands, apart, 0.0).sum(axis=1),
-        "stand": stands.sum(axis=1).astype(jnp.float32),
+        "objectness": entropy.sum(axis=1),
+        "box": jnp.where(positive, distance, 0.0).sum(axis=1),
+        "positives": positive.sum(axis=1).astype(jnp.float32),
     }
 
 
-def best_apart(
+def nms_indices(
     score: Float[Array, "B P"], box_xyxy: Float[Array, "B P 4"], count: int, *, overlap: float
 ) -> Int[Array, "B K"]:
-    """Greedy non-maximum suppression: the places of `count` boxes, best first.
+    """The places of `count` boxes by greedy non-maximum suppression, best first.
 
     Each round takes the best box left and drops those whose IoU with it is above `overlap`. Where
     none is left the best dropped ones follow, so that there are always `count`.
     """
 
-    def one(score: Array, box: Array) -> Array:
-        def taken(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+    def picture_indices(score: Array, box: Array) -> Array:
+        def pick_best(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             free, dropped = state
             # A dropped one comes behind every other; a taken one never again.
             rank = jnp.where(free, score - dropped * (jnp.ptp(score) + 1.0), -jnp.inf)
-            place = rank.argmax()
-            near = boxes.iou(jnp.broadcast_to(box[place], box.shape), box) > overlap
-            return (free.at[place].set(False), jnp.maximum(dropped, near)), place
+            best = rank.argmax()
+            near = boxes.iou(jnp.broadcast_to(box[best], box.shape), box) > overlap
+            return (free.at[best].set(False), jnp.maximum(dropped, near)), best
 
         start = (jnp.ones(score.shape, bool), jnp.zeros(score.shape, score.dtype))
-        return jax.lax.scan(taken, start, length=count)[1]
+        return jax.lax.scan(pick_best, start, length=count)[1]
 
-    return jax.vmap(one)(score, box_xyxy)
-
-
-def fills_up(box_xyxy: Float[Array, "B K 4"], *, overlap: float) -> Bool[Array, "B K"]:
-    """Of the boxes of `best_apart` in their order, those that only fill up the number."""
-    pairs = boxes.iou(*jnp.broadcast_arrays(box_xyxy[:, :, None], box_xyxy[:, None]))
-    earlier = jnp.tril(jnp.ones(pairs.shape[1:], bool), -1)[None]
-    return ((pairs > overlap) & earlier).any(axis=-1)
+    return jax.vmap(picture_indices)(score, box_xyxy)
 
 
-def close_up(
+def suppressed_mask(box_xyxy: Float[Array, "B K 4"], *, overlap: float) -> Bool[Array, "B K"]:
+    """The boxes of `nms_indices`, in their order, that only fill up the number."""
+    pair_iou = boxes.iou(*jnp.broadcast_arrays(box_xyxy[:, :, None], box_xyxy[:, None]))
+    earlier = jnp.tril(jnp.ones(pair_iou.shape[1:], bool), -1)[None]
+    return ((pair_iou > overlap) & earlier).any(axis=-1)
+
+
+def regions_in_frame(
     box_xyxy: Float[Array, "B R 4"], mask: Bool[Array, "B R"], frame_xyxy: Float[Array, "B 4"]
 ) -> tuple[Float[Array, "B R 4"], Bool[Array, "B R"]]:
-    """Regions as a picture of the frame alone would have them: `(box_xyxy, mask)`.
+    """Boxes and mask of the regions that a picture of the frame alone would have.
 
-    Left are those with half of their area or more in the frame; their boxes are cut at its border
-    and become shares of its sides.
+    These are the regions with half of their area or more in the frame. Their boxes are cut at its
+    border and become shares of its sides.
     """
     low, high = frame_xyxy[:, None, :2], frame_xyxy[:, None, 2:]
     cut = jnp.concatenate(
         [jnp.clip(box_xyxy[..., :2], low, high), jnp.clip(box_xyxy[..., 2:], low, high)], axis=-1
     )
-    area, left = (jnp.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (box_xyxy, cut))
-    twice = jnp.concatenate([low, low], axis=-1)
+    area, cut_area = (jnp.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (box_xyxy, cut))
+    # The same corner and sides for both of a box's corners: the frame becomes the unit square.
+    corner = jnp.concatenate([low, low], axis=-1)
     side = jnp.maximum(jnp.concatenate([high - low] * 2, axis=-1), 1e-6)
-    return (cut - twice) / side, mask & (left >= 0.5 * area)
+    return (cut - corner) / side, mask & (cut_area >= 0.5 * area)
 
 
 def roi_align(
     tokens: Float[Array, "B P C"], box_xyxy: Float[Array, "B K 4"], grid: tuple[int, int]
 ) -> Float[Array, "B K C"]:
-    """Each region's mean over SAMPLES x SAMPLES evenly spaced places, read bilinearly (1703.06870).
+    """The mean of each region over SAMPLES x SAMPLES places in it, read bilinearly (1703.06870).
 
     The mean of bilinear readings on a lattice is a product of one weighting of the rows and one of
     the columns: two small matmuls, no gather. Places outside read the nearest token.
     """
 
-    def weights(low: Array, high: Array, size: int) -> Float[Array, "B K n"]:
+    def axis_weights(low: Array, high: Array, size: int) -> Float[Array, "B K n"]:
         step = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
         place = low[..., None] + (high - low)[..., None] * step[None, None]
         place = jnp.clip(place * size - 0.5, 0.0, size - 1.0)
-        away = jnp.abs(place[..., None] - np.arange(size, dtype=np.float32)[None, None, None])
-        return jnp.maximum(1.0 - away, 0.0).mean(axis=-2)
+        distance = jnp.abs(place[..., None] - np.arange(size, dtype=np.float32)[None, None, None])
+        return jnp.maximum(1.0 - distance, 0.0).mean(axis=-2)
 
-    rows = weights(box_xyxy[..., 1], box_xyxy[..., 3], grid[0])
-    columns = weights(box_xyxy[..., 0], box_xyxy[..., 2], grid[1])
-    both = rows[..., :, None] * columns[..., None, :]
-    both = both.reshape(*both.shape[:2], -1).astype(tokens.dtype)
-    return jnp.matmul(both, tokens)
+    row_weights = axis_weights(box_xyxy[..., 1], box_xyxy[..., 3], grid[0])
+    column_weights = axis_weights(box_xyxy[..., 0], box_xyxy[..., 2], grid[1])
+    weights = row_weights[..., :, None] * column_weights[..., None, :]
+    weights = weights.reshape(*weights.shape[:2], -1).astype(tokens.dtype)
+    return jnp.matmul(weights, tokens)

@@ -237,7 +237,7 @@ def test_what_is_outside_a_box_gets_its_mean_colour() -> None:
         [[0.2, 0.1, 0.7, 0.5], [0.51, 0.51, 0.52, 0.52], [-1, -1, 2, 2], [0.8, -0.3, 1.4, 0.6]]
     )
     picture = np.random.default_rng(4).random((len(box), 16, 16, 3))
-    shown, ground = capture.on_even_ground(jnp.float32(picture), jnp.float32(box))
+    shown, ground = capture.cut_outs(jnp.float32(picture), jnp.float32(box))
     middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 / 1.1
     asked = np.concatenate([middle - half, middle + half], axis=1)  # it is taken larger there
     for row in range(len(box)):
@@ -264,9 +264,9 @@ def test_joined_tells_whether_each_text_and_picture_is_nearest_to_its_own() -> N
             logits = np.delete(both @ both[row] / 0.1, row)
             own = both[row] @ both[(row + 6) % 12] / 0.1
             expected += (np.log(np.exp(logits).sum()) - own) / 24
-    terms = capture.losses_of(out, 0.1)
+    terms = capture.loss_terms(out, 0.1)
     np.testing.assert_allclose(terms["joined"], expected, rtol=1e-5)
-    alone = capture.losses_of({k: v for k, v in out.items() if not k.endswith("_co")}, 0.1)
+    alone = capture.loss_terms({k: v for k, v in out.items() if not k.endswith("_co")}, 0.1)
     assert set(alone) == set(terms) - {"joined"}
 
 

@@ -12,13 +12,13 @@ BEGIN, END, MASK, FIRST, VOCAB = 2, 3, 4, 5, 40
 def test_words_are_hidden_in_their_shares_and_nothing_else_is_touched() -> None:
     rng = np.random.default_rng(0)
     text = jnp.asarray(rng.integers(FIRST, VOCAB, (400, 50)), jnp.int32)
-    may_hide = jnp.asarray(rng.random(text.shape) < 0.7)
+    is_word = jnp.asarray(rng.random(text.shape) < 0.7)
     options = {"mask_id": MASK, "first_id": FIRST, "vocab_size": VOCAB}
-    hidden, chosen = pretext.hidden_words(text, may_hide, rng=jax.random.key(0), **options)
-    assert not (chosen & ~may_hide).any()
+    hidden, chosen = pretext.masked_words(text, is_word, rng=jax.random.key(0), **options)
+    assert not (chosen & ~is_word).any()
     np.testing.assert_array_equal(hidden[~chosen], text[~chosen])
     count = chosen.sum()
-    assert abs(count / may_hide.sum() - 0.15) < 0.01
+    assert abs(count / is_word.sum() - 0.15) < 0.01
     masked, kept = (hidden == MASK) & chosen, (hidden == text) & chosen
     assert abs(masked.sum() / count - 0.8) < 0.02
     # A random word is now and then the word itself.
@@ -29,7 +29,7 @@ def test_words_are_hidden_in_their_shares_and_nothing_else_is_touched() -> None:
 
 
 def test_regions_are_chosen_and_zeroed_in_their_shares() -> None:
-    chosen, zeroed = pretext.hidden_regions((500, 40), rng=jax.random.key(1))
+    chosen, zeroed = pretext.region_masks((500, 40), rng=jax.random.key(1))
     assert abs(chosen.mean() - 0.15) < 0.01
     assert not (zeroed & ~chosen).any()
     assert abs(zeroed.sum() / chosen.sum() - 0.9) < 0.02

@@ -46,9 +46,9 @@ def test_the_best_boxes_apart_are_those_of_a_loop() -> None:
     score = rng.normal(size=(20, 30)).astype(np.float32)
     box = random_boxes(rng, 20, 30) * 0.5  # crowded
     box[..., 2:] += 0.3
-    found = jax.jit(lambda s, b: regions.best_apart(s, b, 12, overlap=0.5))(score, box)
+    found = jax.jit(lambda s, b: regions.nms_indices(s, b, 12, overlap=0.5))(score, box)
     taken = np.take_along_axis(box, np.asarray(found)[..., None], axis=1)
-    fills = regions.fills_up(jnp.asarray(taken), overlap=0.5)
+    fills = regions.suppressed_mask(jnp.asarray(taken), overlap=0.5)
     numbers = []
     for row in range(20):
         expected, kept = suppressed_by_loop(score[row], box[row], 12)
@@ -81,8 +81,8 @@ def test_tokens_stand_for_the_smallest_box_whose_middle_they_are_in() -> None:
         np.float32,
     )
     mask = np.array([[True, True, True, False]])
-    stands, wanted = regions.assigned(jnp.asarray(box), jnp.asarray(mask), GRID)
-    middle = regions.centres(GRID)
+    stands, wanted = regions.token_targets(jnp.asarray(box), jnp.asarray(mask), GRID)
+    middle = regions.cell_centres(GRID)
     for place, (x, y) in enumerate(middle):
         may = []
         for b in box[0, :3]:
@@ -116,7 +116,7 @@ def test_losses_do_not_see_boxes_that_are_not_there() -> None:
     other = regions.proposal_losses(objectness, found, jnp.asarray(true), mask, GRID)
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
-    assert one["stand"][2] == one["box"][2] == 0
+    assert one["positives"][2] == one["box"][2] == 0
     nothing = np.log1p(np.exp(np.asarray(objectness[2], np.float64))).sum()
     assert one["objectness"][2] == pytest.approx(nothing, rel=1e-5)
 
@@ -127,7 +127,7 @@ def test_a_head_learns_where_bright_squares_are() -> None:
     grid = (8, 8)
     centre = rng.uniform(0.25, 0.75, (64, 2))
     box = np.concatenate([centre - 0.15, centre + 0.15], -1).astype(np.float32)[:, None]
-    middle = regions.centres(grid)
+    middle = regions.cell_centres(grid)
     tokens = jnp.asarray(middle[None] - centre[:, None], jnp.float32) * 4
     head = regions.ProposalHead(32)
     params = jax.jit(lambda key: head.init(key, tokens, grid))(jax.random.key(0))
@@ -138,7 +138,7 @@ def test_a_head_learns_where_bright_squares_are() -> None:
         each = regions.proposal_losses(
             *head.apply(params, tokens, grid), jnp.asarray(box), mask, grid
         )
-        return sum(each[name].sum() for name in ("objectness", "box")) / each["stand"].sum()
+        return sum(each[name].sum() for name in ("objectness", "box")) / each["positives"].sum()
 
     def step(_: int, carry: Any) -> Any:
         params, state = carry
@@ -151,6 +151,6 @@ def test_a_head_learns_where_bright_squares_are() -> None:
 
     params = compiled(trained, params)(params)
     score, found = head.apply(params, tokens, grid)
-    best = regions.best_apart(score, found, 1, overlap=0.5)
+    best = regions.nms_indices(score, found, 1, overlap=0.5)
     chosen = np.take_along_axis(np.asarray(found), np.asarray(best)[..., None], axis=1)[:, 0]
     assert np.mean([overlap(a, b[0]) for a, b in zip(chosen, box, strict=True)]) > 0.8

@@ -178,7 +178,7 @@ def test_a_close_up_keeps_the_regions_that_lie_in_it() -> None:
     rng = np.random.default_rng(0)
     box = np.sort(rng.random((40, 9, 2, 2)), axis=2).reshape(40, 9, 4).astype(np.float32)
     mask, frame = rng.random((40, 9)) < 0.8, box[:, 0]
-    near, kept = regions.close_up(*map(jnp.asarray, (box, mask, frame)))
+    near, kept = regions.regions_in_frame(*map(jnp.asarray, (box, mask, frame)))
     assert kept[:, 0].tolist() == mask[:, 0].tolist()  # the frame itself
     assert 0.05 < np.mean(np.asarray(kept)[:, 1:]) < 0.5
     for post in range(40):
