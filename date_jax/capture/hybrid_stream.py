@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
-from date_jax.networks.bert import TextExtractor
+from date_jax.networks.bert import EPSILON, TextExtractor
 from date_jax.networks.transformer import (
     Attention,
     EncoderLayer,
     Mlp,
+    encoded_tokens,
+    encoder_layers,
     exact_gelu,
-    in_turn,
     quick_gelu,
 )
 
-EPSILON = 1e-12  # BERT's
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # the corners of the picture: the global token's box
 
 
@@ -50,7 +50,7 @@ class ImageStream(nn.Module):
 
     Attributes:
         layers, width, heads, mlp_width, dropout: size of the encoder.
-        remat, scan: see `in_turn`.
+        remat, scan: see `apply_layers`.
     """
 
     layers: int
@@ -75,22 +75,15 @@ class ImageStream(nn.Module):
         x = x + nn.Dense(self.width, dtype=self.dtype, name="place")(place)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        layers = [
-            EncoderLayer(
-                self.heads,
-                self.mlp_width,
-                dropout=self.dropout,
-                epsilon=EPSILON,
-                dtype=self.dtype,
-                name=f"layer{i}",
-            )
-            for i in range(self.layers)
-        ]
-
-        def call(layer: EncoderLayer, x: Array) -> Array:
-            return layer(x, mask, train=train)
-
-        return in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        layers = encoder_layers(
+            self.layers,
+            self.heads,
+            self.mlp_width,
+            dropout=self.dropout,
+            epsilon=EPSILON,
+            dtype=self.dtype,
+        )
+        return encoded_tokens(self, layers, x, mask, remat=self.remat, scan=self.scan, train=train)
 
 
 class CrossLayer(nn.Module):
@@ -118,7 +111,7 @@ class CrossLayer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B T C"], Float[Array, "B K C"]]:
-        def asked(x: Array, others: Array, mask: Array, mlp_width: int, name: str) -> Array:
+        def asked(x: Array, context: Array, mask: Array, mlp_width: int, name: str) -> Array:
             attention = Attention(
                 self.heads, self.dropout, self.dtype, width=self.width, name=f"{name}_attention"
             )
@@ -128,7 +121,7 @@ class CrossLayer(nn.Module):
                 for i in (1, 2)
             ]
             drop = nn.Dropout(self.dropout, deterministic=not train)
-            x = norms[0](x + drop(attention(x, mask=mask, others=others, train=train)))
+            x = norms[0](x + drop(attention(x, mask=mask, context=context, train=train)))
             return norms[1](x + drop(mlp(x, train=train)))
 
         return (
@@ -145,7 +138,7 @@ class HybridStream(nn.Module):
         vocab_size: rows of the text stream's embedding table.
         text_length: T.
         region_width: F.
-        remat, scan: see `in_turn`; the cross layers, each of two sequences, run as they are.
+        remat, scan: see `apply_layers`; the cross layers, each of two sequences, run as they are.
     """
 
     config: ConfigDict
@@ -233,13 +226,16 @@ class HybridStream(nn.Module):
         }
         for layer in self.cross:
             words, image = layer(words, text_mask, image, mask, train=train)
-        length, together = words.shape[1], jnp.concatenate([text_mask, mask], axis=1)
-
-        def call(layer: EncoderLayer, x: Array) -> Array:
-            return layer(x, together, train=train)
-
-        x = jnp.concatenate([words, image], axis=1)
-        x = in_turn(self, self.joint, call, x, remat=self.remat, scan=self.scan)
+        length, joint_mask = words.shape[1], jnp.concatenate([text_mask, mask], axis=1)
+        x = encoded_tokens(
+            self,
+            self.joint,
+            jnp.concatenate([words, image], axis=1),
+            joint_mask,
+            remat=self.remat,
+            scan=self.scan,
+            train=train,
+        )
         words = nn.relu(self.text_out(x[:, :length]))
         image = nn.relu(self.image_out(x[:, length:]))
         out |= {"text_co": words[:, 0], "image_co": image[:, 0]}

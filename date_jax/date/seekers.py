@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from date_jax.networks.transformer import EncoderLayer, in_turn, sincos_2d
+from date_jax.networks.transformer import encoded_tokens, encoder_layers, sincos_2d
 from date_jax.pairs.vectors import unit_vectors
 
 MAX_SCALE = 100.0
@@ -39,7 +39,7 @@ class ObjectSeeker(nn.Module):
     Attributes:
         layers, heads, mlp_width, dropout: size of the encoder.
         norm_first: see `EncoderLayer`.
-        remat, scan: see `in_turn`.
+        remat, scan: see `apply_layers`.
     """
 
     layers: int
@@ -81,26 +81,28 @@ class ObjectSeeker(nn.Module):
             axis=1,
         )
         mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
-        *layers, last = [
-            EncoderLayer(
-                self.heads,
-                self.mlp_width,
-                dropout=self.dropout,
-                mlp_dropout=self.dropout,
-                norm_first=self.norm_first,
-                activation=nn.relu,
-                dtype=self.dtype,
-                name=f"layer{i}",
-            )
-            for i in range(self.layers)
-        ]
-
-        def call(layer: EncoderLayer, x: Array) -> Array:
-            return layer(x + where[None], mask, train=train)
-
-        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        layers = encoder_layers(
+            self.layers,
+            self.heads,
+            self.mlp_width,
+            dropout=self.dropout,
+            mlp_dropout=self.dropout,
+            norm_first=self.norm_first,
+            activation=nn.relu,
+            dtype=self.dtype,
+        )
         # Only [LOC] is read at the end, so the last layer computes nothing else.
-        f_loc = last(x + where[None], mask, first=1, train=train)[:, 0]
+        f_loc = encoded_tokens(
+            self,
+            layers,
+            x,
+            mask,
+            position=where,
+            first=1,
+            remat=self.remat,
+            scan=self.scan,
+            train=train,
+        )[:, 0]
         if self.norm_first:
             f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
         # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.

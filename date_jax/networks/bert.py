@@ -4,7 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.networks.transformer import EncoderLayer, in_turn
+from date_jax.networks.transformer import encoded_tokens, encoder_layers
+
+EPSILON = 1e-12  # of BERT's LayerNorms
 
 
 class TextExtractor(nn.Module):
@@ -17,7 +19,7 @@ class TextExtractor(nn.Module):
         vocab_size: rows of the embedding table.
         layers, width, heads, mlp_ratio: size of the encoder.
         max_length: rows of the position table.
-        remat, scan: see `in_turn`.
+        remat, scan: see `apply_layers`.
     """
 
     vocab_size: int
@@ -46,22 +48,17 @@ class TextExtractor(nn.Module):
         # BERT adds the embedding of "sentence A" everywhere; kept so that its weights fit.
         segment = self.param("segment_embedding", init, (self.width,))
         x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
-        x = nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, name="embedding_norm")(x)
+        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        layers = [
-            EncoderLayer(
-                self.heads,
-                round(self.mlp_ratio * self.width),
-                dropout=self.dropout,
-                epsilon=1e-12,
-                dtype=self.dtype,
-                name=f"layer{i}",
-            )
-            for i in range(self.layers)
-        ]
-
-        def call(layer: EncoderLayer, x: Array) -> Array:
-            return layer(x, text_mask, train=train)
-
-        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        layers = encoder_layers(
+            self.layers,
+            self.heads,
+            round(self.mlp_ratio * self.width),
+            dropout=self.dropout,
+            epsilon=EPSILON,
+            dtype=self.dtype,
+        )
+        x = encoded_tokens(
+            self, layers, x, text_mask, remat=self.remat, scan=self.scan, train=train
+        )
         return x[:, 0], x

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from date_jax.losses import MASKED
-from date_jax.networks.transformer import Attention, EncoderLayer, Mlp, in_turn, sincos_2d
+from date_jax.networks.transformer import Attention, EncoderLayer, Mlp, apply_layers, sincos_2d
 
 EPSILON = 1e-5
 
@@ -149,7 +149,7 @@ class ImageExtractor(nn.Module):
         pooling: where the one vector comes from: `rep` (the learnt token), `mean` (the average),
             or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
             the last one's grid).
-        remat, scan: see `in_turn`.
+        remat, scan: see `apply_layers`.
     """
 
     patch: int
@@ -198,7 +198,7 @@ class ImageExtractor(nn.Module):
             # A block with windows and one with shifted ones belong together.
             period = 2 if depth % 2 == 0 else depth
             call = functools.partial(_on_grid, grid=grid)
-            x = in_turn(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
+            x = apply_layers(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
             stages.append((x, grid))
             if stage != last:
                 x = Merge(dtype=self.dtype, name=f"merge{stage}")(x, grid)

@@ -1,4 +1,4 @@
-"""The attention and MLP blocks under every network here. Parameters float32, compute by `dtype`."""
+"""The transformer layers under every network here. Parameters are float32, the rest is `dtype`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +12,19 @@ from jaxtyping import Array, Bool, Float
 
 from date_jax.losses import MASKED
 
-exact_gelu: Callable[[Array], Array] = lambda x: nn.gelu(x, approximate=False)  # noqa: E731
-quick_gelu: Callable[[Array], Array] = lambda x: x * nn.sigmoid(1.702 * x)  # noqa: E731
+
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the error function, as BERT and Swin have it."""
+    return nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU's approximation by a sigmoid, `x · sigmoid(1.702 x)`, as CLIP has it."""
+    return x * nn.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over `[... T C]`: of the tokens to each other, or to other tokens.
+    """Multi-head attention of tokens `[... T C]` to each other, or to a context.
 
     Attributes:
         heads: number of heads; must divide the width.
@@ -37,24 +44,30 @@ class Attention(nn.Module):
         bias: Float[Array, "..."] | None = None,
         mask: Bool[Array, "*B S"] | None = None,
         *,
-        others: Float[Array, "*B S D"] | None = None,
+        context: Float[Array, "*B S D"] | None = None,
         first: int | None = None,
         train: bool = False,
     ) -> Float[Array, "*B Q C"]:
-        """`bias` is added to the logits `[*B heads Q S]`; keys whose mask is False are not seen.
+        """What each token gathers from the tokens that it attends to.
 
-        Keys and values are made of `others`, where given, else of `x` itself. With `first`, only
-        that many leading tokens ask, and are returned.
+        Args:
+            x: tokens that ask.
+            bias: added to the logits `[*B heads Q S]`.
+            mask: False for keys that nothing attends to.
+            context: tokens that keys and values are made of; None for `x` itself.
+            first: only that many leading tokens ask, and are returned; None for all.
         """
         width = self.width or x.shape[-1]
 
-        def heads(x: Array, name: str) -> Array:
+        def projected_heads(x: Array, name: str) -> Array:
             x = nn.Dense(width, dtype=self.dtype, name=name)(x)
             return rearrange(x, "... t (h d) -> ... h t d", h=self.heads)
 
-        query = heads(x[..., :first, :], "query") * (width // self.heads) ** -0.5
-        others = x if others is None else others
-        key, value = heads(others, "key"), heads(others, "value")
+        query = projected_heads(x[..., :first, :], "query") * (width // self.heads) ** -0.5
+        context = x if context is None else context
+        key, value = projected_heads(context, "key"), projected_heads(context, "value")
+
+        # The softmax runs in float32 at least: bfloat16 would round its sums of many small terms.
         logits = jnp.matmul(query, jnp.swapaxes(key, -1, -2))
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if bias is not None:
@@ -63,12 +76,18 @@ class Attention(nn.Module):
             logits = jnp.where(mask[..., None, None, :], logits, MASKED)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+
         mixed = rearrange(jnp.matmul(weights, value), "... h t d -> ... t (h d)")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(mixed)
 
 
 class Mlp(nn.Module):
-    """Two linear layers with `activation` between them; `hidden` is the inner width."""
+    """Two linear layers with an activation between them.
+
+    Attributes:
+        hidden: width between the layers.
+        dropout: rate there.
+    """
 
     hidden: int
     activation: Callable[[Array], Array] = exact_gelu
@@ -110,7 +129,7 @@ class EncoderLayer(nn.Module):
         first: int | None = None,
         train: bool = False,
     ) -> Float[Array, "B Q C"]:
-        """All tokens, or with `first` only that many leading ones; the rest is not computed."""
+        """All tokens, or with `first` only that many leading ones; the others are not computed."""
         attention = Attention(self.heads, self.dropout, self.dtype, name="attention")
         mlp = Mlp(self.mlp_width, self.activation, self.mlp_dropout, self.dtype, name="mlp")
         norms = [
@@ -126,7 +145,52 @@ class EncoderLayer(nn.Module):
         return norms[1](x + drop(mlp(x, train=train)))
 
 
-def in_turn(
+def encoder_layers(count: int, heads: int, mlp_width: int, **options: Any) -> list[EncoderLayer]:
+    """Equal layers `layer0`, `layer1` and so on of the module whose compact method calls this.
+
+    Args:
+        count: how many.
+        heads, mlp_width, options: of `EncoderLayer`.
+    """
+    return [EncoderLayer(heads, mlp_width, name=f"layer{i}", **options) for i in range(count)]
+
+
+def encoded_tokens(
+    module: nn.Module,
+    layers: Sequence[EncoderLayer],
+    x: Float[Array, "B T C"],
+    mask: Bool[Array, "B T"] | None,
+    *,
+    position: Float[Array, "T C"] | None = None,
+    first: int | None = None,
+    remat: bool,
+    scan: bool,
+    train: bool,
+) -> Float[Array, "B Q C"]:
+    """Tokens behind a stack of encoder layers.
+
+    Args:
+        module: whose method calls this; `layers` are its children.
+        layers: equal ones, one at least where `first` is not None.
+        x: the tokens, in the layers' dtype.
+        mask: False = padding; None where there is none.
+        position: added to the input of every layer, not of the first alone.
+        first: only that many leading tokens are returned, so the last layer computes no others.
+        remat, scan: see `apply_layers`.
+        train: whether units are dropped.
+    """
+
+    def call(layer: EncoderLayer, x: Array, first: int | None = None) -> Array:
+        x = x if position is None else x + position[None]
+        return layer(x, mask, first=first, train=train)
+
+    if first is None:
+        return apply_layers(module, layers, call, x, remat=remat, scan=scan)
+    x = apply_layers(module, layers[:-1], call, x, remat=remat, scan=scan)
+    return call(layers[-1], x, first)
+
+
+def apply_layers(
     module: nn.Module,
     layers: Sequence[nn.Module],
     call: Callable[[Any, Array], Array],
@@ -142,7 +206,7 @@ def in_turn(
     to the other.
 
     Args:
-        module: whose method runs; `layers` are its children.
+        module: whose method calls this; `layers` are its children.
         layers: equal ones, or equal ones at the same place of each period.
         call: `(layer, x) -> x`.
         remat: keep only each period's input for the backward pass and compute the rest again.
@@ -153,28 +217,32 @@ def in_turn(
         for layer in layers:
             x = call(layer, x)
         return x
+
+    # Each layer's parameters and dropout key become arguments of one function of a period.
     params = module.variables["params"]
     keys: Any = [None] * len(layers)
     if module.has_rng("dropout"):
         keys = jax.random.split(module.make_rng("dropout"), len(layers))
-    kinds = [layer.clone(parent=None, name=None) for layer in layers[:period]]
+    templates = [layer.clone(parent=None, name=None) for layer in layers[:period]]
 
-    def body(x: Array, given: list[tuple[Any, Any]]) -> Array:
-        for kind, (own, key) in zip(kinds, given, strict=True):
+    def apply_period(x: Array, inputs: list[tuple[Any, Any]]) -> Array:
+        for template, (layer_params, key) in zip(templates, inputs, strict=True):
             rngs = {} if key is None else {"dropout": key}
-            x = nn.apply(call, kind)({"params": own}, x, rngs=rngs)
+            x = nn.apply(call, template)({"params": layer_params}, x, rngs=rngs)
         return x
 
     if remat:
-        body = jax.checkpoint(body)
-    given = [(params[str(layer.name)], key) for layer, key in zip(layers, keys, strict=True)]
-    groups = [given[at : at + period] for at in range(0, len(given), period)]
+        apply_period = jax.checkpoint(apply_period)
+    inputs = [(params[str(layer.name)], key) for layer, key in zip(layers, keys, strict=True)]
+    periods = [inputs[start : start + period] for start in range(0, len(inputs), period)]
+
+    # Stacked along a new first axis, the periods are what a loop runs over.
     if scan:
-        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *groups)
-        x, _ = jax.lax.scan(lambda x, given: (body(x, given), None), x, stacked)
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *periods)
+        x, _ = jax.lax.scan(lambda x, inputs: (apply_period(x, inputs), None), x, stacked)
         return x
-    for group in groups:
-        x = body(x, group)
+    for period_inputs in periods:
+        x = apply_period(x, period_inputs)
     return x
 
 

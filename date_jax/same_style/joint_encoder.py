@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from date_jax.networks.transformer import EncoderLayer, in_turn, sincos_2d
+from date_jax.networks.transformer import encoded_tokens, encoder_layers, sincos_2d
 from date_jax.pairs.vectors import unit_vectors
 
 
@@ -18,7 +18,7 @@ class JointEncoder(nn.Module):
         layers, heads, mlp_width, dropout: size of the transformer.
         embedding: E, numbers of the vector.
         norm_first: see `EncoderLayer`.
-        remat, scan: see `in_turn`.
+        remat, scan: see `apply_layers`.
     """
 
     layers: int
@@ -80,25 +80,19 @@ class JointEncoder(nn.Module):
     def _vector(
         self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"], train: bool
     ) -> Float[Array, "B E"]:
-        *layers, last = [
-            EncoderLayer(
-                self.heads,
-                self.mlp_width,
-                dropout=self.dropout,
-                mlp_dropout=self.dropout,
-                norm_first=self.norm_first,
-                dtype=self.dtype,
-                name=f"layer{i}",
-            )
-            for i in range(self.layers)
-        ]
-
-        def call(layer: EncoderLayer, x: Array) -> Array:
-            return layer(x, mask, train=train)
-
-        x = in_turn(self, layers, call, x, remat=self.remat, scan=self.scan)
+        layers = encoder_layers(
+            self.layers,
+            self.heads,
+            self.mlp_width,
+            dropout=self.dropout,
+            mlp_dropout=self.dropout,
+            norm_first=self.norm_first,
+            dtype=self.dtype,
+        )
         # Only [CLS] is read at the end, so the last layer computes nothing else.
-        x = last(x, mask, first=1, train=train)[:, 0]
+        x = encoded_tokens(
+            self, layers, x, mask, first=1, remat=self.remat, scan=self.scan, train=train
+        )[:, 0]
         if self.norm_first:
             x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         return unit_vectors(nn.Dense(self.embedding, name="projection")(x.astype(jnp.float32)))
