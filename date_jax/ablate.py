@@ -35,7 +35,7 @@ import date_jax
 from date_jax.ablation import chart, comparison, records
 from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, nearest
-from date_jax.run import commandline, subprocesses, workdir
+from date_jax.run import commandline, config_file, subprocesses, workdir
 
 _SIDES = ("data.source", "data.target")  # that a direction sets
 Methods = dict[str, dict[str, Any]]  # what each method changes, by dotted config key
@@ -79,8 +79,8 @@ def main(_: list[str]) -> None:
     given = flags.FLAGS
     file = config_flags.get_config_filename(given["config"])
     path, _, words = file.partition(":")
-    known: Methods = commandline.constant(file, "METHODS", {})
-    columns: comparison.Columns = commandline.constant(file, "COLUMNS", {})
+    known: Methods = config_file.constant(file, "METHODS", {})
+    columns: comparison.Columns = config_file.constant(file, "COLUMNS", {})
     chosen = named(given.methods, [*known], "methods", path)
     ways = directions_to_run(given.directions, file)
     if not chosen:
@@ -98,7 +98,7 @@ def main(_: list[str]) -> None:
     }
     root = Path(given.workdir)
     runs = planned(root, [*files], chosen, given.seeds)
-    defaults = {way: commandline.loaded_config(files[way]).to_dict() for way in files}
+    defaults = {way: config_file.config_from_file(files[way]).to_dict() for way in files}
     found = finished_runs(runs, Path(given.runs) if given.runs else None, defaults)
     only_shown = given.table_only or bool(given.runs)
     base = given.config.to_dict()
@@ -222,9 +222,9 @@ def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> li
 def directions_to_run(asked: list[str] | None, file: str) -> list[str]:
     """Names of DIRECTIONS in the config file; none where the command itself sets the domains."""
     own = {f"config.{side}" for side in _SIDES}
-    if asked is None and own & dict(commandline.flags_given(sys.argv, flags.FLAGS)).keys():
+    if asked is None and own & dict(commandline.flags_in(sys.argv, flags.FLAGS)).keys():
         return []
-    known = [*commandline.constant(file, "DIRECTIONS", [])]
+    known = [*config_file.constant(file, "DIRECTIONS", [])]
     return named(asked, known, "directions", file.partition(":")[0])
 
 
@@ -275,7 +275,7 @@ def overrides_given(argv: list[str], flag_of: dict[str, str]) -> list[str]:
         UsageError: one of them sets what differs between the runs.
     """
     found = []
-    for name, value in commandline.flags_given(argv, flags.FLAGS):
+    for name, value in commandline.flags_in(argv, flags.FLAGS):
         if not name.startswith(("config.", "noconfig.")):
             continue
         if plural := flag_of.get(name.partition("config.")[2]):

@@ -52,11 +52,11 @@ def exported(run: Path, out: Path) -> list[str]:
     """
     if out.exists():
         raise UsageError(f"--out={out}: exists already; name a new folder")
-    found = checkpoint.trained(run)
+    found = checkpoint.latest_part(run)
     config, model = ConfigDict(found.meta["config"]), found.params["model"]
     if config.task not in ("pgda", "date"):
         raise UsageError(f"{run}: a run of task {config.task}; only pgda's and date's are exported")
-    folder_of_run = checkpoint.located(run).parent
+    folder_of_run = checkpoint.checkpoint_directory(run).parent
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pretrained.write(partial, config, model)

@@ -126,7 +126,7 @@ def opened(run: Path, split: str) -> Searched:
     from date_jax.run import checkpoint
     from date_jax.same_style import evaluation as same_style
 
-    found = checkpoint.trained(run)
+    found = checkpoint.latest_part(run)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     config = ConfigDict(found.meta["config"])

@@ -31,7 +31,7 @@ class Child:
         self, module: str, cores: Sequence[int], environment: Mapping[str, str] | None = None
     ):
         self._module = module
-        with subprocesses.pinned(cores):
+        with subprocesses.pinned_to(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,

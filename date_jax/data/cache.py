@@ -69,7 +69,7 @@ def locked(folder: Path) -> Iterator[bool]:
         Whether no other process can be in there: some network file systems have no locks.
     """
     with (folder / ".lock").open("a") as lock:
-        alone = locks.taken(lock, folder, "several hosts may do the same work in it")
+        alone = locks.take(lock, folder, "several hosts may do the same work in it")
         if alone is False:
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
             print(f"  (if its machine is gone for good, delete {lock.name})", file=sys.stderr)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import IO
 
 
-def taken(lock: IO[str], folder: Path, advice: str) -> bool | None:
-    """Takes `lock` unless another process has it; it is given back when the file is closed.
+def take(lock: IO[str], folder: Path, advice: str) -> bool | None:
+    """Takes `lock` unless another process has it; closing the file gives it back.
 
     Args:
         lock: a file in `folder`, open.
@@ -15,7 +15,7 @@ def taken(lock: IO[str], folder: Path, advice: str) -> bool | None:
         advice: what being without a lock means to the user.
 
     Returns:
-        Whether it was taken; None, with a warning, on a file system that has no locks.
+        Whether this process has it now; None, with a warning, on a file system without locks.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,6 +38,7 @@ def meet(coordinator: str, *, index: int, count: int, timeout: float) -> None:
         raise UsageError(f"--coordinator={coordinator}: must be <host>:<port> of process 0")
     if not 0 <= index < count:
         raise UsageError(f"--process_index={index}: must be from 0 to {count - 1}")
+    # Process 0 waits for all, the others until it answers.
     deadline = time.monotonic() + timeout
     if index == 0:
         _receive((host, int(port)), count, deadline)
@@ -47,35 +48,39 @@ def meet(coordinator: str, *, index: int, count: int, timeout: float) -> None:
 
 def _receive(address: tuple[str, int], count: int, deadline: float) -> None:
     """Waits for all others, then lets them go together."""
+    host, port = address
     with contextlib.ExitStack() as stack:
         try:
-            # A host's public name need not be an address of its own; the loop's always is.
-            own = address[0] if address[0] in ("127.0.0.1", "localhost") else ""
-            listener = stack.enter_context(socket.create_server((own, address[1])))
+            # A host's public name need not be an address it can listen at; the loop's always is.
+            interface = host if host in ("127.0.0.1", "localhost") else ""
+            listener = stack.enter_context(socket.create_server((interface, port)))
         except OSError as error:
-            raise SetupError(f"port {address[1]} cannot be used: {error.strerror}") from error
-        came: dict[int, socket.socket] = {}
-        remind = time.monotonic() + _REMINDER
-        while len(came) < count - 1:
-            missing = ", ".join(str(i) for i in range(1, count) if i not in came)
+            raise SetupError(f"port {port} cannot be used: {error.strerror}") from error
+
+        connections: dict[int, socket.socket] = {}  # by the number of the process that came
+        next_reminder = time.monotonic() + _REMINDER
+        while len(connections) < count - 1:
+            missing = ", ".join(str(i) for i in range(1, count) if i not in connections)
             now = time.monotonic()
             if now > deadline:
                 raise SetupError(
-                    f"only {len(came) + 1} of {count} processes came; missing: {missing}\n"
-                    f"start each with --process_index=<its number> and --coordinator={address[0]}"
-                    f":{address[1]}"
+                    f"only {len(connections) + 1} of {count} processes came; missing: {missing}\n"
+                    f"start each with --process_index=<its number> and --coordinator={host}:{port}"
                 )
-            if now > remind:
+            if now > next_reminder:
                 print(f"waiting for process {missing} of {count}", file=sys.stderr, flush=True)
-                remind = now + _REMINDER
+                next_reminder = now + _REMINDER
+            # Not longer than a second, so that the reminder and the deadline are kept.
             listener.settimeout(min(1.0, max(deadline - now, 0.01)))
             with contextlib.suppress(OSError):  # nobody in that second, or somebody who left
                 connection = stack.enter_context(listener.accept()[0])
                 connection.settimeout(1.0)
-                word = connection.recv(16)
-                if word.isdigit() and 0 < int(word) < count:
-                    came[int(word)] = connection
-        for connection in came.values():
+                number = connection.recv(16)
+                if number.isdigit() and 0 < int(number) < count:
+                    connections[int(number)] = connection
+
+        # All are here: one that dies now is JAX's to notice.
+        for connection in connections.values():
             with contextlib.suppress(OSError):
                 connection.sendall(b"go")
 

@@ -17,7 +17,7 @@ from date_jax.errors import Preempted
 from date_jax.run.countdown import duration
 
 STOP_SECONDS = 120  # for children to save themselves; the longest they cannot hear is compilation
-SHOWN_LINES = 5  # of the log of one that failed
+LINES_OF_LOG = 5  # of the log of one that failed
 
 
 class Command(NamedTuple):
@@ -45,27 +45,29 @@ def run_all(
     pending = [*commands]
     running: dict[int, tuple[Command, subprocess.Popen, float]] = {}  # by slot
     seconds: list[float] = []  # that each took
-    with _heard(signal.SIGTERM, signal.SIGINT) as signals:
+    with _notice(signal.SIGTERM, signal.SIGINT) as signals:
         try:
             while (pending or running) and not signals:
+                # A free slot takes the next command, with the slot's share of the cores.
                 free = [slot for slot in range(jobs) if slot not in running]
                 for slot in free[: len(pending)]:
                     command = pending.pop(0)
-                    process = _started(command, title, core_shares(jobs)[slot])
+                    process = _start(command, title, core_shares(jobs)[slot])
                     running[slot] = command, process, time.monotonic()
                 time.sleep(0.1)
+
+                # What has ended gives its slot back and gets its line.
                 for slot, (command, process, begun) in list(running.items()):
                     if process.poll() is None:
                         continue
                     del running[slot]
                     seconds.append(time.monotonic() - begun)
                     left = len(pending) + len(running)
-                    spent = duration(seconds[-1])
                     eta = duration(statistics.fmean(seconds) * left / jobs)
-                    told = _told(command, process.returncode, outcome)
-                    place = f"[{len(commands) - left}/{len(commands)}]"
                     print(
-                        f"{place} {command.name} | took {spent}, about {eta} left | {told}",
+                        f"[{len(commands) - left}/{len(commands)}] {command.name} | "
+                        f"took {duration(seconds[-1])}, about {eta} left | "
+                        f"{_end(command, process.returncode, outcome)}",
                         flush=True,
                     )
         finally:
@@ -83,9 +85,9 @@ def cores() -> list[int]:
 
 
 def processor() -> str:
-    """Its name, as well as this system tells."""
-    if (described := Path("/proc/cpuinfo")).exists():
-        for line in described.read_text().splitlines():
+    """The processor's name, as well as this system tells."""
+    if (description := Path("/proc/cpuinfo")).exists():
+        for line in description.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":")[1].strip()
     return platform.processor() or platform.machine()
@@ -93,23 +95,24 @@ def processor() -> str:
 
 def core_shares(jobs: int) -> list[list[int]]:
     """The cores, dealt to `jobs` slots as evenly as can be."""
-    all_of = cores()
-    bounds = [slot * len(all_of) // jobs for slot in range(jobs + 1)]
-    return [all_of[a:b] for a, b in itertools.pairwise(bounds)]
+    numbers = cores()
+    bounds = [slot * len(numbers) // jobs for slot in range(jobs + 1)]
+    return [numbers[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _told(command: Command, code: int, outcome: Callable[[Command], str]) -> str:
+def _end(command: Command, code: int, outcome: Callable[[Command], str]) -> str:
+    """How a command ended: its outcome, or its exit code and the end of its log."""
     if code == 0:
         return outcome(command)
-    lines = command.log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    lines = command.log.read_text(errors="replace").splitlines()[-LINES_OF_LOG:]
     return "\n    ".join([f"failed, exit code {code}; the end of {command.log}:", *lines])
 
 
-def _started(command: Command, title: str, share: list[int]) -> subprocess.Popen:
-    """The command's process, on these cores: XLA makes as many threads as it has cores."""
+def _start(command: Command, title: str, share: list[int]) -> subprocess.Popen:
+    """Starts the command on these cores: XLA makes as many threads as it has cores."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     program, *rest = command.arguments
-    with command.log.open("a") as log, pinned(share):
+    with command.log.open("a") as log, pinned_to(share):
         log.write(f"{title}\n# {shlex.join([Path(program).name, *rest])}\n")
         log.flush()
         return subprocess.Popen(
@@ -122,7 +125,7 @@ def _started(command: Command, title: str, share: list[int]) -> subprocess.Popen
 
 
 @contextlib.contextmanager
-def pinned(share: Sequence[int]) -> Iterator[None]:
+def pinned_to(share: Sequence[int]) -> Iterator[None]:
     """What is started inside runs on these cores only, with all of its threads (on Linux)."""
     pins = hasattr(os, "sched_setaffinity")
     before = cores()
@@ -151,14 +154,16 @@ def _stop(processes: list[subprocess.Popen]) -> None:
 
 
 @contextlib.contextmanager
-def _heard(*numbers: signal.Signals) -> Iterator[list[int]]:
-    """The signals that came, in place of what they would do."""
-    came: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers
-    }
+def _notice(*numbers: signal.Signals) -> Iterator[list[int]]:
+    """Signals that come inside are listed, in place of what they would do."""
+    signals: list[int] = []
+
+    def append(number: int, _: object) -> None:
+        signals.append(number)
+
+    previous = {number: signal.signal(number, append) for number in numbers}
     try:
-        yield came
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -19,8 +19,8 @@ from date_jax.errors import SetupError, UsageError
 from date_jax.run import locks
 
 _PATIENCE = 2.0  # seconds until a network file system shows what another host has written
-# What runs of one table may differ in: nothing that weights or measures depend on, but for which
-# units dropout drops.
+# What runs of one table may differ in: nothing that weights or measures depend on, except the
+# choice of the units that dropout drops.
 FREE_IN_A_TABLE = (
     "log.",
     "eval.",
@@ -61,6 +61,8 @@ class Workdir:
         require_equal_hosts({"what it sees of --workdir": sees_host_0(path)})
 
     def _problem(self) -> str:
+        """Takes the directory's lock; why it cannot be used, or ""."""
+        # A run inside another's checkpoints would be taken for one of its steps.
         for folder in (self.path.absolute(), *self.path.absolute().parents):
             if folder.name == "checkpoints" and (folder.parent / "config.json").is_file():
                 return (
@@ -72,7 +74,8 @@ class Workdir:
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             return f"{self.path}: cannot write there ({error.strerror}); choose another --workdir"
-        if locks.taken(lock, self.path, "see that no other job runs in it") is False:
+        # False, not None: a file system without locks is used, with a warning.
+        if locks.take(lock, self.path, "see that no other job runs in it") is False:
             lock.close()
             return (
                 f"{self.path}: another job is running in it; wait or choose another --workdir\n"
@@ -92,10 +95,11 @@ class Workdir:
 def sees_host_0(folder: Path) -> bool:
     """Whether `folder` is that of host 0: whether this host finds there what that one puts there.
 
-    To be asked on all hosts together. Nothing else tells a shared disk from one of the same name.
+    All hosts call it together. Nothing else tells a shared disk from one of the same name.
     """
     if jax.process_count() == 1:
         return True
+    # Host 0 puts down a file whose name nobody can know, and removes it when all have looked.
     number = sharding.rows_of_hosts(np.array(secrets.randbits(31), np.int32))[0]
     mark = folder / f".seen_{number:08x}"
     if jax.process_index() == 0:
@@ -104,12 +108,12 @@ def sees_host_0(folder: Path) -> bool:
             mark.touch()
     sharding.wait_for_hosts("put there")
     give_up = time.monotonic() + _PATIENCE
-    while not (found := mark.exists()) and time.monotonic() < give_up:
+    while not (is_seen := mark.exists()) and time.monotonic() < give_up:
         time.sleep(0.1)
     sharding.wait_for_hosts("looked for")
     if jax.process_index() == 0:
         mark.unlink(missing_ok=True)
-    return found
+    return is_seen
 
 
 def require_space(path: Path, state: Any, *, keep: int) -> None:
@@ -131,11 +135,12 @@ def require_space(path: Path, state: Any, *, keep: int) -> None:
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optim": {"clip": 1.0}}` as `{"optim.clip": 1.0}`."""
-    out: dict[str, Any] = {}
+    """Values of a nested dict by dotted key: `{"optim": {"clip": 1}}` as `{"optim.clip": 1}`."""
+    values: dict[str, Any] = {}
     for key, value in config.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out
+        is_section = isinstance(value, dict)
+        values |= flat(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
+    return values
 
 
 def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -160,17 +165,12 @@ def require_same_run(
     """
     fatal = {key: change for key, change in changes.items() if not key.startswith(free)}
     if fatal:
-        lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
-        raise UsageError(
-            "\n".join(
-                [
-                    f"{where}: holds a run with another config; take back the change or choose "
-                    "another --workdir",
-                    *lines[:5],
-                    f"may change: {', '.join(free)}",
-                ]
-            )
+        head = (
+            f"{where}: holds a run with another config; take back the change or choose another "
+            "--workdir"
         )
+        lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
+        raise UsageError("\n".join([head, *lines[:5], f"may change: {', '.join(free)}"]))
 
 
 def code_version() -> str:
@@ -191,22 +191,28 @@ def require_equal_hosts(values: dict[str, Any]) -> None:
         values: flat, JSON values: config, code version, data.
     """
 
-    def number(text: str) -> int:
+    def digest(text: str) -> int:
+        """A number of 32 bits, which is what hosts can exchange."""
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
     def refuse(host: int, what: str) -> None:
+        """Raises the error, on every host the same."""
         raise UsageError(f"host {host} differs from host 0 in {what}: start all alike")
 
-    # Known without asking, and JAX cannot gather where they differ.
+    # The devices are known without an exchange, and JAX cannot gather where they differ.
     devices = Counter(device.process_index for device in jax.devices())
     for host in sorted(devices):
         if devices[host] != devices[0]:
             refuse(host, f"the number of devices ({devices[host]} and {devices[0]})")
+
+    # Then the names, for values can only be compared one by one where their number is the same.
     keys = sorted(values)
-    sets = sharding.rows_of_hosts(np.array(number(str(keys)), np.uint32))
+    sets = sharding.rows_of_hosts(np.array(digest(str(keys)), np.uint32))
     for host in np.flatnonzero(sets != sets[0]):
         refuse(int(host), "which keys its config has")
-    local = np.array([number(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
+
+    # Last the values.
+    local = np.array([digest(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
     hosts = sharding.rows_of_hosts(local)
     for host, row in enumerate(hosts):
         unequal = [key for key, differs in zip(keys, row != hosts[0], strict=True) if differs]

@@ -20,6 +20,7 @@ from date_jax import sharding
 from date_jax.errors import CheckpointError, Preempted, UsageError
 from date_jax.run import checkpoint
 from date_jax.run.checkpoint import Checkpoints
+from date_jax.run.fingerprint import fingerprint
 from date_jax.run.preemption import Preemption
 
 DTYPES = ("float32", "bfloat16", "int32", "uint8", "bool")
@@ -99,7 +100,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
     rng = np.random.default_rng(0)
     leaf = np.asarray(jnp.asarray(rng.integers(0, 2, (6, 5)), dtype))
-    whole = checkpoint.fingerprint(jnp.asarray(leaf))
+    whole = fingerprint(jnp.asarray(leaf))
     bits = 1 if dtype == "bool" else 8 * leaf.itemsize
     flipped = []
     for element in range(leaf.size):
@@ -107,7 +108,7 @@ def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
             raw = bytearray(leaf.tobytes())
             raw[element * leaf.itemsize + bit // 8] ^= 1 << bit % 8
             flipped.append(np.frombuffer(bytes(raw), leaf.dtype).reshape(leaf.shape))
-    prints = jax.vmap(checkpoint.fingerprint)(jnp.asarray(np.stack(flipped)))
+    prints = jax.vmap(fingerprint)(jnp.asarray(np.stack(flipped)))
     assert not (np.asarray(prints) == int(whole)).any()
 
 
@@ -137,15 +138,13 @@ def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
 
 def test_a_fingerprint_knows_the_places_of_equal_values() -> None:
     leaf = jnp.arange(12.0).reshape(3, 4)
-    prints = [checkpoint.fingerprint(x) for x in (leaf, leaf[::-1], leaf[:, ::-1])]
+    prints = [fingerprint(x) for x in (leaf, leaf[::-1], leaf[:, ::-1])]
     assert len({int(value) for value in prints}) == 3
 
 
 def test_a_fingerprint_does_not_depend_on_the_sharding() -> None:
-    prints = {
-        int(jax.jit(checkpoint.fingerprint)(placed(3, fsdp).params["kernel"])) for fsdp in (1, 2, 8)
-    }
-    assert prints == {int(checkpoint.fingerprint(made(3).params["kernel"]))}
+    prints = {int(jax.jit(fingerprint)(placed(3, fsdp).params["kernel"])) for fsdp in (1, 2, 8)}
+    assert prints == {int(fingerprint(made(3).params["kernel"]))}
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
@@ -331,18 +330,22 @@ def test_a_save_that_fails_in_the_background_is_told_and_harms_no_older_one(copi
 
 
 def test_a_checkpoint_is_found_in_the_run_s_directory_too(saved: Path) -> None:
-    assert checkpoint.located(saved) == checkpoint.located(saved.parent) == saved
+    assert (
+        checkpoint.checkpoint_directory(saved)
+        == checkpoint.checkpoint_directory(saved.parent)
+        == saved
+    )
 
 
 def test_one_level_off_names_the_runs_that_are_there(saved: Path) -> None:
     with pytest.raises(CheckpointError, match=f"runs near it: {saved.parent}"):
-        checkpoint.located(saved.parent.parent)
+        checkpoint.checkpoint_directory(saved.parent.parent)
     with pytest.raises(CheckpointError, match="no such directory"):
-        checkpoint.located(saved.parent.parent / "nowhere")
+        checkpoint.checkpoint_directory(saved.parent.parent / "nowhere")
 
 
 def test_one_part_is_read_without_knowing_the_rest(saved: Path) -> None:
-    found = checkpoint.trained(saved.parent, "params")
+    found = checkpoint.latest_part(saved.parent, "params")
     assert (found.step, found.meta["note"], found.warnings) == (3, "of 3", [])
     expected = made(3).params
     for read, wanted in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
@@ -354,21 +357,21 @@ def test_one_part_is_read_without_knowing_the_rest(saved: Path) -> None:
 def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(copied: Path) -> None:
     meta = copied / "3" / "meta" / "metadata"
     meta.write_text(meta.read_text().replace("of 3", "of 4"))
-    found = checkpoint.trained(copied, "params")
+    found = checkpoint.latest_part(copied, "params")
     assert found.step == 2
     assert "step 3 is damaged" in found.warnings[0]
     np.testing.assert_array_equal(found.params["kernel"], made(2).params["kernel"])
     assert checkpoint.steps_in(copied) == [2, 3]
     shutil.rmtree(copied / "2" / "state")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        checkpoint.trained(copied, "params")
+        checkpoint.latest_part(copied, "params")
 
 
 def test_a_part_whose_bits_have_changed_is_never_read(saved: Path, tmp_path: Path) -> None:
     for seed in range(DAMAGED):
         directory = Path(shutil.copytree(saved, tmp_path / str(seed)))
         what = damage(directory / "3" / "state", "flip", random.Random(seed))
-        found = checkpoint.trained(directory, "params")
+        found = checkpoint.latest_part(directory, "params")
         kernel = made(3 if found.step == 3 else 2).params["kernel"]
         np.testing.assert_array_equal(found.params["kernel"], kernel, err_msg=what)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import pgda
 from date_jax import config, errors
 from date_jax.date import aligner, pseudo_boxes
-from date_jax.run import commandline
+from date_jax.run import commandline, config_file
 
 ROOT = Path(__file__).parent.parent.parent
 PGDA = "--config=configs/pgda.py"
@@ -142,7 +142,7 @@ def test_a_fault_in_the_config_file_names_its_line(tmp_path: Path, code: str, sa
     path = tmp_path / "mine.py"
     path.write_text(code)
     with pytest.raises(errors.UsageError, match=re.escape(says)) as caught:
-        commandline.loaded_config(str(path))
+        config_file.config_from_file(str(path))
     assert_readable(str(caught.value))
 
 
@@ -283,7 +283,9 @@ def test_many_mistakes_fit_in_eight_lines() -> None:
 
 def test_every_rule_is_about_a_key_that_there_is() -> None:
     modules = [importlib.import_module(f"configs.{file.stem}") for file in CONFIGS]
-    there_are = {key for module in modules for key in commandline.keys(module.get_config())}
+    there_are = {
+        key for module in modules for key in config_file.values_by_key(module.get_config())
+    }
     ruled = {*config.CHOICES, *(key for _, _, keys in config.RANGES for key in keys)}
     assert ruled <= there_are
 

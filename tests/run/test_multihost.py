@@ -290,7 +290,9 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
         assert [len(run) for run in runs] == [count, count]
         for one, other in zip(*runs, strict=True):
             assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
-    chosen = [checkpoint.trained(d, "pseudo_boxes").params for d in (directory, tmp_path / "same")]
+    chosen = [
+        checkpoint.latest_part(d, "pseudo_boxes").params for d in (directory, tmp_path / "same")
+    ]
     assert [entry["step"] for entry in found["pseudo_boxes"]] == [2, 4, 6, 8]
     assert 0 < chosen[0]["weight"].sum() < len(chosen[0]["weight"])
     np.testing.assert_array_equal(chosen[0]["weight"], chosen[1]["weight"])
