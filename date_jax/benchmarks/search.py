@@ -33,8 +33,8 @@ def run(
     rows = measure.unit_rows(rng.standard_normal((gallery, width), np.float32))
     noise = measure.unit_rows(rng.standard_normal((queries, width), np.float32))
     asked = measure.unit_rows(rows[:queries] + noise)
-    query = retrieval.rows(asked, np.arange(queries))
-    among = retrieval.rows(rows, np.arange(gallery))
+    query = retrieval.row_items(asked, np.arange(queries))
+    among = retrieval.row_items(rows, np.arange(gallery))
     calls: dict[str, Callable[[], Any]] = {
         "nearest": lambda: neighbours.nearest(asked, rows, K, mesh=mesh).index,
         "ranks": lambda: neighbours.ranks(query, among, mesh=mesh),

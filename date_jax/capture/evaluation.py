@@ -169,8 +169,8 @@ def found_in(
     single = posts.gallery(corpus, name.rpartition("_")[2])
     split, among = corpus.splits[name], corpus.splits[single]
     labels = [some[0] for some in among.labels()]
-    wanted, first = ranked_lists.numbered(split.labels(), labels)
-    lists = search.all_lists(rows, gallery, mesh=mesh)
+    wanted, first = ranked_lists.label_numbers(split.labels(), labels)
+    lists, instances = search.search_results(rows, gallery, mesh=mesh)
     chosen = f"{config.retrieval.embedding}_{config.retrieval.merge}"
     metrics = ranked_lists.metrics(lists[chosen], wanted, first)
     for how, found in lists.items():
@@ -182,8 +182,7 @@ def found_in(
     def written(path: Path) -> None:
         ranked_lists.write(path, lists[chosen], split.ids(), among.ids())
 
-    form = search.EMBEDDINGS[config.retrieval.embedding]
-    nearest = search.hits(form, rows["instance_vectors"], gallery, SHOWN, mesh=mesh).index
+    nearest = instances[config.retrieval.embedding][:, :, :SHOWN]
     right = (first[nearest][..., None] == wanted[:, None, None]).any(axis=-1)
     shown = partial(findings_sheet, corpus, (name, single), rows, nearest, right)
     return Evaluated(metrics, shown, {f"ranked_{name}.csv": written})

@@ -1,11 +1,11 @@
-"""Searches for the products of posts, each by its own vector, and the ways that it is compared to.
+"""Search for the products of posts, each by its own vector, and the ways it is compared with.
 
-A post's four vectors are those of `tasks.capture.VECTORS`: text and image after the streams met,
-text and image before.
+A post's four vectors are those of `task.VECTORS`: of text and of image, after the streams met and
+before.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -14,37 +14,40 @@ from jaxtyping import Float, Int
 from date_jax.capture import ranked_lists
 from date_jax.pairs.neighbours import Found, nearest
 
+Embedding: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of a post, from its four vectors
 MERGES = ("round_robin", "max")
 
 
-def author(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
-    """`concat(t_co ∘ v_co, t_uni ∘ v_uni)`: what both say, as CAPTURE's author has it."""
+def author_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
+    """`concat(t_co ∘ v_co, t_uni ∘ v_uni)`: what text and image both say (CAPTURE's author)."""
     text_co, image_co, text_uni, image_uni = np.moveaxis(vectors, -2, 0)
     return np.concatenate([text_co * image_co, text_uni * image_uni], axis=-1)
 
 
-def summed(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
-    """`normalise(v_co) + normalise(t_co)`."""
+def sum_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
+    """`normalise(v_co) + normalise(t_co)`: what text or image says, after the streams met."""
     text_co, image_co, _, _ = np.moveaxis(vectors, -2, 0)
     return unit(image_co) + unit(text_co)
 
 
-def text(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
-    """`t_uni`: the title alone."""
+def text_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
+    """`t_uni`: what the title says alone."""
     return vectors[..., 2, :]
 
 
-def image(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
-    """`v_uni`: the picture alone."""
+def image_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
+    """`v_uni`: what the picture says alone."""
     return vectors[..., 3, :]
 
 
-Form: TypeAlias = Callable[[np.ndarray], np.ndarray]
-EMBEDDINGS: dict[str, Form] = {"author": author, "sum": summed}
-WHOLE: dict[str, Form] = {
-    **{f"{name}_whole_post": form for name, form in EMBEDDINGS.items()},
-    "text_alone": text,
-    "image_alone": image,
+EMBEDDINGS: dict[str, Embedding] = {  # by config.retrieval.embedding
+    "author": author_embedding,
+    "sum": sum_embedding,
+}
+WHOLE_POST: dict[str, Embedding] = {  # by the name of the list of a search with one vector a query
+    **{f"{name}_whole_post": embedding for name, embedding in EMBEDDINGS.items()},
+    "text_alone": text_embedding,
+    "image_alone": image_embedding,
 }
 
 
@@ -53,30 +56,44 @@ def unit(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def hits(
-    form: Form,
-    asked: Float[np.ndarray, "*N 4 E"],
+def nearest_posts(
+    embedding: Embedding,
+    query: Float[np.ndarray, "*N 4 E"],
     gallery: Float[np.ndarray, "G 4 E"],
-    most: int,
     *,
     mesh: jax.sharding.Mesh,
 ) -> Found:
-    """Of each of `asked` the nearest posts of the gallery by the cosine of the vectors' `form`.
+    """The posts of the gallery nearest to each query, by the cosine of their embeddings.
+
+    There are `ranked_lists.MOST` of them, or all of the gallery where it has fewer.
 
     Args:
-        most: how many, or all of the gallery where it has fewer.
-        mesh: of `sharding.device_mesh`; what is asked is spread over it.
+        embedding: one of this file's functions.
+        query, gallery: vectors of posts, or of their instances.
+        mesh: of `sharding.device_mesh`; queries are spread over it.
     """
-    rows, among = unit(form(asked)).astype(np.float32), unit(form(gallery)).astype(np.float32)
-    most = min(most, len(gallery))
-    found = nearest(rows.reshape(-1, rows.shape[-1]), among, most, mesh=mesh)
-    return Found(*(x.reshape(*rows.shape[:-1], most) for x in found))
+    query, gallery = (unit(embedding(x)).astype(np.float32) for x in (query, gallery))
+    count = min(ranked_lists.MOST, len(gallery))
+    neighbours = nearest(query.reshape(-1, query.shape[-1]), gallery, count, mesh=mesh)
+    return Found(*(x.reshape(*query.shape[:-1], count) for x in neighbours))
 
 
-def all_lists(
+class SearchResults(NamedTuple):
+    """The posts found for queries.
+
+    Attributes:
+        lists: by the way of searching, see `search_results`: the posts of each query, best first.
+        instances: by name of an embedding: the posts of each instance, best first.
+    """
+
+    lists: dict[str, Int[np.ndarray, "Q M"]]
+    instances: dict[str, Int[np.ndarray, "Q K L"]]
+
+
+def search_results(
     rows: dict[str, np.ndarray], gallery: Float[np.ndarray, "G 4 E"], *, mesh: jax.sharding.Mesh
-) -> dict[str, Int[np.ndarray, "Q M"]]:
-    """Each query's posts, by the way they are searched for:
+) -> SearchResults:
+    """The posts found for each query, in every way of searching.
 
         author_round_robin, author_max, sum_round_robin, sum_max   by instance; embedding and merge
         image_by_instance    by instance, pictures alone
@@ -85,21 +102,23 @@ def all_lists(
 
     Args:
         rows: `vectors [Q 4 E]`, `instance_vectors [Q K 4 E]` and `instance_mask [Q K]`.
-        gallery: vectors of the posts to be found.
+        gallery: vectors of the posts that are searched.
         mesh: of `sharding.device_mesh`.
     """
-    whole, each, mask = (rows[k] for k in ("vectors", "instance_vectors", "instance_mask"))
-    alone = np.ones((len(whole), 1), bool)
-
-    def merged(form: Form, asked: np.ndarray, mask: np.ndarray, *merges: str) -> list[np.ndarray]:
-        score, index = hits(form, asked, gallery, ranked_lists.MOST, mesh=mesh)
-        return [ranked_lists.merged(index, score, mask, how=how) for how in merges]
-
-    lists = {}
-    for name, form in EMBEDDINGS.items():
-        for how, found in zip(MERGES, merged(form, each, mask, *MERGES), strict=True):
-            lists[f"{name}_{how}"] = found
-    lists["image_by_instance"] = merged(image, each, mask, MERGES[0])[0]
-    for name, form in WHOLE.items():
-        lists[name] = merged(form, whole[:, None], alone, MERGES[0])[0]
-    return lists
+    lists, instances = {}, {}
+    # Each product of a query by its own vector, and the instances' posts merged to one list.
+    query, mask = rows["instance_vectors"], rows["instance_mask"]
+    for name, embedding in EMBEDDINGS.items():
+        score, index = nearest_posts(embedding, query, gallery, mesh=mesh)
+        instances[name] = index
+        for how in MERGES:
+            lists[f"{name}_{how}"] = ranked_lists.merged_lists(index, score, mask, how=how)
+    score, index = nearest_posts(image_embedding, query, gallery, mesh=mesh)
+    lists["image_by_instance"] = ranked_lists.merged_lists(index, score, mask, how=MERGES[0])
+    # A whole post is its one instance.
+    query = rows["vectors"][:, None]
+    mask = np.ones((len(query), 1), bool)
+    for name, embedding in WHOLE_POST.items():
+        score, index = nearest_posts(embedding, query, gallery, mesh=mesh)
+        lists[name] = ranked_lists.merged_lists(index, score, mask, how=MERGES[0])
+    return SearchResults(lists, instances)

@@ -1,4 +1,4 @@
-"""Posts found for a query that shows several products: merged lists, and how right they are.
+"""The posts found for a query of several products: one merged list, and how right it is.
 
 The measures of Product1M (2107.14572). A query's labels are a multiset Y; a post of the gallery
 counts by its first label. G(c) are the posts of label c, P = Σ_{c∈Y} |G(c)| with repetitions, and
@@ -17,7 +17,7 @@ MOST = 100  # ids of a list
 NONE = -1  # fills up lists and labels
 
 
-def merged(
+def merged_lists(
     index: Int[np.ndarray, "Q K L"],
     score: Float[np.ndarray, "Q K L"],
     mask: Bool[np.ndarray, "Q K"],
@@ -28,60 +28,68 @@ def merged(
 
     Args:
         index: posts found for each instance, best first; NONE behind the last.
-        score: of each.
+        score: of each post.
         mask: which instances there are.
         how: `round_robin` takes every instance's best, then every second best, and so on; `max`
             orders by the best score that any instance gave.
     """
     queries, instances, length = index.shape
+    # The order of all posts of all instances: by turn, or by score.
     if how == "round_robin":
         turn = np.arange(length)[None] * instances + np.arange(instances)[:, None]
         key = np.broadcast_to(turn[None], index.shape).reshape(queries, -1).astype(np.float64)
     else:
         key = -score.reshape(queries, -1).astype(np.float64)
-    ids = np.where(mask[..., None], index, NONE).reshape(queries, -1)
-    order = np.argsort(np.where(ids == NONE, np.inf, key), axis=1, kind="stable")
-    ids = np.take_along_axis(ids, order, axis=1)
-    fresh = ~_repeated(ids) & (ids != NONE)
-    place = np.cumsum(fresh, axis=1) - 1
+    posts = np.where(mask[..., None], index, NONE).reshape(queries, -1)
+    order = np.argsort(np.where(posts == NONE, np.inf, key), axis=1, kind="stable")
+    posts = np.take_along_axis(posts, order, axis=1)
+    # A post that several instances found stands where the first of them has it.
+    is_new = ~_repeats(posts) & (posts != NONE)
+    place = np.cumsum(is_new, axis=1) - 1
     lists = np.full((queries, MOST), NONE, np.int64)
-    row, column = np.nonzero(fresh & (place < MOST))
-    lists[row, place[row, column]] = ids[row, column]
+    row, column = np.nonzero(is_new & (place < MOST))
+    lists[row, place[row, column]] = posts[row, column]
     return lists
 
 
-def _repeated(ids: Int[np.ndarray, "Q L"]) -> Bool[np.ndarray, "Q L"]:
+def _repeats(numbers: Int[np.ndarray, "Q L"]) -> Bool[np.ndarray, "Q L"]:
     """Whether the same number stands further left in its row."""
-    order = np.argsort(ids, axis=1, kind="stable")
-    ordered = np.take_along_axis(ids, order, axis=1)
-    same = np.zeros(ids.shape, bool)
+    order = np.argsort(numbers, axis=1, kind="stable")
+    ordered = np.take_along_axis(numbers, order, axis=1)
+    same = np.zeros(numbers.shape, bool)
     same[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    repeated = np.empty_like(same)
-    np.put_along_axis(repeated, order, same, axis=1)
-    return repeated
+    repeats = np.empty_like(same)
+    np.put_along_axis(repeats, order, same, axis=1)
+    return repeats
 
 
-def numbered(
+def label_numbers(
     labels: Sequence[Sequence[str]], gallery: Sequence[str]
 ) -> tuple[Int[np.ndarray, "Q M"], Int[np.ndarray, " G"]]:
-    """Labels of queries and gallery as numbers; NONE behind a query's last one."""
+    """Labels of queries and of the gallery as numbers; NONE behind a query's last one.
+
+    Args:
+        labels: of each query, with repetitions.
+        gallery: each post's first label.
+    """
     number = {label: n for n, label in enumerate(dict.fromkeys(gallery))}
-    for some in labels:
-        for label in some:
-            number.setdefault(label, len(number))
-    wanted = np.full((len(labels), max(map(len, labels))), NONE, np.int64)
-    for row, some in enumerate(labels):
-        wanted[row, : len(some)] = [number[label] for label in some]
-    return wanted, np.array([number[label] for label in gallery], np.int64)
+    for label in (label for query in labels for label in query):
+        number.setdefault(label, len(number))
+    numbers = np.full((len(labels), max(map(len, labels))), NONE, np.int64)
+    for row, query in enumerate(labels):
+        numbers[row, : len(query)] = [number[label] for label in query]
+    return numbers, np.array([number[label] for label in gallery], np.int64)
 
 
 def scores(
     lists: Int[np.ndarray, "Q L"],
-    wanted: Int[np.ndarray, "Q M"],
+    labels: Int[np.ndarray, "Q M"],
     gallery: Int[np.ndarray, " G"],
     at: int,
 ) -> dict[str, Float[np.ndarray, " Q"]]:
-    """Of each query, with hits(i) the right ones among the first i, and H = hits(k):
+    """The measures of each query's list, cut at N posts.
+
+    With hits(i) the right posts among the first i, and H = hits(k):
 
         average_precision           (1/H) Σ_{i≤k} rel(i) hits(i)/i              as Product1M has it
         precision                   H/k
@@ -93,37 +101,40 @@ def scores(
 
     Args:
         lists: different posts, best first; NONE behind the last.
-        wanted: Y, see `numbered`.
+        labels: Y, see `label_numbers`.
         gallery: each post's first label.
         at: N.
     """
-    asked = wanted != NONE
-    count = np.bincount(gallery, minlength=int(max(wanted.max(), gallery.max())) + 1)
-    posts = np.where(asked, count[wanted], 0)  # |G(c)| of each label asked for
-    found = np.where(lists != NONE, gallery[lists], NONE - 1)[:, :at]
-    is_label = found[:, None, :] == wanted[:, :, None]
-    right = is_label.any(axis=1)
-    place = np.arange(1, found.shape[1] + 1)
+    is_label = labels != NONE
+    count = np.bincount(gallery, minlength=int(max(labels.max(), gallery.max())) + 1)
+    post_count = np.where(is_label, count[labels], 0)  # |G(c)| of each label of the query
+    # Which posts are right, and the precision at the place of each right one.
+    list_labels = np.where(lists != NONE, gallery[lists], NONE - 1)[:, :at]
+    matches = list_labels[:, None, :] == labels[:, :, None]
+    right = matches.any(axis=1)
+    place = np.arange(1, list_labels.shape[1] + 1)
     gain = right * np.cumsum(right, axis=1) / place
-    cut = np.minimum(at, np.minimum(posts.sum(axis=1), (lists != NONE).sum(axis=1)))
-    within = place <= cut[:, None]
+    k = np.minimum(at, np.minimum(post_count.sum(axis=1), (lists != NONE).sum(axis=1)))
+    within = place <= k[:, None]
     hits = (right & within).sum(axis=1)
 
-    first = ~_repeated(wanted) & asked
-    multiplicity = (wanted[:, :, None] == wanted[:, None, :]).sum(axis=2)
-    expected = np.minimum(at // asked.sum(axis=1)[:, None] * multiplicity, posts)
-    got = np.minimum(is_label.sum(axis=2), expected)
-    recall = np.where(first, _share(got, expected), 0).sum(axis=1) / first.sum(axis=1)
-    most = np.minimum(np.where(first, posts, 0).sum(axis=1), at)
+    # Recall label by label: a label that stands twice in Y is expected twice, and counts once.
+    first = ~_repeats(labels) & is_label
+    multiplicity = (labels[:, :, None] == labels[:, None, :]).sum(axis=2)
+    expected = np.minimum(at // is_label.sum(axis=1)[:, None] * multiplicity, post_count)
+    got = np.minimum(matches.sum(axis=2), expected)
+    recall = np.where(first, _ratio(got, expected), 0).sum(axis=1) / first.sum(axis=1)
+    reachable = np.minimum(np.where(first, post_count, 0).sum(axis=1), at)
     return {
-        "average_precision": _share((gain * within).sum(axis=1), hits),
-        "precision": _share(hits, cut),
+        "average_precision": _ratio((gain * within).sum(axis=1), hits),
+        "precision": _ratio(hits, k),
         "average_recall": recall,
-        "standard_average_precision": _share(gain.sum(axis=1), most),
+        "standard_average_precision": _ratio(gain.sum(axis=1), reachable),
     }
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, and 0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
 
 
@@ -136,14 +147,18 @@ _NAMES = {
 
 
 def metrics(
-    lists: Int[np.ndarray, "Q L"], wanted: Int[np.ndarray, "Q M"], gallery: Int[np.ndarray, " G"]
+    lists: Int[np.ndarray, "Q L"], labels: Int[np.ndarray, "Q M"], gallery: Int[np.ndarray, " G"]
 ) -> dict[str, float]:
-    """The means over all queries: `map_at_10` (Product1M's), `precision_at_10`, `mar_at_10`,
-    `standard_map_at_10`, and the same at 50 and 100."""
+    """The means of `scores` over all queries, by name.
+
+    Returns:
+        `map_at_10` (Product1M's), `precision_at_10`, `mar_at_10`, `standard_map_at_10`, and the
+        same at 50 and 100.
+    """
     return {
-        f"{_NAMES[name]}_at_{at}": float(each.mean())
+        f"{_NAMES[name]}_at_{at}": float(values.mean())
         for at in AT
-        for name, each in scores(lists, wanted, gallery, at).items()
+        for name, values in scores(lists, labels, gallery, at).items()
     }
 
 
@@ -153,9 +168,11 @@ def write(
     """Writes the lists as Product1M's script reads them: `query_id,id_0,...,id_99`, one a line.
 
     Args:
+        path: of the file.
+        lists: posts of the gallery, best first; NONE behind the last.
         queries, gallery: ids of the posts.
     """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for query, found in zip(queries, lists, strict=True):
-            writer.writerow([query, *(gallery[post] for post in found if post != NONE)])
+        for query, posts in zip(queries, lists, strict=True):
+            writer.writerow([query, *(gallery[post] for post in posts if post != NONE)])

@@ -1,4 +1,4 @@
-"""Run predictions over a whole split on the mesh, and bring every real row to every host."""
+"""Predictions over a whole split: made on the mesh, every real row brought to every host."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ from date_jax import sharding
 from date_jax.errors import Preempted
 from date_jax.pairs.tiles import in_chunks
 
-# What a row is, beside what is predicted of it. The true box is renamed: there is a predicted one.
+# Keys of a batch that go with the predictions. The true box is renamed: there is a predicted one.
 _ROW_KEYS = {
     "index": "index",
     "product_id": "product_id",
@@ -23,9 +23,10 @@ Collect: TypeAlias = Callable[..., dict[str, np.ndarray]]
 
 
 def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 0) -> Collect:
-    """The function that collects `predict` over batches. Make it once: its first use compiles.
+    """The function that collects predictions over batches.
 
-    All predictions are one program, so that those which share an extractor pay for it once.
+    It is made once, for its first use compiles. All predictions are one program, so that those
+    which share an extractor pay for it once.
 
     Args:
         predict: by name, `(params, batch) -> [B ...]`.
@@ -42,15 +43,15 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
     """
 
     def rows(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        known = {name: batch[key] for key, name in _ROW_KEYS.items() if key in batch}
-        return known | predicted(params, batch) | {"mask": batch["mask"]}
+        columns = {name: batch[key] for key, name in _ROW_KEYS.items() if key in batch}
+        return columns | predictions(params, batch) | {"mask": batch["mask"]}
 
-    def predicted(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        def of(params: Any, part: dict[str, Any], _: Any) -> dict[str, jax.Array]:
-            return {name: function(params, part) for name, function in predict.items()}
+    def predictions(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        def of_chunk(params: Any, chunk: dict[str, Any], _: Any) -> dict[str, jax.Array]:
+            return {name: function(params, chunk) for name, function in predict.items()}
 
         with sharding.traced_on(mesh):
-            return in_chunks(of, params, batch, at_once=rows_at_once)
+            return in_chunks(of_chunk, params, batch, at_once=rows_at_once)
 
     replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
 

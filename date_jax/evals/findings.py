@@ -1,4 +1,4 @@
-"""A sheet of queries, each with its detected products and what was found for each."""
+"""Sheets of queries, each with its products and the posts that were found for them."""
 
 import colorsys
 from typing import NamedTuple
@@ -7,23 +7,23 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, title_line, wrapped
+from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, draw_title, text_lines
 
 _GAP, _HEAD, _TEXT = 16, 44, 58
-_SIDES = 208, 60  # of a query and of what was found, where a query has several lines
-_SINGLE_SIDES = 112, 112  # where each has one
-_LEAST = 16  # side of what was found, below which nothing can be told: further lines are left out
+_SIDES = 208, 60  # of a query and of a post, where a query has several lines
+_SINGLE_SIDES = 112, 112  # where every query has one
+_LEAST = 16  # side of a post below which nothing is recognised: further lines are left out
 
 
 class Finding(NamedTuple):
-    """A query and what was found for it.
+    """A query and the posts that were found for its K instances.
 
     Attributes:
-        image: of the query.
-        title: of the query.
-        box_xyxy: of its K instances, normalised.
+        image: the query's picture.
+        title: the query's text.
+        box_xyxy: the instances, normalised.
         posts: pictures of the best posts of each instance, best first.
-        right: whether each of them shows a product that the query does; None where that is unknown.
+        right: posts that show a product of the query; None where that is unknown.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -33,24 +33,31 @@ class Finding(NamedTuple):
     right: Bool[np.ndarray, "K L"] | None
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """Of an instance's box and of its line: far from its neighbours'."""
+def instance_colour(number: int) -> tuple[int, int, int]:
+    """The colour of an instance's box and of its line, far from those of its neighbours."""
     red, green, blue = colorsys.hsv_to_rgb(0.08 + number * 0.61803 % 1.0, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.ndarray, "Y X 3"]:
-    """Queries side by side; beside each a line of posts for each instance, as many as fit: green
-    frames where right and red where wrong, behind a bar in the colour of the instance's box."""
-    shown = max((finding.posts.shape[1] for finding in findings), default=1)
+    """A sheet of queries, each with a line of posts for every instance, as many as fit.
+
+    A line begins with a bar in the colour of the instance's box. Posts have a green frame where
+    they are right and a red one where they are wrong.
+
+    Args:
+        title: above the sheet.
+        columns: queries in a line.
+    """
+    count = max((finding.posts.shape[1] for finding in findings), default=1)
     single = all(len(finding.posts) <= 1 for finding in findings)
     sides = _SINGLE_SIDES if single else _SIDES
-    width = sides[0] + _GAP + 14 + shown * (sides[1] + 6) + 2 * _GAP
+    width = sides[0] + _GAP + 14 + count * (sides[1] + 6) + 2 * _GAP
     height = sides[0] + _TEXT + _GAP
     lines = -(-len(findings) // columns)
     size = (_GAP + min(columns, len(findings)) * width, _HEAD + lines * height)
     paper = Image.new("RGB", size, PAPER)
-    title_line(paper, title, {"right": TRUE, "wrong": MISS})
+    draw_title(paper, title, {"right": TRUE, "wrong": MISS})
     for number, finding in enumerate(findings):
         at = (_GAP + number % columns * width, _HEAD + number // columns * height)
         _draw(paper, finding, at, sides)
@@ -60,23 +67,27 @@ def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.
 def _draw(
     paper: Image.Image, finding: Finding, at: tuple[int, int], sides: tuple[int, int]
 ) -> None:
-    whole, thumbnail = sides
-    picture = Image.fromarray(finding.image).resize((whole, whole), Image.Resampling.LANCZOS)
+    """Draws a query and its lines of posts, with the upper left corner `at`."""
+    query_side, post_side = sides
+    # The query with its instances, its title below.
+    picture = Image.fromarray(finding.image)
+    picture = picture.resize((query_side, query_side), Image.Resampling.LANCZOS)
     for number, box in enumerate(finding.box_xyxy):
-        draw_box(picture, box, colour(number))
+        draw_box(picture, box, instance_colour(number))
     paper.paste(picture, at)
     draw = ImageDraw.Draw(paper)
-    for line, words in enumerate(wrapped(finding.title, whole)):
-        draw.text((at[0], at[1] + whole + 3 + 18 * line), words, fill=INK)
+    for line, words in enumerate(text_lines(finding.title, query_side)):
+        draw.text((at[0], at[1] + query_side + 3 + 18 * line), words, fill=INK)
     # As many lines as fit beside the query; thumbnails shrink where there are more.
-    count = min(max(len(finding.posts), 1), (whole + _TEXT) // (_LEAST + 8))
-    side = min(thumbnail, (whole + _TEXT) // count - 8)
-    known = np.full(finding.posts.shape[:2], None) if finding.right is None else finding.right
+    count = min(max(len(finding.posts), 1), (query_side + _TEXT) // (_LEAST + 8))
+    side = min(post_side, (query_side + _TEXT) // count - 8)
+    # A frame in the paper's colour is none.
     frames = {True: TRUE, False: MISS, None: PAPER}
-    lines = zip(finding.posts[:count], known[:count].tolist(), strict=True)
+    answers = np.full(finding.posts.shape[:2], None) if finding.right is None else finding.right
+    lines = zip(finding.posts[:count], answers[:count].tolist(), strict=True)
     for number, (posts, right) in enumerate(lines):
-        x, y = at[0] + whole + _GAP, at[1] + number * (side + 8)
-        draw.rectangle((x, y, x + 5, y + side), fill=colour(number))
+        x, y = at[0] + query_side + _GAP, at[1] + number * (side + 8)
+        draw.rectangle((x, y, x + 5, y + side), fill=instance_colour(number))
         for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
             left = x + 14 + place * (side + 6)
             thumb = Image.fromarray(post).resize((side, side), Image.Resampling.LANCZOS)

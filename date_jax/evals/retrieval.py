@@ -9,17 +9,17 @@ from date_jax.pairs.neighbours import Items, ranks
 _RECALL_AT = (1, 5, 10, 50)
 
 
-def rows(embedding: Float[np.ndarray, "N D"], product_id: Int[np.ndarray, " N"]) -> Items:
-    """Each row is an item, with one product."""
+def row_items(embedding: Float[np.ndarray, "N D"], product_id: Int[np.ndarray, " N"]) -> Items:
+    """The items to search for, or among, where each row is one and has one product."""
     return Items(np.asarray(embedding, np.float32), product_id, np.arange(len(product_id)))
 
 
-def pictures(
+def picture_items(
     embedding: Float[np.ndarray, "M D"],
     product_id: Int[np.ndarray, " M"],
     image_id: Int[np.ndarray, " M"],
 ) -> Items:
-    """Each distinct picture is an item, with the products of all its rows."""
+    """The items where each distinct picture is one and has the products of all its rows."""
     order = np.argsort(image_id, kind="stable")
     _, first = np.unique(image_id[order], return_index=True)
     return Items(np.asarray(embedding[order][first], np.float32), product_id[order], first)
@@ -33,7 +33,7 @@ def metrics(
     image_id: Int[np.ndarray, " N"],
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
-    """Retrieval of pictures by texts, and (`image_to_text_…`) of texts by pictures.
+    """The measures of retrieval, of pictures by texts and of texts by pictures, by name.
 
     Args:
         image_embedding: of each row's picture, unit vectors.
@@ -43,15 +43,17 @@ def metrics(
         mesh: of `sharding.device_mesh`; the queries are spread over it.
 
     Returns:
-        `recall_at_1`, `_5`, `_10`, `_50` as shares, `mrr` (mean reciprocal rank), `median_rank`.
+        `recall_at_1`, `_5`, `_10`, `_50` as shares, `mrr` (mean reciprocal rank), `median_rank`;
+        the same with `image_to_text_` in front for texts by pictures.
     """
-    image = pictures(image_embedding, product_id, image_id)
-    text = rows(query_embedding, product_id)
+    image = picture_items(image_embedding, product_id, image_id)
+    text = row_items(query_embedding, product_id)
     text_to_image = _summary(ranks(text, image, mesh=mesh))
     image_to_text = _summary(ranks(image, text, mesh=mesh))
-    return text_to_image | {f"image_to_text_{name}": v for name, v in image_to_text.items()}
+    return text_to_image | {f"image_to_text_{name}": x for name, x in image_to_text.items()}
 
 
 def _summary(ranks: Int[np.ndarray, " Q"]) -> dict[str, float]:
+    """The measures of some queries' ranks, by name."""
     recall = {f"recall_at_{k}": float(np.mean(ranks <= k)) for k in _RECALL_AT}
     return recall | {"mrr": float(np.mean(1 / ranks)), "median_rank": float(np.median(ranks))}

@@ -1,4 +1,4 @@
-"""A sheet of pictures with their queries and boxes, to look at."""
+"""Sheets of pictures with their queries and boxes, for people to look at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +17,14 @@ _LINES, _LINE, _LETTERS = 3, 18, 14
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def spread(rows: int, count: int) -> Int[np.ndarray, " _"]:
-    """`count` row numbers (or all) evenly over the split: always the same ones, none picked."""
-    return np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(np.int64))
+def spread(size: int, count: int) -> Int[np.ndarray, " _"]:
+    """Row numbers evenly over a split: always the same ones, none picked.
+
+    Args:
+        size: rows of the split.
+        count: how many; all where there are fewer.
+    """
+    return np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(np.int64))
 
 
 def grid(
@@ -34,34 +39,38 @@ def grid(
     columns: int = 4,
     title: str = "",
 ) -> UInt8[np.ndarray, "Y X 3"]:
-    """The pictures side by side: true box green, predicted orange, pseudo blue; IoU; query below.
+    """A sheet of pictures side by side, each with its boxes, their IoU, and its query below.
+
+    True boxes are green, predicted ones orange, pseudo boxes blue.
 
     Args:
-        images: of the rows to show, all of one size.
+        images: all of one size.
         queries: their texts.
         true_cxcywh: normalised boxes, as are all.
         predicted_cxcywh: what the object seeker answers.
         pseudo_cxcywh: what it is trained on, if it is.
-        true_mask: rows that have a true box; None: all.
-        pseudo_mask: rows that have a pseudo box; None: all.
+        true_mask: pictures that have a true box; None: all.
+        pseudo_mask: pictures that have a pseudo box; None: all.
         columns: pictures in a line.
         title: above the sheet.
     """
+    # The paper: as many lines of pictures as are needed, and room for the longest query below each.
     columns = max(1, min(columns, len(images)))
     lines = -(-len(images) // columns)
     scale = max(1.0, _SIDE / min(images.shape[1:3]))
     side = (round(images.shape[2] * scale), round(images.shape[1] * scale))
-    texts = [wrapped(query, side[0]) for query in queries]
+    texts = [text_lines(query, side[0]) for query in queries]
     step = (side[0] + _GAP, side[1] + max(map(len, texts)) * _LINE + _GAP)
     size = (_GAP + columns * step[0], _HEAD + lines * step[1] + _GAP // 2)
     sheet = Image.new("RGB", size, PAPER)
+    # What is drawn, in this order: later boxes cover earlier ones.
     names = {"true": TRUE, "predicted": PREDICTED}
     sets = [(true_cxcywh, true_mask, TRUE), (predicted_cxcywh, None, PREDICTED)]
     if pseudo_cxcywh is not None:
         names["pseudo"] = PSEUDO
         # Above the predicted one, which it covers where the two are the same.
         sets.append((pseudo_cxcywh, pseudo_mask, PSEUDO))
-    title_line(sheet, title, names)
+    draw_title(sheet, title, names)
     iou = clamped_iou(predicted_cxcywh, true_cxcywh)
     for n, (image, text) in enumerate(zip(images, texts, strict=True)):
         at = (_GAP + n % columns * step[0], _HEAD + n // columns * step[1])
@@ -83,8 +92,8 @@ def write(path: str | Path, picture: UInt8[np.ndarray, "Y X 3"]) -> None:
     Image.fromarray(picture).save(path)
 
 
-def title_line(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
-    """The title at the left, and at the right what each colour stands for."""
+def draw_title(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
+    """Draws the title at the left, and at the right what each colour stands for."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     x, middle = float(sheet.width - _GAP), _HEAD // 2
     for name, colour in reversed(names.items()):
@@ -92,13 +101,13 @@ def title_line(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, 
         draw.text((x, middle), name, INK, font, anchor="lm")
         draw.rectangle((x - 22, middle - 7, x - 8, middle + 7), outline=colour, width=3)
         x -= 40
-    draw.text((_GAP, middle), _fitting(title, font, x - _GAP), INK, font, anchor="lm")
+    draw.text((_GAP, middle), _fitted_text(title, font, x - _GAP), INK, font, anchor="lm")
 
 
 def draw_box(
     picture: Image.Image, xyxy: Float[np.ndarray, "4"], colour: tuple[int, int, int]
 ) -> None:
-    """A box, normalised, on the picture."""
+    """Draws a normalised box on a picture."""
     draw = ImageDraw.Draw(picture, "RGBA")
     x0, y0, x1, y1 = (xyxy * np.tile(picture.size, 2)).round().astype(int).tolist()
     x1, y1 = max(x0 + 4, x1), max(y0 + 4, y1)
@@ -116,21 +125,21 @@ def _draw_iou(picture: Image.Image, iou: float) -> None:
     draw.text((6, 10), text, (255, 255, 255), font, anchor="lm")
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """At most `_LINES` lines of `width` pixels; what does not fit ends in an ellipsis."""
+def text_lines(text: str, width: int) -> list[str]:
+    """The text in at most `_LINES` lines of `width` pixels; one that does not fit ends in "…"."""
     font = ImageFont.load_default(_LETTERS)
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < _LINES - 1:
-        taken = 1
-        while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:
-            taken += 1
-        lines.append(_fitting(" ".join(words[:taken]), font, width))
-        words = words[taken:]
-    return [*lines, _fitting(" ".join(words), font, width)] if words else lines
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        lines.append(_fitted_text(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return [*lines, _fitted_text(" ".join(words), font, width)] if words else lines
 
 
-def _fitting(text: str, font: _Font, width: int | float) -> str:
+def _fitted_text(text: str, font: _Font, width: int | float) -> str:
     """The text, or as much of it as fits before an ellipsis."""
     if font.getlength(text) <= width:
         return text

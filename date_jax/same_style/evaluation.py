@@ -85,7 +85,7 @@ def evaluator(
         for name in (f"offer_{kind}" for kind in kinds if f"offer_{kind}" in corpus.splits):
             split = corpus.splits[name]
             product, category = split.products(), split.records.texts("category")
-            asked = [category[row] for row in modes.asking(product)]
+            asked = [category[row] for row in modes.query_rows(product)]
             if not asked:
                 continue  # `catalogue.load` says so
             rows = collect(params, offers(config, corpus, name), should_stop=should_stop)

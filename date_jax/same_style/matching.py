@@ -33,25 +33,36 @@ def hinge(
     margin: float,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    """PPM, with the offers as columns, or SD, with the triggers: row i belongs to column i.
+    """The hinge loss of each row against all columns, of which column i belongs to row i.
+
+        l_i = (1/B) Σ_{j≠i} max(0, s_ij - s_ii + m),    s_ij = row_i · column_j
+
+    With offers as columns it is PPM (2302.05093), with triggers SD. Two rows of which each lies on
+    the other's column, and away from its own:
+
+        >>> hinge(jnp.eye(2), jnp.eye(2)[::-1], margin=0.5)
+        Array([0.75, 0.75], dtype=float32)
 
     Args:
         rows, columns: unit vectors.
-        margin: m, by which a row's own column is to be nearer than any other.
+        margin: m, by which a row's column is to be nearer than any other.
         tile: columns at a time.
     """
 
-    def of_rows(all_rows: Gather, given: Sequence[Array]) -> Float[Array, " b"]:
-        rows, columns, number = given
-        own = (rows * columns).sum(axis=1, keepdims=True)
+    def of_rows(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
+        rows, columns, number = parts
+        matching = (rows * columns).sum(axis=1, keepdims=True)
 
-        def added(total: Array, real: Bool[Array, " t"], part: Array, which: Array) -> Array:
-            other = number[:, None] != which[None]
-            each = jnp.maximum(_cosines(rows, part) - own + margin, 0.0)
-            return total + jnp.where(real[None] & other, each, 0.0).sum(axis=1)
+        def add_tile(
+            total: Array, real: Bool[Array, " t"], tile_columns: Array, tile_number: Array
+        ) -> Array:
+            is_other = number[:, None] != tile_number[None]
+            excess = jnp.maximum(_cosines(rows, tile_columns) - matching + margin, 0.0)
+            return total + jnp.where(real[None] & is_other, excess, 0.0).sum(axis=1)
 
-        every, which = all_rows(columns), all_rows(number)
-        return folded(added, jnp.zeros(len(rows)), [every, which], tile) / len(every)
+        all_columns, all_numbers = all_rows(columns), all_rows(number)
+        total = folded(add_tile, jnp.zeros(len(rows)), [all_columns, all_numbers], tile)
+        return total / len(all_columns)
 
     return sharding.on_own_rows(of_rows, [rows, columns, jnp.arange(len(rows))])
 
@@ -65,7 +76,17 @@ def locality(
     nearest: int = NEAREST,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    """LC: to the offers around a trigger, its picture or its words alone are to be as near as it.
+    """The locality loss LC of each trigger (2302.05093).
+
+        l_i = (1/k) Σ_{j∈J_i} max(0, (D_ij - T_ij)² - m),    J_i = the k largest D_ij
+        D_ij = trigger_i · offer_j,    T_ij = t_i · offer_j
+
+    To the offers around a trigger, its picture or its words alone are to be as near as the two
+    together. One offer, at a cosine of 1 from its trigger and of 0 from the trigger's words:
+
+        >>> trigger, single = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+        >>> locality(trigger, single, trigger, margin=0.25)
+        Array([0.75], dtype=float32)
 
     Args:
         trigger, offer: from picture and words.
@@ -76,22 +97,23 @@ def locality(
     """
     nearest = min(nearest, len(trigger))
 
-    def of_rows(all_rows: Gather, given: Sequence[Array]) -> Float[Array, " b"]:
-        trigger, single, offer = given
+    def of_rows(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
+        trigger, single, offer = parts
 
-        def added(kept: Any, real: Bool[Array, " t"], part: Array) -> Any:
-            joint = jnp.where(real[None], _cosines(trigger, part), -jnp.inf)
-            both = [
+        def add_tile(best: Any, real: Bool[Array, " t"], tile_offers: Array) -> Any:
+            # D and T of the best offers so far and of the tile's; the k largest D stay.
+            d = jnp.where(real[None], _cosines(trigger, tile_offers), -jnp.inf)
+            candidates = [
                 jnp.concatenate([old, new], axis=1)
-                for old, new in zip(kept, (joint, _cosines(single, part)), strict=True)
+                for old, new in zip(best, (d, _cosines(single, tile_offers)), strict=True)
             ]
-            _, place = jax.lax.top_k(jax.lax.stop_gradient(both[0]), nearest)
-            return tuple(jnp.take_along_axis(values, place, axis=1) for values in both)
+            _, place = jax.lax.top_k(jax.lax.stop_gradient(candidates[0]), nearest)
+            return tuple(jnp.take_along_axis(values, place, axis=1) for values in candidates)
 
         shape = (len(trigger), nearest)
         start = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
-        joint, alone = folded(added, start, [all_rows(offer)], tile)
-        return jnp.maximum((joint - alone) ** 2 - margin, 0.0).mean(axis=1)
+        d, t = folded(add_tile, start, [all_rows(offer)], tile)
+        return jnp.maximum((d - t) ** 2 - margin, 0.0).mean(axis=1)
 
     return sharding.on_own_rows(of_rows, [trigger, single, offer])
 

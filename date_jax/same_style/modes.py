@@ -1,5 +1,7 @@
-"""Search for the same product by picture (i), words (t) or both (m), in the seven modes of
-arXiv 2302.05093: i-t asks with a picture and searches vectors of words."""
+"""Search for the same product by picture (i), words (t) or both (m), in seven modes (2302.05093).
+
+In mode i-t a picture is the query, and vectors of words are searched.
+"""
 
 from collections.abc import Mapping
 
@@ -7,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from date_jax.evals.retrieval import rows
+from date_jax.evals.retrieval import row_items
 from date_jax.pairs import neighbours
 
 MODES = ("i-i", "t-t", "m-m", "i-m", "t-m", "i-t", "t-i")
@@ -22,47 +24,51 @@ def ranks(
     *,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, Int[np.ndarray, " Q"]]:
-    """By mode, the rank of each asking offer's best match among all offers but itself.
+    """The rank of each query's best match among all offers but itself, by mode.
 
-    An offer asks where another one shows its product. A tie counts against it.
+    The queries are the offers of `query_rows`. A tie counts against a query.
 
     Args:
         vectors: of N offers, by the names in KINDS; modes of a kind that is lacking are left out.
         product: equal numbers show the same product.
         mesh: of `sharding.device_mesh`.
     """
-    asks = asking(product)
-    found = {}
+    rows = query_rows(product)
+    ranks = {}
     for mode in MODES:
         query, target = (KINDS[letter] for letter in mode.split("-"))
         if query in vectors and target in vectors:
-            asked = rows(vectors[query][asks], product[asks])
-            pool = rows(vectors[target], product)
-            found[mode] = neighbours.ranks(asked, pool, mesh=mesh, itself=asks)
-    return found
+            queries = row_items(vectors[query][rows], product[rows])
+            gallery = row_items(vectors[target], product)
+            ranks[mode] = neighbours.ranks(queries, gallery, mesh=mesh, itself=rows)
+    return ranks
 
 
-def asking(product: Int[np.ndarray, " N"]) -> Int[np.ndarray, " Q"]:
-    """The offers that have another one of their product."""
-    _, of, count = np.unique(product, return_inverse=True, return_counts=True)
-    return np.flatnonzero(count[of] > 1)
+def query_rows(product: Int[np.ndarray, " N"]) -> Int[np.ndarray, " Q"]:
+    """The offers that have another one of their product: those whose search can succeed."""
+    _, number, count = np.unique(product, return_inverse=True, return_counts=True)
+    return np.flatnonzero(count[number] > 1)
 
 
 def metrics(ranks: Mapping[str, Int[np.ndarray, " Q"]], category: list[str]) -> dict[str, float]:
-    """`<mode>/mrr` and `<mode>/recall_at_<1, 5, 10, 20>`; `category/<name>/<mode>` is the
-    recall at 1 of BY_CATEGORY where that category's offers ask.
+    """The measures of all modes, by name.
 
     Args:
         ranks: by mode.
-        category: of each of the Q asking offers.
+        category: of each of the Q queries.
+
+    Returns:
+        `<mode>/mrr` and `<mode>/recall_at_<1, 5, 10, 20>`; and `category/<name>/<mode>`, the recall
+        at 1 of BY_CATEGORY over the queries of that category.
     """
-    found = {}
-    for mode, of_mode in ranks.items():
-        found[f"{mode}/mrr"] = float(np.mean(1 / of_mode))
-        found |= {f"{mode}/recall_at_{k}": float(np.mean(of_mode <= k)) for k in RECALL_AT}
-    names = np.array(category)
+    measures = {}
+    for mode, values in ranks.items():
+        measures[f"{mode}/mrr"] = float(np.mean(1 / values))
+        measures |= {f"{mode}/recall_at_{k}": float(np.mean(values <= k)) for k in RECALL_AT}
+    categories = np.array(category)
     for name in sorted(set(category)):
         for mode in BY_CATEGORY:
             if mode in ranks:
-                found[f"category/{name}/{mode}"] = float(np.mean(ranks[mode][names == name] <= 1))
-    return found
+                values = ranks[mode][categories == name]
+                measures[f"category/{name}/{mode}"] = float(np.mean(values <= 1))
+    return measures

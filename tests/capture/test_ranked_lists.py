@@ -28,7 +28,7 @@ def padded(some: list[list[int]], width: int) -> np.ndarray:
 def test_the_measures_of_known_lists(
     labels: str, found: str, at: int, expected: tuple[float | None, ...]
 ) -> None:
-    wanted, gallery = ranked_lists.numbered([list(labels)], GALLERY)
+    wanted, gallery = ranked_lists.label_numbers([list(labels)], GALLERY)
     lists = padded([[int(g) - 1 for g in found]], 10)
     each = ranked_lists.scores(lists, wanted, gallery, at)
     names = ("average_precision", "precision", "average_recall", "standard_average_precision")
@@ -79,7 +79,7 @@ def test_the_measures_are_those_of_a_slow_count_on_random_lists() -> None:
             for _ in labels
         ]
         at = int(rng.choice([1, 3, 4, 10, 50]))
-        wanted, numbers = ranked_lists.numbered(labels, gallery)
+        wanted, numbers = ranked_lists.label_numbers(labels, gallery)
         each = ranked_lists.scores(padded(found, 50), wanted, numbers, at)
         slow = [counted(f, y, gallery, at) for f, y in zip(found, labels, strict=True)]
         np.testing.assert_allclose(
@@ -112,7 +112,7 @@ def test_merged_lists_are_those_of_a_loop(how: str) -> None:
     index[:5, 0, 40:] = NONE
     score = -np.sort(-rng.random(index.shape), axis=-1)
     mask = rng.random((queries, instances)) < 0.7
-    lists = ranked_lists.merged(index, score, mask, how=how)
+    lists = ranked_lists.merged_lists(index, score, mask, how=how)
     assert lists.shape == (queries, ranked_lists.MOST)
     for row in range(queries):
         expected = merged_by_loop(index[row], score[row], mask[row], how)

@@ -46,8 +46,8 @@ def test_ranks_are_those_of_a_sort_for_every_tile(tile: int) -> None:
     product = rng.integers(0, 15, 41)
     sets = [{p} for p in product.tolist()]
     found = neighbours.ranks(
-        retrieval.rows(query, product),
-        retrieval.rows(image, product),
+        retrieval.row_items(query, product),
+        retrieval.row_items(image, product),
         mesh=sharding.device_mesh(),
         tile=tile,
     )
@@ -65,8 +65,8 @@ def test_a_picture_of_several_rows_stands_once_in_the_gallery(tile: int) -> None
     gallery = np.stack(list(of_picture.values()))
     shown = [set(product[image_id == i].tolist()) for i in of_picture]
     wanted = [{p} for p in product.tolist()]
-    pictures = retrieval.pictures(image, product, image_id)
-    texts = retrieval.rows(query, product)
+    pictures = retrieval.picture_items(image, product, image_id)
+    texts = retrieval.row_items(query, product)
     np.testing.assert_array_equal(
         neighbours.ranks(texts, pictures, mesh=sharding.device_mesh(), tile=tile),
         ranks_by_sorting(query, gallery, wanted, shown),
@@ -110,6 +110,6 @@ def test_another_picture_of_the_product_is_a_right_answer() -> None:
 
 
 def test_a_query_without_a_match_comes_behind_the_gallery() -> None:
-    query = retrieval.rows(np.ones((1, 2), np.float32), np.array([5]))
-    gallery = retrieval.rows(np.ones((3, 2), np.float32), np.array([1, 2, 3]))
+    query = retrieval.row_items(np.ones((1, 2), np.float32), np.array([5]))
+    gallery = retrieval.row_items(np.ones((3, 2), np.float32), np.array([1, 2, 3]))
     assert neighbours.ranks(query, gallery, mesh=sharding.device_mesh()).tolist() == [4]

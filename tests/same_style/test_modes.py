@@ -29,7 +29,7 @@ def test_ranks_are_those_of_a_sorted_list_of_all_offers_but_the_asking_one() -> 
     given = vectors()
     found = modes.ranks(given, PRODUCT, mesh=sharding.device_mesh())
     asking = [row for row in range(OFFERS) if (PRODUCT[row] == PRODUCT).sum() > 1]
-    assert modes.asking(PRODUCT).tolist() == asking
+    assert modes.query_rows(PRODUCT).tolist() == asking
     assert tuple(found) == modes.MODES
     for mode, ranks in found.items():
         query, pool = (given[modes.KINDS[letter]] for letter in mode.split("-"))
@@ -37,7 +37,7 @@ def test_ranks_are_those_of_a_sorted_list_of_all_offers_but_the_asking_one() -> 
 
 
 def test_measures_are_means_over_the_asking_offers() -> None:
-    asking = modes.asking(PRODUCT)
+    asking = modes.query_rows(PRODUCT)
     category = [CATEGORY[row] for row in asking]
     ranks = {mode: RNG.integers(1, 30, len(asking)) for mode in modes.MODES}
     found = modes.metrics(ranks, category)
