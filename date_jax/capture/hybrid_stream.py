@@ -1,7 +1,7 @@
-"""CAPTURE's network (2107.14572): a text and an image stream that meet twice.
+"""CAPTURE's hybrid stream (2107.14572): a text and an image stream that meet twice.
 
-Each modality through layers of its own, then through layers in which each asks the other, then all
-tokens together. Sizes and order follow the official code.
+Each modality goes through its own layers, then through layers in which each attends to the other,
+then all tokens go through the last ones together. Sizes and order follow the official code.
 """
 
 from typing import Any
@@ -22,31 +22,34 @@ from date_jax.networks.transformer import (
     quick_gelu,
 )
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # the corners of the picture: the global token's box
+PICTURE_XYXY = (0.0, 0.0, 1.0, 1.0)  # the global token's box
 
 
 def geometry(box_xyxy: Float[Array, "*B 4"]) -> Float[Array, "*B 5"]:
-    """The five numbers that place a region: its corners and its area, as shares of the picture."""
+    """The five numbers that place a region: corners and area, as shares of the picture's."""
     sides = jnp.maximum(box_xyxy[..., 2:] - box_xyxy[..., :2], 0.0)
     return jnp.concatenate([box_xyxy, sides[..., :1] * sides[..., 1:]], axis=-1)
 
 
-def with_global(
+def image_inputs(
     region: Float[Array, "B R F"], box_xyxy: Float[Array, "B R 4"], mask: Bool[Array, "B R"]
 ) -> tuple[Float[Array, "B K F"], Float[Array, "B K 5"], Bool[Array, "B K"]]:
-    """Features, geometry and mask with a global token in front: the mean of the real regions."""
-    share = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
-    mean = jnp.einsum("br,brf->bf", share.astype(region.dtype), region)
-    whole = jnp.broadcast_to(jnp.array([[WHOLE]]), (len(region), 1, 4))
+    """Features, geometry and mask of K = R + 1 tokens: a global one, then the regions.
+
+    The global token is the mean of the real regions, and covers the picture.
+    """
+    weight = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+    mean = jnp.einsum("br,brf->bf", weight.astype(region.dtype), region)
+    picture = jnp.broadcast_to(jnp.array([[PICTURE_XYXY]]), (len(region), 1, 4))
     return (
         jnp.concatenate([mean[:, None], region], axis=1),
-        geometry(jnp.concatenate([whole, box_xyxy], axis=1)),
+        geometry(jnp.concatenate([picture, box_xyxy], axis=1)),
         jnp.concatenate([jnp.ones((len(mask), 1), bool), mask], axis=1),
     )
 
 
 class ImageStream(nn.Module):
-    """Regions with their places through transformer layers.
+    """A transformer over regions and their places.
 
     Attributes:
         layers, width, heads, mlp_width, dropout: size of the encoder.
@@ -87,11 +90,14 @@ class ImageStream(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Text asks the image and the image asks the text; then an MLP of each one's own. Post-norm.
+    """One layer in which text attends to the image and the image to the text. Post-norm.
+
+    Each modality has its own attention and its own MLP.
 
     Attributes:
         heads, width: of both attentions.
         text_mlp_width, image_mlp_width: of the two MLPs.
+        dropout: rate on the attention weights, and on what either branch adds.
     """
 
     heads: int
@@ -111,7 +117,7 @@ class CrossLayer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B T C"], Float[Array, "B K C"]]:
-        def asked(x: Array, context: Array, mask: Array, mlp_width: int, name: str) -> Array:
+        def half(x: Array, context: Array, mask: Array, mlp_width: int, name: str) -> Array:
             attention = Attention(
                 self.heads, self.dropout, self.dtype, width=self.width, name=f"{name}_attention"
             )
@@ -125,13 +131,13 @@ class CrossLayer(nn.Module):
             return norms[1](x + drop(mlp(x, train=train)))
 
         return (
-            asked(text, image, image_mask, self.text_mlp_width, "text"),
-            asked(image, text, text_mask, self.image_mlp_width, "image"),
+            half(text, image, image_mask, self.text_mlp_width, "text"),
+            half(image, text, text_mask, self.image_mlp_width, "image"),
         )
 
 
 class HybridStream(nn.Module):
-    """Titles and regions to two vectors each, and to a guess of what was hidden of them.
+    """The network from titles and regions to their vectors, and to guesses of what is masked.
 
     Attributes:
         config: `config.model.streams`.
@@ -192,6 +198,7 @@ class HybridStream(nn.Module):
             )
             for _ in range(size.joint.layers)
         ]
+        # Heads: the vectors, then the guesses of masked words and regions.
         self.text_uni, self.image_uni, self.text_out, self.image_out = (
             nn.Dense(size.embedding, dtype=dtype) for _ in range(4)
         )
@@ -215,15 +222,20 @@ class HybridStream(nn.Module):
         *,
         train: bool = False,
     ) -> dict[str, Array]:
-        """The vectors `text_uni`, `image_uni` (before the streams meet), `text_co`, `image_co`
-        (behind), each `[B E]` and not negative; `words [B T V]`, logits; `regions [B R F]`."""
-        feature, place, mask = with_global(region, box_xyxy, region_mask)
+        """The vectors of a post, and guesses of its masked words and regions, by name.
+
+        Returns:
+            `text_uni`, `image_uni` before the streams meet and `text_co`, `image_co` behind, each
+            `[B E]` and not negative; `words [B T V]`, logits; `regions [B R F]`.
+        """
+        feature, place, mask = image_inputs(region, box_xyxy, region_mask)
         _, words = self.text(text, text_mask, train=train)
         image = self.image(feature, place, mask, train=train)
-        out = {
+        outputs = {
             "text_uni": nn.relu(self.text_uni(words[:, 0])),
             "image_uni": nn.relu(self.image_uni(image[:, 0])),
         }
+        # Each modality attends to the other, then all tokens to all.
         for layer in self.cross:
             words, image = layer(words, text_mask, image, mask, train=train)
         length, joint_mask = words.shape[1], jnp.concatenate([text_mask, mask], axis=1)
@@ -238,16 +250,20 @@ class HybridStream(nn.Module):
         )
         words = nn.relu(self.text_out(x[:, :length]))
         image = nn.relu(self.image_out(x[:, length:]))
-        out |= {"text_co": words[:, 0], "image_co": image[:, 0]}
-        return out | {"words": self._words(words), "regions": self._regions(image[:, 1:])}
+        outputs |= {"text_co": words[:, 0], "image_co": image[:, 0]}
+        guesses = {
+            "words": self._word_logits(words),
+            "regions": self._region_features(image[:, 1:]),
+        }
+        return outputs | guesses
 
-    def _words(self, words: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
-        """Logits over the vocabulary; the last matrix is the text stream's own embedding table."""
+    def _word_logits(self, words: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        """Logits over the vocabulary; the last matrix is the text stream's embedding table."""
         hidden = self.word_norm(exact_gelu(self.word_head(self.word_widened(words))))
         table = self.text.variables["params"]["word_embedding"]["embedding"]
         logits = jnp.matmul(hidden, table.T.astype(hidden.dtype)).astype(jnp.float32)
         return logits + self.word_bias[None, None]
 
-    def _regions(self, regions: Float[Array, "B R E"]) -> Float[Array, "B R F"]:
+    def _region_features(self, regions: Float[Array, "B R E"]) -> Float[Array, "B R F"]:
         hidden = self.region_norm(exact_gelu(self.region_head(self.region_widened(regions))))
         return self.region_guess(hidden).astype(jnp.float32)

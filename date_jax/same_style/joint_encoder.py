@@ -12,7 +12,7 @@ from date_jax.pairs.vectors import unit_vectors
 
 
 class JointEncoder(nn.Module):
-    """`[CLS; image tokens; text tokens]` through a transformer; `[CLS]` becomes a unit vector.
+    """A transformer over `[CLS; image tokens; text tokens]`, of which `[CLS]` becomes the vector.
 
     Attributes:
         layers, heads, mlp_width, dropout: size of the transformer.
@@ -41,7 +41,7 @@ class JointEncoder(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B E"]:
-        """The vector in float32.
+        """A unit vector of each row, in float32.
 
         Args:
             image_tokens: None where there is no picture.
@@ -51,35 +51,37 @@ class JointEncoder(nn.Module):
         Raises:
             ValueError: there is neither.
         """
-        given = text_tokens if image_tokens is None else image_tokens
-        if given is None:
+        tokens = text_tokens if image_tokens is None else image_tokens
+        if tokens is None:
             raise ValueError("neither a picture nor words to encode")
-        batch, _, width = given.shape
+        batch, _, width = tokens.shape
         init = nn.initializers.normal(0.02)
-        kind = self.param("type_embedding", init, (3, width))
-        none = self.param("missing_tokens", init, (2, width))  # "no image", "no text"
-        start = self.param("cls_token", init, (1, width))
+        type_embedding = self.param("type_embedding", init, (3, width))
+        missing_tokens = self.param("missing_tokens", init, (2, width))  # "no image", "no text"
+        cls_token = self.param("cls_token", init, (1, width))
 
-        def missing(which: int) -> Array:
-            return jnp.broadcast_to(none[None, which : which + 1], (batch, 1, width))
+        def token_of_each_row(token: Array) -> Array:
+            return jnp.broadcast_to(token[None], (batch, 1, width))
 
-        image, text = missing(0), missing(1)
+        # What an offer lacks is one learned token, which is seen like any other.
+        image, text = token_of_each_row(missing_tokens[:1]), token_of_each_row(missing_tokens[1:])
         if image_tokens is not None:
             image = image_tokens + jnp.asarray(sincos_2d(*grid, width), image_tokens.dtype)[None]
         if text_tokens is not None:
             text = text_tokens
-        there = jnp.ones((batch, 1 + image.shape[1]), bool)
-        words = jnp.ones((batch, 1), bool) if text_mask is None else text_mask
-        parts = [jnp.broadcast_to(start[None], (batch, 1, width)), image, text]
-        x = jnp.concatenate(
-            [(part + kind[None, i : i + 1]).astype(self.dtype) for i, part in enumerate(parts)],
-            axis=1,
-        )
-        return self._vector(x, jnp.concatenate([there, words], axis=1), train)
+        image_mask = jnp.ones((batch, 1 + image.shape[1]), bool)  # [CLS] and the picture
+        text_mask = jnp.ones((batch, 1), bool) if text_mask is None else text_mask
+        parts = [
+            (part + type_embedding[None, i : i + 1]).astype(self.dtype)
+            for i, part in enumerate((token_of_each_row(cls_token), image, text))
+        ]
+        x = jnp.concatenate(parts, axis=1)
+        return self._vector(x, jnp.concatenate([image_mask, text_mask], axis=1), train)
 
     def _vector(
         self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"], train: bool
     ) -> Float[Array, "B E"]:
+        """The unit vector that `[CLS]` becomes."""
         layers = encoder_layers(
             self.layers,
             self.heads,

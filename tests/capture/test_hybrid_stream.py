@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.capture import PUBLISHED
-from date_jax.capture.hybrid_stream import CrossLayer, HybridStream, geometry, with_global
+from date_jax.capture.hybrid_stream import CrossLayer, HybridStream, geometry, image_inputs
 
 ROWS, LENGTH, REGIONS, WIDTH, FEATURES, VOCAB = 3, 5, 4, 8, 6, 11
 SIZES = {
@@ -65,7 +65,7 @@ def test_the_geometry_of_a_region_is_its_corners_and_its_area() -> None:
 
 def test_the_global_token_is_the_mean_of_the_real_regions_and_covers_the_picture() -> None:
     given = inputs()
-    feature, place, mask = with_global(given["region"], given["box_xyxy"], given["region_mask"])
+    feature, place, mask = image_inputs(given["region"], given["box_xyxy"], given["region_mask"])
     expected = np.asarray(given["region"])[1, :2].mean(axis=0)
     np.testing.assert_allclose(feature[1, 0], expected, rtol=1e-6)
     np.testing.assert_array_equal(place[:, 0], [[0, 0, 1, 1, 1]] * ROWS)
