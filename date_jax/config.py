@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from date_jax.errors import UsageError, nearest
+from date_jax.networks.sizes import stage_widths, stride
 
 _SHOWN = 7  # messages have at most 8 lines
 
@@ -374,8 +375,7 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
                 f"config.model.image.heads={image.heads}: needs one number for each stage, as "
                 f"model.image.depths={image.depths}"
             )
-        for stage, heads in enumerate(image.heads):
-            width = image.width * 2**stage
+        for width, heads in zip(stage_widths(image), image.heads, strict=False):
             if width % heads:
                 yield f"config.model.image.heads={image.heads}: {heads} does not divide {width}"
         if image.get("pooling") == "multi_scale" and len(image.depths) < 3:
@@ -383,7 +383,7 @@ def _misfits(config: ConfigDict, device_count: int, process_count: int) -> Itera
                 f"config.model.image.pooling=multi_scale: joins all stages but the first, and "
                 f"model.image.depths={image.depths} has {len(image.depths)}; take 3 or more"
             )
-        coarsest = image.patch * 2 ** (len(image.depths) - 1)
+        coarsest = stride(image)
         if config.data.image_size % coarsest:
             fits = _multiples(config.data.image_size, coarsest, "the last stage's patches")
             yield f"config.data.image_size={config.data.image_size}: {fits}"
@@ -414,9 +414,7 @@ def _stream_misfits(config: ConfigDict) -> Iterator[str]:
                 f"config.model.streams.{part}.heads={heads}: does not divide "
                 f"config.model.streams.{key}={width}"
             )
-    side = config.data.image_size // (
-        config.model.image.patch * 2 ** (len(config.model.image.depths) - 1)
-    )
+    side = config.data.image_size // stride(config.model.image)
     if wanted.count > side**2 and wanted.kind != "precomputed":
         yield f"config.model.regions.count={wanted.count}: there are {side**2} tokens to propose"
     if config.retrieval.instances > wanted.count:

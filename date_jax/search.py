@@ -244,9 +244,11 @@ def moved(
     searched: Searched, vector: Float[np.ndarray, "1 E"], old: str, new: str, strength: float
 ) -> Float[np.ndarray, "1 E"]:
     """`v - a·old + a·new` at length 1, both words as vectors of words alone."""
+    from date_jax.pairs.vectors import host_unit_vectors
+
     there, wanted = (asked(searched, None, words, "text") for words in (old, new))
     found = vector + strength * (wanted - there)
-    return found / np.linalg.norm(found)
+    return host_unit_vectors(found)
 
 
 def duplicates(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from date_jax.benchmarks import measure
+from date_jax.pairs.vectors import host_unit_vectors
 from date_jax.same_style import near_duplicates
 
 THRESHOLD = 0.95
@@ -22,9 +22,9 @@ def run(mesh: jax.sharding.Mesh, *, rows: int, planted: int, width: int) -> dict
         width: D.
     """
     rng = np.random.default_rng(0)
-    given = measure.unit_rows(rng.standard_normal((rows, width), np.float32))
-    noise = measure.unit_rows(rng.standard_normal((planted, width), np.float32))
-    given[-planted:] = measure.unit_rows(given[:planted] + NOISE * noise)
+    given = host_unit_vectors(rng.standard_normal((rows, width), np.float32))
+    noise = host_unit_vectors(rng.standard_normal((planted, width), np.float32))
+    given[-planted:] = host_unit_vectors(given[:planted] + NOISE * noise)
     near = (given[:planted] * given[-planted:]).sum(axis=1) > THRESHOLD
     warm = near_duplicates.WINDOW * near_duplicates.AT_ONCE * mesh.size
     near_duplicates.groups(given[:warm], THRESHOLD, mesh=mesh, orders=1)

@@ -13,6 +13,7 @@ from date_jax.benchmarks import measure
 from date_jax.date import aligner
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import TILE
+from date_jax.pairs.vectors import host_unit_vectors
 
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 WIDTH = 256
@@ -69,7 +70,7 @@ def row(
     rng = np.random.default_rng(0)
 
     def unit_rows() -> np.ndarray:
-        return measure.unit_rows(rng.standard_normal((batch, WIDTH), np.float32))
+        return host_unit_vectors(rng.standard_normal((batch, WIDTH), np.float32))
 
     identity = rng.integers(0, 8 * batch, (batch, 2)).astype(np.uint32)
     local = {"left": unit_rows(), "right": unit_rows(), "identity": identity}

@@ -79,12 +79,6 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, precision: str = "defaul
     return 2 * mesh.size * side**3 / best
 
 
-def unit_rows(x: np.ndarray) -> np.ndarray:
-    """`x` itself, with its rows brought to length 1: the sets here are too large for a copy."""
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return x
-
-
 def bytes_per_device(compiled: Any) -> dict[str, int]:
     """What a compiled program needs on a device: its arguments, what it makes meanwhile, itself."""
     memory = compiled.memory_analysis()

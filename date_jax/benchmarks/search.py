@@ -12,6 +12,7 @@ import numpy as np
 from date_jax.benchmarks import measure
 from date_jax.evals import retrieval
 from date_jax.pairs import neighbours
+from date_jax.pairs.vectors import host_unit_vectors
 
 K = 10
 
@@ -30,9 +31,9 @@ def run(
         rounds: turns that count, after one that warms up.
     """
     rng = np.random.default_rng(0)
-    rows = measure.unit_rows(rng.standard_normal((gallery, width), np.float32))
-    noise = measure.unit_rows(rng.standard_normal((queries, width), np.float32))
-    asked = measure.unit_rows(rows[:queries] + noise)
+    rows = host_unit_vectors(rng.standard_normal((gallery, width), np.float32))
+    noise = host_unit_vectors(rng.standard_normal((queries, width), np.float32))
+    asked = host_unit_vectors(rows[:queries] + noise)
     query = retrieval.row_items(asked, np.arange(queries))
     among = retrieval.row_items(rows, np.arange(gallery))
     calls: dict[str, Callable[[], Any]] = {

@@ -13,6 +13,7 @@ from date_jax.benchmarks import measure
 from date_jax.date import pseudo_boxes
 from date_jax.date.pseudo_boxes import Features
 from date_jax.pairs import all_pairs
+from date_jax.pairs.vectors import host_unit_vectors
 from date_jax.run.countdown import Countdown
 
 COMBINE = "mean"  # of both modalities' cosines, as configs/pgda.py has it
@@ -31,7 +32,7 @@ def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> d
 
     def features(rows: int) -> Features:
         made = (rng.standard_normal((rows, width), np.float32) for _ in Features._fields)
-        return Features(*map(measure.unit_rows, made))
+        return Features(*map(host_unit_vectors, made))
 
     source, target = features(sources), features(targets)
     peak = measure.matmul_peak(jnp.float32, mesh, precision="highest")  # as the counts are

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from date_jax.capture import proposals
 from date_jax.capture.hybrid_stream import HybridStream
-from date_jax.networks import extractors
+from date_jax.networks import sizes
 from date_jax.networks.swin import ImageExtractor
 from date_jax.task import Batch
 
@@ -53,7 +53,7 @@ class Capture(nn.Module):
         if model.regions.kind == "precomputed":
             width = model.regions.width
         else:
-            width = model.image.width * 2 ** (len(model.image.depths) - 1)
+            width = sizes.stage_widths(model.image)[-1]
             self.image_extractor = ImageExtractor(
                 patch=model.image.patch,
                 width=model.image.width,
@@ -88,7 +88,7 @@ class Capture(nn.Module):
 
     def grid(self, image: Any) -> tuple[int, int]:
         """Rows and columns of those tokens, for pictures `[B H W 3]`."""
-        return extractors.grid(self.config, *image.shape[1:3])
+        return sizes.token_grid(self.config.image, *image.shape[1:3])
 
     def regions(self, batch: Batch) -> Regions:
         """The regions of a batch's normalised pictures, or those that it brings along."""
@@ -149,6 +149,6 @@ def region_count(model: ConfigDict, batch: Batch) -> int:
         batch: has `image`, unless it brings its regions along.
     """
     if model.regions.kind == "grid":
-        rows, columns = extractors.grid(model, *batch["image"].shape[1:3])
+        rows, columns = sizes.token_grid(model.image, *batch["image"].shape[1:3])
         return rows * columns
     return model.regions.count

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from date_jax.capture import ranked_lists
 from date_jax.pairs.neighbours import Found, nearest
+from date_jax.pairs.vectors import host_unit_vectors
 
 Embedding: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of a post, from its four vectors
 MERGES = ("round_robin", "max")
@@ -27,7 +28,7 @@ def author_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, 
 def sum_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
     """`normalise(v_co) + normalise(t_co)`: what text or image says, after the streams met."""
     text_co, image_co, _, _ = np.moveaxis(vectors, -2, 0)
-    return unit(image_co) + unit(text_co)
+    return host_unit_vectors(image_co) + host_unit_vectors(text_co)
 
 
 def text_embedding(vectors: Float[np.ndarray, "*N 4 E"]) -> Float[np.ndarray, "*N D"]:
@@ -51,11 +52,6 @@ WHOLE_POST: dict[str, Embedding] = {  # by the name of the list of a search with
 }
 
 
-def unit(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
-    """Rows at length 1; zeros stay zeros."""
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
 def nearest_posts(
     embedding: Embedding,
     query: Float[np.ndarray, "*N 4 E"],
@@ -72,7 +68,7 @@ def nearest_posts(
         query, gallery: vectors of posts, or of their instances.
         mesh: of `sharding.device_mesh`; queries are spread over it.
     """
-    query, gallery = (unit(embedding(x)).astype(np.float32) for x in (query, gallery))
+    query, gallery = (host_unit_vectors(embedding(x)).astype(np.float32) for x in (query, gallery))
     count = min(ranked_lists.MOST, len(gallery))
     neighbours = nearest(query.reshape(-1, query.shape[-1]), gallery, count, mesh=mesh)
     return Found(*(x.reshape(*query.shape[:-1], count) for x in neighbours))

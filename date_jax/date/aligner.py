@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from date_jax import losses, sharding
 from date_jax.pairs.tiles import TILE, folded
+from date_jax.pairs.vectors import dot_products
 
 KINDS = ("none", "mmd", "adversarial", "conditional_adversarial")
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -22,8 +23,8 @@ CELLS = 4  # the conditional discriminator sees the box as its centre's cell in 
 
 
 def _squared_distances(a: Float[Array, "N D"], b: Float[Array, "M D"]) -> Float[Array, "N M"]:
-    # Large numbers cancel here, so not in an accelerator's reduced precision.
-    products = jnp.matmul(a, b.T, precision="highest")
+    # Large numbers cancel here, which only products in full float32 bear.
+    products = dot_products(a, b)
     squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None, :] - 2 * products
     return jnp.maximum(squares, 0.0)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from date_jax import boxes
 from date_jax.pairs import all_pairs
+from date_jax.pairs.vectors import host_unit_vectors
 
 RANKS = ("agreement", "count")
 COMBINE = ("mean", "rank", "min")
@@ -226,12 +227,8 @@ def centred(source: Features, target: Features) -> tuple[Features, Features]:
     parts = []
     for s, t in zip(source, target, strict=True):
         mean = np.concatenate([s, t]).mean(axis=0, dtype=np.float64).astype(s.dtype)
-        parts.append((_unit(s - mean), _unit(t - mean)))
+        parts.append((host_unit_vectors(s - mean), host_unit_vectors(t - mean)))
     return Features(*(s for s, _ in parts)), Features(*(t for _, t in parts))
-
-
-def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _resemblance(

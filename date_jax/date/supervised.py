@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
-from date_jax.networks import extractors
+from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import in_chunks
 from date_jax.pairs.vectors import unit_vectors
@@ -69,7 +69,7 @@ class Date(nn.Module):
         """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1]."""
         image_rep, image_tokens = self.image(image)
         text_rep, text_tokens = self.text(text, text_mask, train=train)
-        grid = extractors.grid(self.config, *image.shape[1:3])
+        grid = sizes.token_grid(self.config.image, *image.shape[1:3])
         loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
         share = text_mask / text_mask.sum(axis=1, keepdims=True)
         query, picture, scale, bias = self.image_seeker(image_rep, text_rep)

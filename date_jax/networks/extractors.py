@@ -42,12 +42,6 @@ def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> Text
     )
 
 
-def grid(model: ConfigDict, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the tokens that `image_extractor` makes of a picture of that size."""
-    side = model.image.patch * 2 ** (len(model.image.depths) - 1)
-    return -(-height // side), -(-width // side)
-
-
 def one_row(batch: dict[str, Any]) -> tuple[Array, Array, Array]:
     """One row of zeros in the batch's shapes: all that initialisation needs."""
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from date_jax import sharding
+from date_jax.pairs.vectors import dot_products
 
 TILE = 1024  # rows of either set that are compared at a time, on a device
 BLOCK = 16  # tiles of the source that lie on the devices at a time
@@ -196,11 +197,6 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
     return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
-def products(target: Float[Array, "t D"], source: Float[Array, "s D"]) -> Float[Array, "t s"]:
-    """In full float32: an accelerator's default would round them to bfloat16."""
-    return jnp.matmul(target, source.T, precision="highest")
-
-
 class Count(NamedTuple):
     """How many sources have every product with a target above the target's `theta`.
 
@@ -214,7 +210,7 @@ class Count(NamedTuple):
         return jnp.zeros(len(target["theta"]), jnp.int32)
 
     def added(self, kept: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
-        found = [products(target[name], source[name]) for name in self.parts]
+        found = [dot_products(target[name], source[name]) for name in self.parts]
         above = (jnp.stack(found).min(axis=0) > target["theta"][:, None]) & is_real(source)
         return kept + above.sum(axis=1, dtype=jnp.int32)
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 from date_jax import sharding
 from date_jax.losses import MASKED
 from date_jax.pairs.tiles import TILE, folded, swept
+from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
 
 
@@ -60,7 +61,7 @@ def softmax(
             *claim: Array,
         ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
             total, wanted, count = carry
-            similarity = _cosines(query, part)
+            similarity = dot_products(query, part)
             by_query = by_image = scale * similarity
             if claim:
                 by_query *= jnp.exp(prior_temperature * similarity - claim[0][None])
@@ -109,7 +110,7 @@ def sigmoid(
 
         def added(loss: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
             sign = jnp.where(_positive(identity, their), 1.0, -1.0)
-            each = -jax.nn.log_sigmoid(sign * (scale * _cosines(query, part) + bias))
+            each = -jax.nn.log_sigmoid(sign * (scale * dot_products(query, part) + bias))
             return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
 
         columns = [all_rows(image), all_rows(identity)]
@@ -143,7 +144,7 @@ def nt_xent(
 
         def added(total: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
             others = real[None] & (number[:, None] != their[None])
-            logits = jnp.where(others, _cosines(x, part) / temperature, MASKED)
+            logits = jnp.where(others, dot_products(x, part) / temperature, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
 
         return folded(added, jnp.full(len(x), MASKED), [all_rows(x), all_rows(number)], tile)
@@ -154,11 +155,6 @@ def nt_xent(
         for x, other in zip((image, text), across, strict=True)
     ]
     return (both[0] + both[1]) / 2 - (image * text).sum(axis=1) / temperature
-
-
-def _cosines(rows: Float[Array, "B D"], columns: Float[Array, "t D"]) -> Float[Array, "B t"]:
-    # An accelerator's default would round to bfloat16, and the scale multiplies that by up to 100.
-    return jnp.matmul(rows, columns.T, precision="highest")
 
 
 def _positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool[Array, "B t"]:
@@ -176,7 +172,7 @@ def _log_sums(
         def added(
             total: Array, real: Bool[Array, " t"], part: Array
         ) -> tuple[Float[Array, " b"], Float[Array, " t"]]:
-            logits = temperature * _cosines(rows, part)
+            logits = temperature * dot_products(rows, part)
             of_columns = jax.nn.logsumexp(logits, axis=0)
             logits = jnp.where(real[None], logits, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), of_columns

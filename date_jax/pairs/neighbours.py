@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.pairs.all_pairs import BLOCK, TILE, Rows, is_real, power_of_two, products, visited
+from date_jax.pairs.all_pairs import BLOCK, TILE, Rows, is_real, power_of_two, visited
+from date_jax.pairs.vectors import dot_products
 
 WIDER = 2  # tiles of the gallery that are compared at once when the nearest are looked for
 GROUP = 16  # columns of which the largest stands for all, where the k largest are looked for
@@ -67,7 +68,7 @@ class _Nearest(NamedTuple):
         return Found(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
 
     def added(self, kept: Found, gallery: Rows, query: Rows) -> Found:
-        scores = products(query["row"], gallery["row"])
+        scores = dot_products(query["row"], gallery["row"])
         scores = jnp.where(is_real(gallery) & ~jnp.isnan(scores), scores, -jnp.inf)
         scores, column = _narrowed(scores, self.k)
         # The kept ones first: of equal scores top_k takes what stands first.
@@ -158,7 +159,7 @@ class _BestMatch(NamedTuple):
         return jnp.full(len(query["row"]), -jnp.inf)
 
     def added(self, kept: Array, gallery: Rows, query: Rows) -> Float[Array, " q"]:
-        scores = products(query["row"], gallery["row"])
+        scores = dot_products(query["row"], gallery["row"])
         scores = jnp.where(_match(query, gallery), scores, -jnp.inf)
         return jnp.maximum(kept, scores.max(axis=1))
 
@@ -170,7 +171,7 @@ class _NotBelow(NamedTuple):
         return jnp.zeros(len(query["row"]), jnp.int32)
 
     def added(self, kept: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
-        scores = products(query["row"], gallery["row"])
+        scores = dot_products(query["row"], gallery["row"])
         not_below = ~(scores < query["best"][:, None] - TIE)  # nor a number
         wrong = _others(query, gallery) & ~_match(query, gallery)
         return kept + (not_below & wrong).sum(axis=1, dtype=jnp.int32)

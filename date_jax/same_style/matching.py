@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from date_jax import sharding
 from date_jax.pairs.tiles import TILE, folded
+from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
 
 NEAREST = 10  # k of LC
@@ -57,7 +58,7 @@ def hinge(
             total: Array, real: Bool[Array, " t"], tile_columns: Array, tile_number: Array
         ) -> Array:
             is_other = number[:, None] != tile_number[None]
-            excess = jnp.maximum(_cosines(rows, tile_columns) - matching + margin, 0.0)
+            excess = jnp.maximum(dot_products(rows, tile_columns) - matching + margin, 0.0)
             return total + jnp.where(real[None] & is_other, excess, 0.0).sum(axis=1)
 
         all_columns, all_numbers = all_rows(columns), all_rows(number)
@@ -102,10 +103,10 @@ def locality(
 
         def add_tile(best: Any, real: Bool[Array, " t"], tile_offers: Array) -> Any:
             # D and T of the best offers so far and of the tile's; the k largest D stay.
-            d = jnp.where(real[None], _cosines(trigger, tile_offers), -jnp.inf)
+            d = jnp.where(real[None], dot_products(trigger, tile_offers), -jnp.inf)
             candidates = [
                 jnp.concatenate([old, new], axis=1)
-                for old, new in zip(best, (d, _cosines(single, tile_offers)), strict=True)
+                for old, new in zip(best, (d, dot_products(single, tile_offers)), strict=True)
             ]
             _, place = jax.lax.top_k(jax.lax.stop_gradient(candidates[0]), nearest)
             return tuple(jnp.take_along_axis(values, place, axis=1) for values in candidates)
@@ -116,8 +117,3 @@ def locality(
         return jnp.maximum((d - t) ** 2 - margin, 0.0).mean(axis=1)
 
     return sharding.on_own_rows(of_rows, [trigger, single, offer])
-
-
-def _cosines(rows: Float[Array, "B E"], columns: Float[Array, "t E"]) -> Float[Array, "B t"]:
-    # An accelerator's default would round to bfloat16, of the size of a margin.
-    return jnp.matmul(rows, columns.T, precision="highest")

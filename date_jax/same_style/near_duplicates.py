@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from date_jax import sharding
-from date_jax.pairs.all_pairs import products
+from date_jax.pairs.vectors import dot_products
 
 ORDERS = 12  # of the rows; each is another chance for two near rows to meet
 WINDOW = 512  # rows that are compared with each other
@@ -109,7 +109,7 @@ def _first_connected(
 
     def connected_places(rows: Float[Array, "w D"]) -> Int[Array, " w"]:
         place = jnp.arange(len(rows))
-        near = (products(rows, rows) > threshold) | (place[:, None] == place[None])
+        near = (dot_products(rows, rows) > threshold) | (place[:, None] == place[None])
 
         def lower(state: tuple[Array, Array]) -> tuple[Array, Array]:
             first, _ = state

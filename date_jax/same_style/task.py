@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from date_jax import augment
-from date_jax.networks import extractors
+from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import in_chunks
 from date_jax.same_style import matching
@@ -69,7 +69,7 @@ class SameStyle(nn.Module):
         that alone. Pixels are normalised."""
         grid = (0, 0)
         if image is not None:
-            grid = extractors.grid(self.config, *image.shape[1:3])
+            grid = sizes.token_grid(self.config.image, *image.shape[1:3])
             image = self.image_projection(self.image_extractor(image)[1])
         if text is not None and text_mask is not None:
             text = self.text_projection(self.text_extractor(text, text_mask, train=train)[1])
