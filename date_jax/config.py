@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from date_jax.data.sources import SOURCES
 from date_jax.errors import UsageError, nearest
 from date_jax.networks.sizes import stage_widths, stride
 
@@ -20,7 +21,7 @@ CHOICES = {
     "modality": ("both", "image", "text"),
     "losses.kind": ("hinge", "softmax"),
     "method": ("date", "source_only", "oracle"),
-    "data.name": ("shop", "files", "suites", "product1m", "suppliers", "published"),
+    "data.name": tuple(SOURCES),
     "data.fit": ("letterbox", "stretch"),
     "model.dtype": ("float32", "bfloat16"),
     "model.regions.kind": ("proposals", "grid", "precomputed"),
@@ -35,16 +36,6 @@ CHOICES = {
     "pseudo_boxes.theta_kind": ("quantile", "absolute"),
     "pseudo_boxes.combine": ("mean", "rank", "min"),
     "optim.schedule": ("cosine", "step"),
-}
-
-
-PATHS = {  # by data.name, what cannot be empty
-    "files": {
-        "path": "your JSON Lines or CSV file, e.g. --config.data.path=shop.jsonl",
-        "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
-    },
-    "published": {"path": "the authors' JSON file", "images": "the folder of its pictures"},
-    "product1m": {"path": "the folder of its lists", "images": "the folder of its pictures"},
 }
 
 
@@ -255,7 +246,7 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def _lacking_paths(config: ConfigDict) -> Iterator[str]:
-    for key, says in PATHS.get(config.data.name, {}).items():
+    for key, says in SOURCES[config.data.name].needs.items():
         if _get(config, f"data.{key}") == "":
             yield f"config.data.{key} is empty: name {says}"
     without = _get(config, "data.clicks.without")

@@ -34,7 +34,7 @@ class Searched(NamedTuple):
 
     Attributes:
         config: the run's.
-        corpus: of `catalogue.load`.
+        corpus: of `pipeline.load`.
         predict: jitted, `(name, batch) -> [B E]`.
         split: name of the offers that are searched.
         vectors: of all of them, from picture and title.
@@ -180,7 +180,7 @@ def answered(
     kept = (found.index[0] >= 0) & (found.index[0] != (-1 if given.row is None else given.row))
     index, score = (part[0][kept][: given.count] for part in (found.index, found.score))
     ids = offers.records.texts("offer_id")
-    lines = [f"{s:.3f}  {ids[i]}  {offers.titles[i]}" for i, s in zip(index, score, strict=True)]
+    lines = [f"{s:.3f}  {ids[i]}  {offers.texts[i]}" for i, s in zip(index, score, strict=True)]
     right = None
     if given.row is not None and not (given.words or given.old):
         product = offers.products()
@@ -205,7 +205,7 @@ def question(
     if not 0 <= row < offers.size:
         raise UsageError(f"--row={row}: must be from 0 to {offers.size - 1}")
     (image,) = pipeline.pictures(searched.corpus, searched.split, np.array([row]))
-    return image, words or offers.titles[row]
+    return image, words or offers.texts[row]
 
 
 def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:

@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from date_jax import sharding
+from date_jax.data.domains import split_names
 from date_jax.date import between_steps as adaptation
 from date_jax.date import evaluation as grounding
 from date_jax.errors import DataError, Preempted, UsageError
@@ -277,7 +278,7 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     job.record.add_pseudo_boxes(step, metrics)
     job.progress.say(f"step {step} | pseudo boxes: {progress.numbers(metrics)}")
     job.progress.write(step, {f"pseudo_boxes/{name}": value for name, value in metrics.items()})
-    name = adaptation.splits(job.config.data.target, "train")[0]
+    name = split_names(job.config.data.target, "train")[0]
     rows = job.corpus.splits[name].size
     box, chosen = table["box_cxcywh"][:rows], table["weight"][:rows] > 0
     title = f"{name}, step {step}"

@@ -17,7 +17,8 @@ from configs import pgda
 from date_jax import config as rules
 from date_jax import sharding
 from date_jax.capture import evaluation as capture_evaluation
-from date_jax.data import catalogue, pipeline, posts
+from date_jax.data import pipeline
+from date_jax.data.sources import PAIRED
 from date_jax.date import between_steps
 from date_jax.run.workdir import flat
 from date_jax.same_style import evaluation as same_style
@@ -59,19 +60,20 @@ def write_photos(corpus: pipeline.Corpus, folder: Path) -> Path:
     """Writes the rendered shop as a user's photos: equal shapes, so nothing is compiled again."""
     lines = []
     for name, split in corpus.splits.items():
-        batches = pipeline.eval_batches(corpus, [name], batch_size=16, boxes=True)
+        batches = pipeline.eval_batches(
+            corpus, [name], share=pipeline.Share.here(), batch_size=16, boxes=True
+        )
         images = np.concatenate([batch["image"] for batch in batches])[: split.size]
-        arrays = split.arrays()
-        boxes = np.round(arrays["box_xyxy"] * corpus.image_size).astype(int).tolist()
+        boxes = np.round(split.records.box_xyxy() * corpus.image_size).astype(int).tolist()
         for row, (image, box) in enumerate(zip(images, boxes, strict=True)):
             file = f"{name}_{row}.png"
             Image.fromarray(image).save(folder / file)
             line = {
                 "image": file,
-                "query": split.queries[row],
+                "query": split.texts[row],
                 "box": box,
-                "domain": split.domain,
-                "product_id": str(arrays["product_id"][row]),
+                "domain": name.rpartition("_")[0],
+                "product_id": str(split.numbers["product_id"][row]),
                 "split": name.rpartition("_")[2],
             }
             lines.append(json.dumps(line) + "\n")
@@ -79,7 +81,7 @@ def write_photos(corpus: pipeline.Corpus, folder: Path) -> Path:
     return folder / "photos.jsonl"
 
 
-def write_offers(corpus: catalogue.Catalogue, folder: Path) -> None:
+def write_offers(corpus: pipeline.Corpus, folder: Path) -> None:
     """Writes the rendered catalogue as a user's own and as published pairs."""
     rows, of_product = [], {}
     for name, split in corpus.splits.items():
@@ -89,13 +91,13 @@ def write_offers(corpus: catalogue.Catalogue, folder: Path) -> None:
         images = pipeline.pictures(corpus, name, np.arange(split.size))
         for row, (offer, image) in enumerate(zip(ids, images, strict=True)):
             Image.fromarray(image).save(folder / f"{offer}.png")
-            line = [offer, split.titles[row], suppliers[row], "c", f"{offer}.png", products[row]]
+            line = [offer, split.texts[row], suppliers[row], "c", f"{offer}.png", products[row]]
             rows.append([*line, name.rpartition("_")[2]])
-            of_product.setdefault(products[row], []).append((offer, split.titles[row]))
+            of_product.setdefault(products[row], []).append((offer, split.texts[row]))
     names = ["offer_id", "title", "supplier", "category", "image", "product_id", "split"]
     table = [names, *rows]
     (folder / "offers.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in table))
-    ids = corpus.splits[catalogue.TRAIN].records.texts("offer_id")
+    ids = corpus.splits[PAIRED].records.texts("offer_id")
     pairs = "".join(f"{ids[one]},{ids[other]}\n" for one, other in corpus.pairs)
     (folder / "pairs.csv").write_text(f"trigger_id,offer_id\n{pairs}")
     objects = [
@@ -107,7 +109,7 @@ def write_offers(corpus: catalogue.Catalogue, folder: Path) -> None:
     (folder / "pairs.json").write_text(json.dumps(objects))
 
 
-def write_posts(config: ConfigDict, corpus: posts.Posts, folder: Path) -> None:
+def write_posts(config: ConfigDict, corpus: pipeline.Corpus, folder: Path) -> None:
     """Writes rendered posts as the files that the config asks for, and sets its paths to them."""
     if config.data.name == "product1m":
         test_product1m.write_lists(corpus, folder, test_product1m.as_published)
@@ -140,7 +142,7 @@ def test_every_config_gives_data_and_a_step_that_fit(
         rendered = small_config(rendered, tiny_config, {"capture": tiny_capture_sizes})
         write_posts(config, capture_evaluation.load(rendered), tmp_path)
     elif config.data.name == "files":
-        config.data.path = str(write_photos(pipeline.load(tiny_config.data), tmp_path))
+        config.data.path = str(write_photos(pipeline.load(tiny_config.data, "grounding"), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}
     rules.validate(config, **counts)
     tiny_sizes = {"capture": tiny_capture_sizes, "same_style": tiny_same_style_sizes}

@@ -18,8 +18,8 @@ from PIL import Image
 
 from date_jax.benchmarks.children import Child, answer
 from date_jax.data import decode, pipeline
+from date_jax.data.domains import split_names
 from date_jax.data.prepared import Records
-from date_jax.date import between_steps as adaptation
 from date_jax.run import subprocesses
 
 SECONDS = 1.5  # that one measurement lasts, at least
@@ -63,11 +63,17 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
 def measured(question: dict[str, Any]) -> dict[str, Any]:
     """Rates of each round on the cores of this process, and what was read."""
     config = ConfigDict(question["config"])
-    corpus = pipeline.load(config.data)
-    names = adaptation.splits(config.data.source, "train")
+    corpus = pipeline.load(config.data, "grounding")
+    names = split_names(config.data.source, "train")
     encoded = _encoded(corpus, names)
     batches = pipeline.train_batches(
-        corpus, names, batch_size=config.batch_size, seed=0, start_step=0, boxes=True
+        corpus,
+        names,
+        share=pipeline.Share.here(),
+        batch_size=config.batch_size,
+        seed=0,
+        start_step=0,
+        boxes=True,
     )
     decoder, decode_raw = _raw_decoder(encoded[0], config.data.image_size)
     chunks = [encoded[i : i + CHUNK] for i in range(0, len(encoded), CHUNK)]

@@ -15,7 +15,7 @@ from date_jax.capture import post_search as search
 from date_jax.capture import proposal_recall as proposals
 from date_jax.capture import ranked_lists
 from date_jax.capture import task as capture
-from date_jax.data import pipeline, posts
+from date_jax.data import pipeline
 from date_jax.data.tokenizer import MIRRORED, SPECIAL
 from date_jax.errors import DataError
 from date_jax.evals import findings
@@ -23,19 +23,18 @@ from date_jax.evals import sheets as pictures
 from date_jax.evals.collect import collector
 from date_jax.task import Course, Evaluate, Evaluated, Task
 
-TEXT = ("text", "text_mask")
 SHOWN = 5  # posts of an instance, or proposals of a picture, on a sheet
 QUERY = ("vectors", "proposal_box", "instance_box", "instance_mask", "instance_vectors")
 
 
-def load(config: ConfigDict) -> posts.Posts:
+def load(config: ConfigDict) -> pipeline.Corpus:
     """The posts of `config.data`.
 
     Raises:
         DataError: regions found beforehand are not as many, or as wide, as the config says; and as
-            `posts.load`.
+            `pipeline.load`.
     """
-    corpus = posts.load(config.data)
+    corpus = pipeline.load(config.data, "posts")
     wanted = config.model.regions
     if corpus.regions and corpus.regions.shape != (wanted.count, wanted.width):
         count, width = corpus.regions.shape
@@ -46,7 +45,7 @@ def load(config: ConfigDict) -> posts.Posts:
     return corpus
 
 
-def task(config: ConfigDict, corpus: posts.Posts) -> Task:
+def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
     """CAPTURE, for the corpus' vocabulary.
 
     Raises:
@@ -63,7 +62,9 @@ def task(config: ConfigDict, corpus: posts.Posts) -> Task:
     return capture.build(config, len(tokenizer.vocab), mask_id, mirrored)
 
 
-def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterator[dict[str, Any]]:
+def batches(
+    config: ConfigDict, corpus: pipeline.Corpus, first_step: int
+) -> Iterator[dict[str, Any]]:
     """This process's part of the batch of each step from `first_step`, without end.
 
     Posts have no box and no label, composites no title. Where regions were found beforehand, posts
@@ -72,15 +73,13 @@ def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterato
     options = {
         "batch_size": config.batch_size,
         "start_step": first_step,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "share": pipeline.Share.here(),
     }
     titled = pipeline.train_batches(
         corpus,
         ["post_train"],
         seed=config.seed,
         boxes=False,
-        columns=TEXT,
         regions=corpus.regions is not None,
         **options,
     )
@@ -95,7 +94,7 @@ def batches(config: ConfigDict, corpus: posts.Posts, first_step: int) -> Iterato
 
 
 def evaluator(
-    config: ConfigDict, corpus: posts.Posts, task: Task, mesh: jax.sharding.Mesh
+    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
 ) -> Evaluate:
     """Searches the gallery of each kind for the products of its queries, instance by instance."""
 
@@ -113,12 +112,10 @@ def evaluator(
         return pipeline.eval_batches(
             corpus,
             [name],
+            share=pipeline.Share.here(),
             batch_size=config.eval.batch_size,
             boxes=bool(corpus.splits[name].records.has_box().any()),
-            columns=TEXT,
             regions=corpus.splits[name].region_row is not None,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
 
     def evaluate(
@@ -132,7 +129,7 @@ def evaluator(
                 shown = partial(proposals_sheet, corpus, name, rows["proposal_box"])
                 yield name, Evaluated(of_boxes(rows), shown)
 
-            among = posts.gallery(corpus, kind)
+            among = gallery_name(corpus, kind)
             for name in (f"suite_{kind}", f"unseen_{kind}"):
                 if name in corpus.splits:
                     if among not in galleries:
@@ -144,6 +141,12 @@ def evaluator(
     return evaluate
 
 
+def gallery_name(corpus: pipeline.Corpus, kind: str) -> str:
+    """The split that queries of this kind search: Product1M has one for val and test."""
+    name = f"single_{kind}"
+    return name if name in corpus.splits else "single_test"
+
+
 def of_boxes(rows: dict[str, np.ndarray]) -> dict[str, float]:
     """The measures of a split's proposals; none where its boxes are unknown."""
     if "true_box_cxcywh" not in rows:
@@ -153,7 +156,7 @@ def of_boxes(rows: dict[str, np.ndarray]) -> dict[str, float]:
 
 def found_in(
     config: ConfigDict,
-    corpus: posts.Posts,
+    corpus: pipeline.Corpus,
     name: str,
     rows: dict[str, np.ndarray],
     gallery: np.ndarray,
@@ -166,7 +169,7 @@ def found_in(
         rows: what was collected of the queries.
         gallery: `vectors` of the posts among which products are searched.
     """
-    single = posts.gallery(corpus, name.rpartition("_")[2])
+    single = gallery_name(corpus, name.rpartition("_")[2])
     split, among = corpus.splits[name], corpus.splits[single]
     labels = [some[0] for some in among.labels()]
     wanted, first = ranked_lists.label_numbers(split.labels(), labels)
@@ -189,7 +192,7 @@ def found_in(
 
 
 def findings_sheet(
-    corpus: posts.Posts,
+    corpus: pipeline.Corpus,
     names: tuple[str, str],
     rows: dict[str, np.ndarray],
     nearest: Int[np.ndarray, "Q K L"],
@@ -206,7 +209,7 @@ def findings_sheet(
         right: whether they show a product of the query.
     """
     queries, gallery = names
-    titles = corpus.splits[queries].titles
+    titles = corpus.splits[queries].texts
     chosen = pictures.spread(len(titles), count)
     shown = []
     for query, image in zip(chosen, pipeline.pictures(corpus, queries, chosen), strict=True):
@@ -226,7 +229,7 @@ def findings_sheet(
 
 
 def proposals_sheet(
-    corpus: posts.Posts,
+    corpus: pipeline.Corpus,
     name: str,
     proposal_xyxy: Float[np.ndarray, "N R 4"],
     count: int,

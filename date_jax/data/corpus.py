@@ -1,54 +1,65 @@
-"""A data set in memory but for its pictures: splits, texts as numbers, products, a vocabulary."""
+"""A data set in memory but for its pictures: splits, texts as token ids, a vocabulary."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from date_jax.data import tokenizer as tokenizers
-from date_jax.data.cache import cache_folder, locked, quiet_tfds, tensorflow
-from date_jax.data.domains import check_domains, joined_domains
-from date_jax.data.prepared import PreparedSplit, prepared
+from date_jax.data.cache import cache_folder, locked, quiet_tfds
+from date_jax.data.files.region_files import RegionFiles
+from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepared
+from date_jax.data.sources import PAIRED, Parts, reader
 from date_jax.data.tokenizer import Tokenizer
-from date_jax.errors import UsageError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The rows of one domain's split: everything small of them, and where the pictures are.
+    """The rows of one split: everything small of them, and where the pictures are.
 
     Attributes:
-        name: `<domain>_<split>`.
-        domain: its part before the last underscore.
-        size: N, its number of rows.
-        fingerprint: sha256 over all its records.
-        queries: the texts.
-        text, text_mask: their ids, as in the batch.
-        product_id: numbers of products, the same in all splits of a corpus.
-        records: the files; also gives the boxes, when asked.
+        name: `<domain>_<split>`, `offer_<split>` and so on, see `sources`.
+        texts: a phrase or a title a row.
+        text, text_mask: their token ids, as in the batch.
+        records: the prepared records; gives boxes and all other columns when asked.
+        numbers: further columns of batches by key, such as `product_id [N]`.
+        region_row: the row of each record in the corpus' `regions`; None where it has none.
     """
 
     name: str
-    domain: str
-    size: int
-    fingerprint: str
-    queries: list[str]
+    texts: list[str]
     text: Int[np.ndarray, "N T"]
     text_mask: Bool[np.ndarray, "N T"]
-    product_id: Int[np.ndarray, " N"]
     records: PreparedSplit
+    numbers: Mapping[str, Int[np.ndarray, " N"]]
+    region_row: Int[np.ndarray, " N"] | None = None
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """`product_id [N]`, `box_xyxy [N 4]` (normalised, zeros where none) and `has_box [N]`."""
-        return {
-            "product_id": self.product_id,
-            "box_xyxy": self.records.box_xyxy(),
-            "has_box": self.records.has_box(),
-        }
+    @property
+    def size(self) -> int:
+        """N, the number of rows."""
+        return self.records.size
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """All that batches hold of a row but picture, box and regions, by key."""
+        return {"text": self.text, "text_mask": self.text_mask, **self.numbers}
+
+    def ids(self) -> list[str]:
+        """The id of each row: its offer's or post's, or `<split>_<row>` where it has none."""
+        if self.records.has("offer_id"):
+            return self.records.texts("offer_id")
+        return [f"{self.name}_{row}" for row in range(self.size)]
+
+    def labels(self) -> list[list[str]]:
+        """What the picture of each row shows, with repetitions; of posts, for evaluation only."""
+        return [labels.split(LABEL_SEPARATOR) for labels in self.records.products()]
+
+    def products(self) -> Int[np.ndarray, " N"]:
+        """The ground truth of each row, for evaluation only: equal numbers show one product."""
+        return np.unique(self.records.products(), return_inverse=True)[1].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +68,15 @@ class Corpus:
 
     Attributes:
         splits: by name.
-        tokenizer: the one their texts are encoded with.
+        tokenizer: the one that their texts are encoded with.
         image_size: S; every picture is S x S.
-        notes: what the user should be told once.
+        notes: lines that the user should be told once.
         fingerprint: equal on two hosts exactly if they hold the same data and vocabulary.
+        pairs: rows of the split `offer_train` that are taken for the same product, `[M 2]`; None
+            where there are no offers.
+        has_true_products: whether the products of `offer_train` are known from elsewhere than the
+            pairs.
+        regions: those that a detector found beforehand; None where the network looks for them.
     """
 
     splits: dict[str, Split]
@@ -68,100 +84,116 @@ class Corpus:
     image_size: int
     notes: list[str]
     fingerprint: str
+    pairs: Int[np.ndarray, "M 2"] | None = None
+    has_true_products: bool = True
+    regions: RegionFiles | None = None
 
 
-def load(config: Any) -> Corpus:
+def load(config: Any, records: str) -> Corpus:
     """The data set that `config.data` describes, prepared on the first call and then cached.
 
-    Every process calls it; on one machine one of them prepares and the others wait.
+    Every process calls it; on one machine one of them prepares and the others wait. Boxes, labels
+    and products stay on disk until they are asked for, regions until a batch has them.
 
     Args:
         config: the `data` part of a config.
+        records: their kind, `grounding`, `posts` or `offers`.
 
     Raises:
         DataError: the user's files are wrong, or lack what the config asks for.
-        SetupError: the cache cannot be written.
+        SetupError: the cache cannot be written, or a package is missing.
         UsageError: the config names something unknown.
     """
-    if config.name not in BUILDERS:
-        raise UsageError(
-            f"config.data.name: unknown data set {config.name!r}"
-            f"{nearest(config.name, BUILDERS)}\n  choices: {', '.join(BUILDERS)}"
-        )
+    read = reader(config.name, records)
     cache = cache_folder(config)
     vocabulary = (
         tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
     )
-    with locked(cache) as alone, quiet_tfds():
-        builder = BUILDERS[config.name](config, cache)
-        on_disk = prepared(builder, alone=alone)
-    notes = (builder.info.metadata or {}).get("notes", [])
-    return _corpus(config, on_disk, vocabulary, notes)
+    prepared_splits: dict[str, PreparedSplit] = {}
+    with locked(cache) as alone:
+        with quiet_tfds():
+            parts = read(config, cache)
+            for builder in parts.builders:
+                prepared_splits |= prepared(builder, alone=alone)
+        pairs = parts.pairs(prepared_splits[PAIRED]) if parts.pairs else None
 
-
-def _corpus(
-    config: Any, on_disk: dict[str, PreparedSplit], vocabulary: Tokenizer | None, notes: list[str]
-) -> Corpus:
-    boxes_of = {name: int(split.has_box().sum()) for name, split in on_disk.items()}
-    check_domains(on_disk, source=config.source, target=config.target, where=f"{config.name!r}")
-    asked = dict.fromkeys(joined_domains(config.source) + joined_domains(config.target))
-    queries = {name: split.queries() for name, split in on_disk.items()}
+    # Texts become token ids, columns of names become numbers.
+    texts = {name: split.texts("text") for name, split in prepared_splits.items()}
+    has_text = {name: name.rpartition("_")[0] in parts.texts_from for name in texts}
     if vocabulary is None:
-        # Sorted, so that both directions between two domains share one vocabulary.
-        texts = (text for domain in sorted(asked) for text in queries[f"{domain}_train"])
-        vocabulary = tokenizers.learned(texts, size=config.vocab_size, length=config.text_length)
-    products = {name: split.products() for name, split in on_disk.items()}
-    every_product = sorted(set().union(*products.values()))
-    number_of = {product: number for number, product in enumerate(every_product)}
-    counts, cut, empty = [], 0, 0
+        trained_on = sorted(name for name in texts if has_text[name] and name.endswith("_train"))
+        vocabulary = tokenizers.learned(
+            (text for name in trained_on for text in texts[name]),
+            size=config.vocab_size,
+            length=config.text_length,
+        )
+    numbers = {key: _numbers(prepared_splits, key) for key in parts.numbered}
     splits = {}
-    for name, split in on_disk.items():
-        domain = name.rpartition("_")[0]
-        encoded = vocabulary.encoded(queries[name])
-        counts.append(f"{name} {split.size:,} ({boxes_of[name]:,})")
-        if domain in asked:
+    cut = empty = 0
+    for name, prepared_split in prepared_splits.items():
+        encoded = vocabulary.encoded(texts[name])
+        if has_text[name]:
             tokenizers.check_known(encoded, name=name, vocab=config.vocab)
             cut, empty = cut + encoded.cut, empty + encoded.empty
-        splits[name] = Split(
+        split = Split(
             name=name,
-            domain=domain,
-            size=split.size,
-            fingerprint=split.fingerprint,
-            queries=queries[name],
+            texts=texts[name],
             text=encoded.ids,
             text_mask=encoded.mask,
-            product_id=np.array([number_of[product] for product in products[name]], np.int32),
-            records=split,
+            records=prepared_split,
+            numbers={key: of_split[name] for key, of_split in numbers.items()},
         )
+        if parts.regions and has_text[name]:
+            region_row = parts.regions.rows(split.ids(), name)
+            split = dataclasses.replace(split, region_row=region_row)
+        splits[name] = split
+
+    # What a person is told, and what two hosts compare.
+    notes = [_row_counts(splits, parts)]
+    notes += [pairs.note] if pairs else []
+    notes += parts.notes
+    for builder in parts.builders:
+        notes += (builder.info.metadata or {}).get("notes", [])
     if cut:
-        room = config.text_length - 2  # beside [CLS] and [SEP]
-        said = f"{cut:,} queries are longer than {room} word pieces and lose their ends"
-        notes = [*notes, f"{said} (config.data.text_length)"]
+        room = config.text_length - 2  # [CLS] and [SEP] take two
+        notes.append(
+            f"{cut:,} texts are longer than {room} word pieces and lose their ends "
+            "(config.data.text_length)"
+        )
     if empty:
-        notes = [*notes, f"{empty:,} queries are empty"]
-    what = [config.image_size, config.text_length, *vocabulary.vocab]
-    what += [f"{name} {split.fingerprint}" for name, split in splits.items()]
+        notes.append(f"{empty:,} texts are empty")
+    content = [config.image_size, config.text_length, *vocabulary.vocab]
+    content += [pairs.rows.tolist()] if pairs else []
+    content += [f"{name} {split.records.fingerprint}" for name, split in splits.items()]
+    content += [parts.regions.fingerprint] if parts.regions else []
     return Corpus(
         splits=splits,
         tokenizer=vocabulary,
         image_size=config.image_size,
-        notes=[f"rows (with a box): {', '.join(counts)}", *notes],
-        fingerprint=hashlib.sha256(repr(what).encode()).hexdigest(),
+        notes=notes,
+        fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
+        pairs=pairs.rows if pairs else None,
+        has_true_products=parts.has_true_products,
+        regions=parts.regions,
     )
 
 
-def _shop(config: Any, cache: Path) -> Any:
-    tensorflow()
-    from date_jax.data.datasets import shop
-
-    return shop.builder(config, cache)
-
-
-def _files(config: Any, cache: Path) -> Any:
-    tensorflow()
-    from date_jax.data.datasets import files
-
-    return files.builder(config, cache)
+def _numbers(
+    prepared_splits: Mapping[str, PreparedSplit], column: str
+) -> dict[str, Int[np.ndarray, " N"]]:
+    """A column of texts as numbers by split, where equal texts of any split are one number."""
+    names = {name: split.texts(column) for name, split in prepared_splits.items()}
+    number_of = {name: number for number, name in enumerate(sorted(set().union(*names.values())))}
+    return {
+        split: np.array([number_of[name] for name in column_of_split], np.int32)
+        for split, column_of_split in names.items()
+    }
 
 
-BUILDERS: dict[str, Callable[[Any, Path], Any]] = {"shop": _shop, "files": _files}
+def _row_counts(splits: Mapping[str, Split], parts: Parts) -> str:
+    """The line that says how many rows each split has, and where it matters how many boxes."""
+    counts = []
+    for name, split in splits.items():
+        boxes = f" ({int(split.records.has_box().sum()):,})" if parts.boxes else ""
+        counts.append(f"{name} {split.size:,}{boxes}")
+    return f"rows{' (with a box)' if parts.boxes else ''}: {', '.join(counts)}"

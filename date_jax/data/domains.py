@@ -10,6 +10,12 @@ def joined_domains(names: str) -> list[str]:
     return list(dict.fromkeys(name for name in names.split("+") if name))
 
 
+def split_names(domains: str, split: str) -> list[str]:
+    """The names of one split of several domains: "mall+live" and "train" give "mall_train" and
+    "live_train"."""
+    return [f"{domain}_{split}" for domain in joined_domains(domains)]
+
+
 def check_domains(
     there: Collection[str], *, source: str, target: str, where: str = "the data"
 ) -> None:

@@ -5,11 +5,13 @@ a place in it, and a stateless permutation of that epoch gives the record. So a 
 step at once, to the bit, and any number of processes reads the same global batches.
 """
 
+import dataclasses
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -19,102 +21,127 @@ from date_jax.data import decode
 from date_jax.data.cache import tensorflow
 from date_jax.data.corpus import Corpus, Split, load
 from date_jax.data.prepared import Records
+from date_jax.data.sources import PAIRED
 from date_jax.errors import DataError, UsageError, nearest
 
-__all__ = ["Corpus", "Split", "eval_batches", "load", "train_batches"]
+__all__ = ["Corpus", "Split", "load"]  # of `data.corpus`; all else is defined here
 
 AHEAD = 2  # batches made while one is used; more only costs memory
 
+Shapes: TypeAlias = dict[str, jax.ShapeDtypeStruct]
+_Forms: TypeAlias = dict[str, tuple[tuple[int, ...], Any]]  # shape of a row and type, by key
 
-COLUMNS = ("text", "text_mask", "product_id")  # of a split, that batches hold
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which rows of every global batch a process gives: the part `index` of `count` equal ones."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def here(cls) -> "Share":
+        """The share of this process in a run of all of them."""
+        return cls(jax.process_index(), jax.process_count())
+
+    def rows(self, batch_size: int) -> range:
+        """The rows of a global batch of `batch_size` that are this process's.
+
+        Raises:
+            UsageError: the processes cannot share a batch of that size evenly.
+        """
+        if batch_size % self.count:
+            nearest_size = batch_size // self.count * self.count or self.count
+            raise UsageError(
+                f"config.batch_size={batch_size} cannot be divided among {self.count} processes: "
+                f"nearest {nearest_size}"
+            )
+        rows = batch_size // self.count
+        return range(self.index * rows, (self.index + 1) * rows)
 
 
 def train_batches(
-    corpus: Any,
+    corpus: Corpus,
     names: list[str],
     *,
+    share: Share,
     batch_size: int,
     seed: int,
     start_step: int,
     boxes: bool,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] | None = None,
     regions: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
     """This process's rows of the global batches from `start_step` on, without end.
 
     Args:
-        corpus: from `load`, here or in `posts`.
+        corpus: of `load`.
         names: splits, joined as one; `index` counts through them.
+        share: which rows are this process's.
         batch_size: of the global batch.
         seed: of the order.
         start_step: the first batch; the order does not depend on where a run began.
         boxes: whether batches hold `box_cxcywh` and `box_mask`. Without, boxes are not even read.
-        columns: attributes of the splits that batches hold.
+        columns: which of the splits' `columns` batches hold; None for all.
         regions: whether batches hold the corpus' `regions`, `region_box_xyxy` and `region_mask` in
             place of `image`.
-        process_index: which rows: the p-th of `process_count` equal parts of each batch.
-        process_count: how many processes share a batch.
     """
     tf = tensorflow()
-    rows_of = _Rows(corpus, names, boxes=boxes, columns=columns)
-    size = rows_of.size
-    first, rows = _share(batch_size, process_index, process_count)
+    table = _Table(corpus, names, boxes=boxes, columns=columns)
+    rows = share.rows(batch_size)
     # Streams of one run must not walk in step where their sizes are equal.
     stream = zlib.crc32("+".join(names).encode())
 
     def row_numbers(step: Any) -> Any:
-        number = step * batch_size + first + tf.range(rows, dtype=tf.int64)
-        return _shuffled(number, size, seed, stream, rows)
+        number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
+        return _shuffled_numbers(number, table.size, seed, stream, len(rows))
 
     steps = _steps_from(start_step, batch_size)
-    read = _regions if regions else _pictures
-    for index, seen in read(corpus, names, steps, row_numbers, rows):
-        yield {**seen, **rows_of[index], "mask": np.ones(rows, bool)}
+    read = _region_batches if regions else _picture_batches
+    for index, contents in read(corpus, names, steps, row_numbers, len(rows)):
+        yield {**contents, **table[index], "mask": np.ones(len(rows), bool)}
 
 
 def pair_batches(
-    corpus: Any,
-    name: str,
-    pairs: Int[np.ndarray, "M 2"],
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    corpus: Corpus, *, share: Share, batch_size: int, seed: int, start_step: int
 ) -> Generator[dict[str, dict[str, np.ndarray]]]:
     """This process's part `{trigger, offer}` of the batches of pairs from `start_step` on.
 
-    An epoch has every pair twice, once with each of its rows as the trigger.
+    An epoch has every one of the corpus' pairs twice, once with each of its rows as the trigger.
 
     Args:
-        corpus: from `catalogue.load`.
-        name: of a split.
-        pairs: rows of it that belong together.
-        batch_size, seed, start_step, process_index, process_count: as in `train_batches`.
+        corpus: of `load`, with pairs.
+        share, batch_size, seed, start_step: as in `train_batches`.
     """
     tf = tensorflow()
-    rows_of = _Rows(corpus, [name], boxes=False, columns=("text", "text_mask"))
-    first, rows = _share(batch_size, process_index, process_count)
-    both = tf.constant(np.concatenate([pairs, pairs[:, ::-1]]), tf.int64)
+    table = _Table(corpus, [PAIRED], boxes=False, columns=None)
+    rows = share.rows(batch_size)
+    pairs = _known_pairs(corpus)
+    both_ways = tf.constant(np.concatenate([pairs, pairs[:, ::-1]]), tf.int64)
+    stream = zlib.crc32(PAIRED.encode())
 
     def row_numbers(step: Any) -> Any:
-        number = step * batch_size + first + tf.range(rows, dtype=tf.int64)
-        pair = _shuffled(number, 2 * len(pairs), seed, zlib.crc32(name.encode()), rows)
-        return tf.reshape(tf.transpose(tf.gather(both, pair)), [2 * rows])
+        number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
+        pair = _shuffled_numbers(number, 2 * len(pairs), seed, stream, len(rows))
+        return tf.reshape(tf.transpose(tf.gather(both_ways, pair)), [2 * len(rows)])
 
+    # All triggers and all offers of a batch are read as one, then parted.
     steps = _steps_from(start_step, batch_size)
-    for index, seen in _pictures(corpus, [name], steps, row_numbers, 2 * rows):
-        found = {**seen, **rows_of[index], "mask": np.ones(2 * rows, bool)}
+    for index, contents in _picture_batches(corpus, [PAIRED], steps, row_numbers, 2 * len(rows)):
+        batch = {**contents, **table[index], "mask": np.ones(2 * len(rows), bool)}
         yield {
-            "trigger": {key: value[:rows] for key, value in found.items()},
-            "offer": {key: value[rows:] for key, value in found.items()},
+            "trigger": {key: value[: len(rows)] for key, value in batch.items()},
+            "offer": {key: value[len(rows) :] for key, value in batch.items()},
         }
 
 
-def _shuffled(number: Any, size: int, seed: int, stream: int, rows: int) -> Any:
+def _known_pairs(corpus: Corpus) -> Int[np.ndarray, "M 2"]:
+    if corpus.pairs is None:
+        raise ValueError("the corpus has no pairs: it was not loaded as offers")
+    return corpus.pairs
+
+
+def _shuffled_numbers(number: Any, size: int, seed: int, stream: int, rows: int) -> Any:
     """Which of `size` examples the examples `number` of all epochs are."""
     tf = tensorflow()
 
@@ -133,15 +160,14 @@ def _steps_from(start_step: int, batch_size: int) -> Any:
 
 
 def eval_batches(
-    corpus: Any,
+    corpus: Corpus,
     names: list[str],
     *,
+    share: Share,
     batch_size: int,
     boxes: bool,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] | None = None,
     regions: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
     """This process's rows of every example once, in order.
 
@@ -149,34 +175,68 @@ def eval_batches(
     with `mask` False. Every process gets the same number of batches. Arguments as `train_batches`.
     """
     tf = tensorflow()
-    rows_of = _Rows(corpus, names, boxes=boxes, columns=columns)
-    first, rows = _share(batch_size, process_index, process_count)
+    table = _Table(corpus, names, boxes=boxes, columns=columns)
+    rows = share.rows(batch_size)
 
     def row_numbers(step: Any) -> Any:
-        return tf.minimum(
-            step * batch_size + first + tf.range(rows, dtype=tf.int64), rows_of.size - 1
-        )
+        number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
+        return tf.minimum(number, table.size - 1)
 
-    steps = tf.data.Dataset.range(-(-rows_of.size // batch_size))
-    batches = (_regions if regions else _pictures)(corpus, names, steps, row_numbers, rows)
-    for step, (index, seen) in enumerate(batches):
-        mask = step * batch_size + first + np.arange(rows) < rows_of.size
-        batch = {**seen, **rows_of[index], "mask": mask}
+    steps = tf.data.Dataset.range(-(-table.size // batch_size))
+    read = _region_batches if regions else _picture_batches
+    for step, (index, contents) in enumerate(read(corpus, names, steps, row_numbers, len(rows))):
+        mask = step * batch_size + np.array(rows) < table.size
+        batch = {**contents, **table[index], "mask": mask}
         if boxes:
             batch["box_mask"] &= mask.reshape(-1, *[1] * (batch["box_mask"].ndim - 1))
         yield batch
 
 
-def pictures(corpus: Any, name: str, rows: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N S S 3"]:
+def batch_shapes(
+    corpus: Corpus,
+    names: list[str],
+    *,
+    batch_size: int,
+    boxes: bool,
+    columns: Sequence[str] | None = None,
+    regions: bool = False,
+) -> Shapes:
+    """Shapes and types of the global batches of `train_batches` and `eval_batches`, none read.
+
+    Args:
+        corpus, names, batch_size, boxes, columns, regions: as in `train_batches`.
+    """
+    table = _Table(corpus, names, boxes=boxes, columns=columns)
+    side = corpus.image_size
+    image: _Forms = {"image": ((side, side, 3), np.uint8)}
+    forms = _region_forms(corpus) if regions else image
+    forms = {**forms, **table.forms(), "mask": ((), np.bool_)}
+    return {
+        key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for key, (shape, dtype) in forms.items()
+    }
+
+
+def pair_shapes(corpus: Corpus, *, batch_size: int) -> dict[str, Shapes]:
+    """Shapes and types of the global batches of `pair_batches`, none read."""
+    shapes = batch_shapes(corpus, [PAIRED], batch_size=batch_size, boxes=False)
+    return {"trigger": shapes, "offer": dict(shapes)}
+
+
+def pictures(
+    corpus: Corpus, name: str, rows: Int[np.ndarray, " N"]
+) -> UInt8[np.ndarray, "N S S 3"]:
     """The pictures of some rows of a split, to look at; S as in the corpus."""
     records = Records([corpus.splits[name].records])[rows]
     return decode.pictures(decode.encoded(records), corpus.image_size)
 
 
-class _Rows:
-    """All of a batch but the pictures, looked up by row number."""
+class _Table:
+    """All of a batch but pictures and regions, looked up by row number."""
 
-    def __init__(self, corpus: Any, names: list[str], *, boxes: bool, columns: Sequence[str]):
+    def __init__(
+        self, corpus: Corpus, names: list[str], *, boxes: bool, columns: Sequence[str] | None
+    ):
         for name in names:
             if name not in corpus.splits:
                 raise DataError(
@@ -184,33 +244,29 @@ class _Rows:
                     f"it has {', '.join(corpus.splits)}"
                 )
         splits = [corpus.splits[name] for name in names]
+        keys = splits[0].columns if columns is None else columns
         self._columns = {
-            key: np.concatenate([getattr(split, key) for split in splits]) for key in columns
+            key: np.concatenate([split.columns[key] for split in splits]) for key in keys
         }
         self.size = sum(split.size for split in splits)
         if boxes:
             xyxy = np.concatenate([split.records.box_xyxy() for split in splits])
             self._columns["box_cxcywh"] = np.asarray(cxcywh(jnp.asarray(xyxy)))
-            self._columns["box_mask"] = np.concatenate([s.records.has_box() for s in splits])
+            has_box = [split.records.has_box() for split in splits]
+            self._columns["box_mask"] = np.concatenate(has_box)
 
     def __getitem__(self, index: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        looked_up = {key: column[index] for key, column in self._columns.items()}
-        return {**looked_up, "index": index.astype(np.int32)}
+        columns = {key: column[index] for key, column in self._columns.items()}
+        return {**columns, "index": index.astype(np.int32)}
+
+    def forms(self) -> _Forms:
+        """The shape of one row and the type of all that `table[index]` gives, by key."""
+        columns = {key: (column.shape[1:], column.dtype) for key, column in self._columns.items()}
+        return {**columns, "index": ((), np.int32)}
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
-    """The first row of a global batch that is this process's, and how many are."""
-    if batch_size % process_count:
-        raise UsageError(
-            f"config.batch_size={batch_size} cannot be divided among {process_count} processes: "
-            f"nearest {batch_size // process_count * process_count or process_count}"
-        )
-    rows = batch_size // process_count
-    return process_index * rows, rows
-
-
-def _pictures(
-    corpus: Any, names: list[str], steps: Any, row_numbers: Callable, rows: int
+def _picture_batches(
+    corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
     """Row numbers and `image` of the batch of each of `steps`, read and decoded ahead.
 
@@ -231,7 +287,7 @@ def _pictures(
         return {"image": tf.ensure_shape(image, [rows, side, side, 3])}
 
     try:
-        yield from _ahead(steps, row_numbers, rows, read)
+        yield from _batches_ahead(steps, row_numbers, rows, read)
     except tf.errors.OpError as error:
         folders = sorted({str(split.shards[0].path.parent) for split in splits})
         raise DataError(
@@ -241,34 +297,46 @@ def _pictures(
         ) from error
 
 
-def _regions(
-    corpus: Any, names: list[str], steps: Any, row_numbers: Callable, rows: int
-) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
-    """As `_pictures`: `regions [B R F]`, `region_box_xyxy [B R 4]` and `region_mask [B R]`."""
-    tf = tensorflow()
-    files = corpus.regions
-    at = np.concatenate([corpus.splits[name].region_row for name in names])
-    count, width = files.shape
-    kinds = {
-        "regions": (tf.as_dtype(files.dtype), [rows, count, width]),
-        "region_box_xyxy": (tf.float32, [rows, count, 4]),
-        "region_mask": (tf.bool, [rows, count]),
+def _region_forms(corpus: Corpus) -> _Forms:
+    """The shape of one row and the type of each array of regions, by key."""
+    if corpus.regions is None:
+        raise ValueError("the corpus has no regions: its config names none")
+    count, width = corpus.regions.shape
+    return {
+        "regions": ((count, width), corpus.regions.dtype),
+        "region_box_xyxy": ((count, 4), np.float32),
+        "region_mask": ((count,), np.bool_),
     }
 
+
+def _region_batches(
+    corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+    """Row numbers, and `regions [B R F]`, `region_box_xyxy [B R 4]` and `region_mask [B R]` of the
+    batch of each of `steps`, read ahead."""
+    tf = tensorflow()
+    files: Any = corpus.regions
+    region_row = np.concatenate([corpus.splits[name].region_row for name in names])
+    forms = _region_forms(corpus)
+
     def read(index: Any) -> dict[str, Any]:
-        found = tf.numpy_function(
-            lambda rows: tuple(files[at[rows]]), [index], [kind for kind, _ in kinds.values()]
+        arrays = tf.numpy_function(
+            lambda batch_index: tuple(files[region_row[batch_index]]),
+            [index],
+            [tf.as_dtype(dtype) for _, dtype in forms.values()],
         )
-        shapes = [shape for _, shape in kinds.values()]
-        return dict(zip(kinds, map(tf.ensure_shape, found, shapes), strict=True))
+        return {
+            key: tf.ensure_shape(array, [rows, *shape])
+            for (key, (shape, _)), array in zip(forms.items(), arrays, strict=True)
+        }
 
-    yield from _ahead(steps, row_numbers, rows, read)
+    yield from _batches_ahead(steps, row_numbers, rows, read)
 
 
-def _ahead(
+def _batches_ahead(
     steps: Any, row_numbers: Callable, rows: int, read: Callable[[Any], dict[str, Any]]
 ) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
-    """Row numbers of the batch of each of `steps`, and what `read` finds there, before asked."""
+    """Row numbers of the batch of each of `steps`, and what `read` gives of them, AHEAD of use."""
     tf = tensorflow()
 
     def batch(step: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Prepared data on disk: made once by a TFDS builder, locked, counted, and read by row number.
 
 The records are ArrayRecord files of group size 1, so any record is one seek away. What is small
-(queries, boxes, product ids) is copied once into `rows.npz` beside them, so that nothing has to
+(texts, boxes, product ids) is copied once into `rows.npz` beside them, so that nothing has to
 decode a picture to know a label.
 """
 
@@ -20,6 +20,7 @@ from date_jax.data.cache import save_npz, tensorflow
 from date_jax.errors import DataError, SetupError
 
 READ_AT_ONCE = 1024
+LABEL_SEPARATOR = "#;#"  # between the products of a post, in its column product_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,6 @@ class PreparedSplit:
     @property
     def size(self) -> int:
         return sum(shard.size for shard in self.shards)
-
-    def queries(self) -> list[str]:
-        return self.texts("query")
 
     def products(self) -> list[str]:
         return self.texts("product_id")

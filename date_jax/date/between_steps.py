@@ -12,18 +12,13 @@ from ml_collections import ConfigDict
 
 from date_jax import boxes
 from date_jax.data import pipeline
-from date_jax.data.domains import joined_domains
+from date_jax.data.domains import split_names
 from date_jax.date import pseudo_boxes
 from date_jax.date.adaptive import adapts, align_start, pseudo_start
 from date_jax.errors import Preempted
 from date_jax.evals.collect import Collect, collector
 from date_jax.run.countdown import Countdown
 from date_jax.task import Task
-
-
-def splits(domains: str, split: str) -> list[str]:
-    """`"mall+collage", "train"` as `["mall_train", "collage_train"]`."""
-    return [f"{domain}_{split}" for domain in joined_domains(domains)]
 
 
 def stage(config: ConfigDict, step: int) -> int:
@@ -36,11 +31,10 @@ def batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[s
 
     The target joins at stage 2, and has no boxes.
     """
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    options = {"batch_size": config.batch_size, **share}
+    options = {"batch_size": config.batch_size, "share": pipeline.Share.here()}
     source = pipeline.train_batches(
         corpus,
-        splits(config.data.source, "train"),
+        split_names(config.data.source, "train"),
         seed=config.seed,
         start_step=first_step,
         boxes=True,
@@ -53,7 +47,7 @@ def batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[s
             if target is None:
                 target = pipeline.train_batches(
                     corpus,
-                    splits(config.data.target, "train"),
+                    split_names(config.data.target, "train"),
                     seed=config.seed + 1,
                     start_step=step,
                     boxes=False,
@@ -65,7 +59,7 @@ def batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[s
 
 def no_pseudo_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
     """The table as it is before the first refresh: a row for each target picture, none weighs."""
-    names = splits(config.data.get("target", ""), "train")
+    names = split_names(config.data.get("target", ""), "train")
     count = sum(corpus.splits[name].size for name in names)
     count = max(count, 1)  # without a target one row that nobody reads: Orbax saves no empty array
     return {
@@ -79,9 +73,10 @@ def true_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
 
     For anyone else they only measure how good the pseudo boxes are.
     """
-    rows = [corpus.splits[name].arrays() for name in splits(config.data.target, "train")]
-    xyxy = np.concatenate([split["box_xyxy"] for split in rows]).astype(np.float32)
-    has_box = np.concatenate([split["has_box"] for split in rows]).astype(bool)
+    names = split_names(config.data.target, "train")
+    records = [corpus.splits[name].records for name in names]
+    xyxy = np.concatenate([split.box_xyxy() for split in records]).astype(np.float32)
+    has_box = np.concatenate([split.has_box() for split in records]).astype(bool)
     return {"box_cxcywh": np.asarray(boxes.cxcywh(jnp.asarray(xyxy))), "box_mask": has_box}
 
 
@@ -176,18 +171,17 @@ class PseudoBoxes:
         return refreshed.table, refreshed.metrics
 
     def _all_rows(self, domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
-        names, rows = splits(domains, "train"), self._config.eval.batch_size
+        names, rows = split_names(domains, "train"), self._config.eval.batch_size
         batches = pipeline.eval_batches(
             self._corpus,
             names,
+            share=pipeline.Share.here(),
             batch_size=rows,
             boxes=False,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
         what = f"step {step} | {domains} pictures looked at"
         return Countdown(what, self._size(domains), self._say).over(batches, rows=rows)
 
     def _size(self, domains: str) -> int:
         """How many training rows these domains have together."""
-        return sum(self._corpus.splits[name].size for name in splits(domains, "train"))
+        return sum(self._corpus.splits[name].size for name in split_names(domains, "train"))

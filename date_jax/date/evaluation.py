@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from date_jax import boxes
 from date_jax.data import pipeline
-from date_jax.data.domains import joined_domains
+from date_jax.data.domains import joined_domains, split_names
 from date_jax.data.tokenizer import MIRRORED
 from date_jax.date import adaptive, aligner, supervised
 from date_jax.date import between_steps as adaptation
@@ -94,7 +94,7 @@ def load(config: ConfigDict) -> pipeline.Corpus:
     Raises:
         DataError: see `pipeline.load`; or boxes shall be learnt and there are none.
     """
-    corpus = pipeline.load(config.data)
+    corpus = pipeline.load(config.data, "grounding")
     require_learnable(config, corpus.splits)
     return corpus
 
@@ -104,8 +104,8 @@ def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
     oracle of the target, has one."""
 
     def has_boxes(domains: str) -> bool:
-        names = adaptation.splits(domains, "train")
-        return any(there[name].arrays()["has_box"].any() for name in names)
+        names = split_names(domains, "train")
+        return any(there[name].records.has_box().any() for name in names)
 
     if not config.object_seeker.weight:
         return
@@ -145,17 +145,16 @@ def evaluator(
         batches = pipeline.eval_batches(
             corpus,
             [name],
+            share=pipeline.Share.here(),
             batch_size=config.eval.batch_size,
             boxes=True,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
         metrics, rows = evaluate_rows(collect, params, batches, mesh=mesh, should_stop=should_stop)
         some = pictures.spread(len(rows["index"]), _COMPARED)
         features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
         kind = name.rpartition("_")[2]
-        if name in adaptation.splits(config.data.target, kind):
-            sources = adaptation.splits(config.data.source, kind)
+        if name in split_names(config.data.target, kind):
+            sources = split_names(config.data.source, kind)
             metrics |= domain_distance(sources, name, features)
         drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
         files = failure_files(corpus, name, rows) if kind == "test" else {}
@@ -229,7 +228,7 @@ def failure_files(
 
 def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
     """The target's first split of that kind, else the last of all."""
-    wanted = [name for name in adaptation.splits(config.data.target, kind) if name in names]
+    wanted = [name for name in split_names(config.data.target, kind) if name in names]
     return next(iter(wanted or names[::-1]), None)
 
 
@@ -263,7 +262,7 @@ def sheet(
     true = np.asarray(boxes.cxcywh(jnp.asarray(split.records.box_xyxy()[rows])))
     return pictures.grid(
         pipeline.pictures(corpus, name, rows),
-        [split.queries[row] for row in rows],
+        [split.texts[row] for row in rows],
         true,
         box_cxcywh[rows],
         true_mask=split.records.has_box()[rows],

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from date_jax.data import catalogue, pipeline
+from date_jax.data import pipeline
+from date_jax.data.sources import PAIRED
 from date_jax.data.tokenizer import MIRRORED
 from date_jax.evals import findings
 from date_jax.evals import sheets as pictures
@@ -20,16 +21,15 @@ from date_jax.same_style import modes
 from date_jax.same_style import task as same_style
 from date_jax.task import Course, Evaluate, Evaluated, Task
 
-COLUMNS = ("text", "text_mask")
 SHOWN = 6  # offers found for one on a sheet
 
 
-def load(config: ConfigDict) -> catalogue.Catalogue:
-    """The catalogue and the pairs of `config.data`; raises as `catalogue.load` does."""
-    return catalogue.load(config.data)
+def load(config: ConfigDict) -> pipeline.Corpus:
+    """The catalogue and the pairs of `config.data`; raises as `pipeline.load` does."""
+    return pipeline.load(config.data, "offers")
 
 
-def task(config: ConfigDict, corpus: catalogue.Catalogue) -> Task:
+def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
     """For the corpus' vocabulary."""
     tokenizer = corpus.tokenizer
     mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
@@ -37,7 +37,7 @@ def task(config: ConfigDict, corpus: catalogue.Catalogue) -> Task:
 
 
 def batches(
-    config: ConfigDict, corpus: catalogue.Catalogue, first_step: int
+    config: ConfigDict, corpus: pipeline.Corpus, first_step: int
 ) -> Iterator[dict[str, Any]]:
     """This process's part `{trigger, offer}` of the batch of each step, without end.
 
@@ -45,38 +45,33 @@ def batches(
     """
     return pipeline.pair_batches(
         corpus,
-        catalogue.TRAIN,
-        corpus.pairs,
+        share=pipeline.Share.here(),
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=first_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 
-def offers(config: ConfigDict, corpus: catalogue.Catalogue, name: str) -> Iterator[dict[str, Any]]:
+def offers(config: ConfigDict, corpus: pipeline.Corpus, name: str) -> Iterator[dict[str, Any]]:
     """This process's rows of all offers of a split, in order."""
     return pipeline.eval_batches(
         corpus,
         [name],
+        share=pipeline.Share.here(),
         batch_size=config.eval.batch_size,
         boxes=False,
-        columns=COLUMNS,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 
 def evaluator(
-    config: ConfigDict, corpus: catalogue.Catalogue, task: Task, mesh: jax.sharding.Mesh
+    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
 ) -> Evaluate:
     """Searches all offers of a split for the other ones of each one's product, in seven modes;
     passes over splits in which no offer has another one."""
     collect = collector(task.predict, mesh, rows_at_once=config.model.rows_at_once)
-    trained = corpus.splits[catalogue.TRAIN].products()[corpus.pairs]
+    trained = corpus.splits[PAIRED].products()[corpus.pairs]
     pairs = {"pairs": float(len(trained))}
-    if corpus.judged:
+    if corpus.has_true_products:
         pairs["pair_precision"] = float((trained[:, 0] == trained[:, 1]).mean())
 
     def evaluate(
@@ -87,7 +82,7 @@ def evaluator(
             product, category = split.products(), split.records.texts("category")
             asked = [category[row] for row in modes.query_rows(product)]
             if not asked:
-                continue  # `catalogue.load` says so
+                continue  # the corpus' notes say so
             rows = collect(params, offers(config, corpus, name), should_stop=should_stop)
             metrics = modes.metrics(modes.ranks(rows, product, mesh=mesh), asked)
             metrics |= {"offers": float(split.size), "queries": float(len(asked)), **pairs}
@@ -100,7 +95,7 @@ def evaluator(
 
 
 def sheet(
-    corpus: catalogue.Catalogue,
+    corpus: pipeline.Corpus,
     name: str,
     nearest: Int[np.ndarray, "N K"],
     count: int,
@@ -121,7 +116,7 @@ def sheet(
         posts = pipeline.pictures(corpus, name, found)[None]
         right = (product[found] == product[row])[None]
         none = np.zeros((0, 4), np.float32)
-        shown.append(findings.Finding(image, split.titles[row], none, posts, right))
+        shown.append(findings.Finding(image, split.texts[row], none, posts, right))
     return findings.sheet(shown, title=title)
 
 

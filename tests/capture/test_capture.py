@@ -12,7 +12,7 @@ from configs import capture as configs
 from date_jax import sharding
 from date_jax.capture import evaluation as courses
 from date_jax.capture import task as capture
-from date_jax.data.posts import Posts
+from date_jax.data.corpus import Corpus
 from date_jax.data.tokenizer import SPECIAL, Tokenizer
 from date_jax.errors import DataError
 from date_jax.task import Task
@@ -291,7 +291,7 @@ def test_a_vocabulary_without_words_behind_its_special_pieces_is_refused(last: s
     vocab = list(dict.fromkeys([*vocab, last]))
     config = small("proposals")
     config.data.vocab = "vocab.txt"
-    corpus = Posts({}, None, Tokenizer(vocab, length=LENGTH), 16, [], "")
+    corpus = Corpus({}, Tokenizer(vocab, length=LENGTH), 16, [], "")
     with pytest.raises(DataError, match=r"vocab.txt: \[MASK\] is line .* must come first"):
         courses.task(config, corpus)
 

@@ -1,15 +1,15 @@
 """The catalogue of several suppliers, its mined pairs, and what training may know of them."""
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import same_style as configs
-from date_jax.data import catalogue, pipeline
+from date_jax.data import pipeline
 from date_jax.data.clicks import mined as mined_pairs
 from date_jax.data.rendering import suppliers
 from date_jax.data.rendering.parts import NUMBERED, PARTS
@@ -28,7 +28,7 @@ def small() -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def corpus() -> catalogue.Catalogue:
+def corpus() -> pipeline.Corpus:
     return same_style.load(small())
 
 
@@ -54,7 +54,7 @@ def test_no_product_is_in_two_splits() -> None:
 
 
 def test_only_exact_copies_of_one_product_s_picture_share_a_hash(
-    corpus: catalogue.Catalogue,
+    corpus: pipeline.Corpus,
 ) -> None:
     hashes = corpus.splits["offer_train"].records.texts("image_hash")
     offers = suppliers.shelf(0, PRODUCTS, "train")
@@ -76,19 +76,19 @@ def test_parts_are_told_apart_by_a_number_or_by_words_alone() -> None:
     assert len({item[1:] for item in numbered}) == len({item.number for item in numbered})
 
 
-def test_a_prepared_offer_is_the_rendered_one(corpus: catalogue.Catalogue) -> None:
+def test_a_prepared_offer_is_the_rendered_one(corpus: pipeline.Corpus) -> None:
     split = corpus.splits["offer_val"]
     images = pipeline.pictures(corpus, "offer_val", np.arange(split.size))
     products = split.products()
     for place, offer in enumerate(suppliers.shelf(0, PRODUCTS, "val")):
         expected = made(place, "val")
         np.testing.assert_array_equal(images[place], expected.image)
-        assert split.titles[place] == expected.query
+        assert split.texts[place] == expected.query
         same = [o.product == offer.product for o in suppliers.shelf(0, PRODUCTS, "val")]
         assert (products == products[place]).tolist() == same
 
 
-def test_most_mined_pairs_show_one_product(corpus: catalogue.Catalogue) -> None:
+def test_most_mined_pairs_show_one_product(corpus: pipeline.Corpus) -> None:
     products = corpus.splits["offer_train"].products()[corpus.pairs]
     assert len(corpus.pairs) > 20
     assert (products[:, 0] == products[:, 1]).mean() > 0.6
@@ -110,7 +110,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_training_never_sees_which_offers_show_the_same_product(
-    corpus: catalogue.Catalogue, monkeypatch: pytest.MonkeyPatch
+    corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small()
     before = first_batches(config, corpus)
@@ -127,7 +127,7 @@ def test_training_never_sees_which_offers_show_the_same_product(
 
 
 def test_the_rules_are_not_told_which_offers_show_the_same_product(
-    corpus: catalogue.Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked = []
     mined = mined_pairs.click_rules.mined
@@ -144,7 +144,7 @@ def test_the_rules_are_not_told_which_offers_show_the_same_product(
     assert "product_id" not in asked
 
 
-def test_an_epoch_has_every_pair_once_in_each_direction(corpus: catalogue.Catalogue) -> None:
+def test_an_epoch_has_every_pair_once_in_each_direction(corpus: pipeline.Corpus) -> None:
     config = small()
     config.batch_size = 2
     batches = first_batches(config, corpus, count=len(corpus.pairs))
@@ -157,7 +157,18 @@ def test_an_epoch_has_every_pair_once_in_each_direction(corpus: catalogue.Catalo
     assert sorted(found) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
 
 
-def test_a_batch_holds_the_pictures_and_titles_of_its_rows(corpus: catalogue.Catalogue) -> None:
+def test_shapes_of_pairs_that_are_told_without_reading_are_those_of_a_batch(
+    corpus: pipeline.Corpus,
+) -> None:
+    (batch,) = first_batches(small(), corpus, count=1)
+    shapes = {
+        side: {key: jax.ShapeDtypeStruct(rows.shape, rows.dtype) for key, rows in columns.items()}
+        for side, columns in batch.items()
+    }
+    assert pipeline.pair_shapes(corpus, batch_size=8) == shapes
+
+
+def test_a_batch_holds_the_pictures_and_titles_of_its_rows(corpus: pipeline.Corpus) -> None:
     (batch,) = first_batches(small(), corpus, start=5, count=1)
     for side in batch.values():
         images = pipeline.pictures(corpus, "offer_train", side["index"])
@@ -168,22 +179,18 @@ def test_a_batch_holds_the_pictures_and_titles_of_its_rows(corpus: catalogue.Cat
 
 
 def test_batches_do_not_depend_on_where_a_run_began_nor_on_the_number_of_processes(
-    corpus: catalogue.Catalogue,
+    corpus: pipeline.Corpus,
 ) -> None:
     config = small()
     whole = first_batches(config, corpus, count=4)
     assert same(whole[2:], first_batches(config, corpus, start=2, count=2))
-    options: Callable[[int], dict[str, int]] = lambda index: {  # noqa: E731
-        "process_index": index,
-        "process_count": 2,
-    }
-    parts = [
-        list(islice(pipeline.pair_batches(
-            corpus, catalogue.TRAIN, corpus.pairs, batch_size=8, seed=config.seed, start_step=0,
-            **options(index),
-        ), 4))
+    streams = [
+        pipeline.pair_batches(
+            corpus, share=pipeline.Share(index, 2), batch_size=8, seed=config.seed, start_step=0
+        )
         for index in range(2)
-    ]  # fmt: skip
+    ]
+    parts = [list(islice(stream, 4)) for stream in streams]
     joined = [
         {
             side: {key: np.concatenate([a[side][key], b[side][key]]) for key in a[side]}
@@ -194,7 +201,7 @@ def test_batches_do_not_depend_on_where_a_run_began_nor_on_the_number_of_process
     assert same(whole, joined)
 
 
-def test_a_rule_that_is_none_is_refused(corpus: catalogue.Catalogue, tmp_path: Any) -> None:
+def test_a_rule_that_is_none_is_refused(corpus: pipeline.Corpus, tmp_path: Any) -> None:
     config = small().data.clicks
     config.without = "category,relevanc"
     with pytest.raises(UsageError, match=r"no rule 'relevanc' \(did you mean 'relevance'\?\)"):

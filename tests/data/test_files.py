@@ -21,6 +21,7 @@ from date_jax.errors import DataError
 RED, BLUE = (230, 20, 20), (20, 20, 230)
 BOX = [12, 30, 44, 50]
 SIZE = (80, 60)
+HERE = pipeline.Share(0, 1)
 
 
 def painted(size: tuple[int, int] = SIZE, box: list[int] = BOX) -> Image.Image:
@@ -89,10 +90,14 @@ def data_config(path: Path | str, cache: Path, **changes: Any) -> ConfigDict:
     return config
 
 
+def load(config: ConfigDict) -> pipeline.Corpus:
+    return pipeline.load(config, "grounding")
+
+
 def examples(corpus: pipeline.Corpus, name: str) -> dict[str, np.ndarray]:
     """All rows of a split in order."""
     size = corpus.splits[name].size
-    (batch,) = pipeline.eval_batches(corpus, [name], batch_size=size, boxes=True)
+    (batch,) = pipeline.eval_batches(corpus, [name], share=HERE, batch_size=size, boxes=True)
     return batch
 
 
@@ -113,27 +118,27 @@ def load_one(folder: Path, name: str, box: Any = None, **changes: Any) -> dict[s
     rows = rows_of(folder, 2)
     last = rows[0] | {"image": name, "box": box, "domain": "live", "split": "test"}
     path = write_jsonl(folder / "shop.jsonl", [*rows, last])
-    return examples(pipeline.load(data_config(path, folder / "cache", **changes)), "live_test")
+    return examples(load(data_config(path, folder / "cache", **changes)), "live_test")
 
 
 def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     rows[0]["query"] = "the first, a striped one"
-    corpus = pipeline.load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
     sizes = {name: split.size for name, split in corpus.splits.items()}
     assert sizes == {"mall_train": 4, "live_train": 4, "mall_test": 2, "live_test": 2}
-    assert corpus.splits["mall_train"].queries[0] == "the first, a striped one"
+    assert corpus.splits["mall_train"].texts[0] == "the first, a striped one"
     of_mall_train = [row for row in rows if (row["domain"], row["split"]) == ("mall", "train")]
-    has_box = corpus.splits["mall_train"].arrays()["has_box"]
+    has_box = corpus.splits["mall_train"].records.has_box()
     np.testing.assert_array_equal(has_box, [row["box"] is not None for row in of_mall_train])
     same = [row["product_id"] == of_mall_train[0]["product_id"] for row in of_mall_train]
-    numbers = corpus.splits["mall_train"].product_id
+    numbers = corpus.splits["mall_train"].numbers["product_id"]
     np.testing.assert_array_equal(numbers == numbers[0], same)
 
 
 def test_the_pictures_of_a_batch_are_to_the_bit_what_pillow_decodes(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    corpus = pipeline.load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
     records = Records([corpus.splits["mall_train"].records])[np.arange(4)]
     spec = {"image": tensorflow().io.FixedLenFeature([], "string")}
     files = tensorflow().io.parse_example(records, spec)["image"].numpy()
@@ -147,7 +152,7 @@ def test_csv_and_jsonl_of_the_same_rows_give_the_same_batches(tmp_path: Path) ->
     for number, row in enumerate(rows):
         row["product_id"] = number % 5  # a number, from 0, which CSV cannot tell from a text
     paths = [write_jsonl(tmp_path / "a.jsonl", rows), write_csv(tmp_path / "b.csv", rows)]
-    one, other = (pipeline.load(data_config(path, tmp_path)) for path in paths)
+    one, other = (load(data_config(path, tmp_path)) for path in paths)
     for name in one.splits:
         a, b = examples(one, name), examples(other, name)
         assert a.keys() == b.keys()
@@ -165,8 +170,8 @@ def test_a_csv_may_hold_the_box_in_one_column_and_start_with_a_byte_order_mark(
         'images/0.png,"red, please",mall,train,"[12, 30, 44, 50]"\n'
         "images/1.png,red,live,train,\n"
     )
-    corpus = pipeline.load(data_config(path, tmp_path))
-    assert corpus.splits["mall_train"].queries == ["red, please"]
+    corpus = load(data_config(path, tmp_path))
+    assert corpus.splits["mall_train"].texts == ["red, please"]
     np.testing.assert_array_equal(examples(corpus, "mall_train")["box_mask"], [True])
     np.testing.assert_array_equal(examples(corpus, "live_train")["box_mask"], [False])
 
@@ -193,7 +198,7 @@ def test_an_exif_rotation_is_applied_and_boxes_belong_to_the_upright_picture(
     box = [int(side) for side in red_box(np.asarray(upright))]
     batch = load_one(tmp_path, "one.jpg", box)
     np.testing.assert_allclose(box_pixels(batch, 0), red_box(batch["image"][0]), atol=1)
-    notes = pipeline.load(data_config(tmp_path / "shop.jsonl", tmp_path / "cache")).notes
+    notes = load(data_config(tmp_path / "shop.jsonl", tmp_path / "cache")).notes
     assert any("1 pictures were turned upright" in note for note in notes) == (orientation > 1)
 
 
@@ -252,10 +257,10 @@ def test_a_large_jpeg_read_at_a_fraction_looks_like_the_whole(tmp_path: Path) ->
 
 def test_a_changed_picture_is_prepared_anew(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "shop.jsonl", rows_of(tmp_path))
-    before = pipeline.load(data_config(path, tmp_path)).fingerprint
-    assert pipeline.load(data_config(path, tmp_path)).fingerprint == before
+    before = load(data_config(path, tmp_path)).fingerprint
+    assert load(data_config(path, tmp_path)).fingerprint == before
     Image.new("RGB", (31, 17)).save(tmp_path / "images" / "3.png")
-    assert pipeline.load(data_config(path, tmp_path)).fingerprint != before
+    assert load(data_config(path, tmp_path)).fingerprint != before
 
 
 def html(path: Path) -> None:
@@ -292,12 +297,12 @@ def test_an_unreadable_picture_is_dropped_within_the_budget_and_refused_above(
 ) -> None:
     path = write_jsonl(tmp_path / "shop.jsonl", rows_of(tmp_path))
     spoil(tmp_path / "images" / "0.png")
-    corpus = pipeline.load(data_config(path, tmp_path, bad_image_budget=0.1))
+    corpus = load(data_config(path, tmp_path, bad_image_budget=0.1))
     assert corpus.splits["mall_train"].size == 3
     (note,) = (note for note in corpus.notes if "left out" in note)
     assert "1 of 12 rows" in note
     with pytest.raises(DataError, match=rf"(?s)of 1 of 12 rows.*images/0\.png {reason}") as caught:
-        pipeline.load(data_config(path, tmp_path, bad_image_budget=0.05))
+        load(data_config(path, tmp_path, bad_image_budget=0.05))
     assert len(str(caught.value).splitlines()) <= 8
 
 
@@ -306,7 +311,7 @@ def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: P
     rows[0]["image"] = "images/\0.png"
     path = write_jsonl(tmp_path / "shop.jsonl", rows)
     with pytest.raises(DataError, match=r"(?s)of 1 of 12 rows.*cannot be opened: .*null"):
-        pipeline.load(data_config(path, tmp_path))
+        load(data_config(path, tmp_path))
 
 
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_a_split_that_loses_all_its_rows_is_named_with_the_reason(tmp_path: Path
     for number in (5, 11):  # all of live_test
         html(tmp_path / "images" / f"{number}.png")
     with pytest.raises(DataError, match=r"(?s)live_test is empty.*pictures cannot be read"):
-        pipeline.load(data_config(path, tmp_path, bad_image_budget=0.5))
+        load(data_config(path, tmp_path, bad_image_budget=0.5))
 
 
 Rows = list[dict[str, Any]]
@@ -375,7 +380,7 @@ def test_wrong_rows_are_answered_before_any_picture_is_made(
 ) -> None:
     path = write_jsonl(tmp_path / "shop.jsonl", change(rows_of(tmp_path)))
     with pytest.raises(DataError, match=pattern) as caught:
-        pipeline.load(data_config(path, tmp_path / "cache"))
+        load(data_config(path, tmp_path / "cache"))
     assert len(str(caught.value).splitlines()) <= 8
     assert not list((tmp_path / "cache").rglob("*record*"))
 
@@ -423,13 +428,13 @@ def test_a_wrong_file_is_answered(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=pattern) as caught:
-        pipeline.load(data_config(tmp_path / name, tmp_path / "cache"))
+        load(data_config(tmp_path / name, tmp_path / "cache"))
     assert len(str(caught.value).splitlines()) <= 8
 
 
 def test_a_forgotten_path_is_answered(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config\.data\.path is empty"):
-        pipeline.load(data_config("", tmp_path))
+        load(data_config("", tmp_path))
 
 
 @pytest.mark.skipif(
@@ -438,13 +443,14 @@ def test_a_forgotten_path_is_answered(tmp_path: Path) -> None:
 def test_a_real_file_loads_and_its_boxes_lie_inside(tmp_path: Path) -> None:
     path = os.environ["DATE_JAX_REAL_DATA"]
     config = data_config(path, tmp_path, source="mall+mall_collage", text_length=20, image_size=64)
-    corpus = pipeline.load(config)
+    corpus = load(config)
     assert sum(split.size for split in corpus.splits.values()) == len(
         Path(path).read_text().splitlines()
     )
     stream = pipeline.train_batches(
         corpus,
         ["mall_train", "mall_collage_train"],
+        share=HERE,
         batch_size=32,
         seed=0,
         start_step=0,

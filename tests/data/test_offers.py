@@ -17,7 +17,7 @@ from PIL import Image
 from configs import same_style as configs
 from date_jax import config as rules
 from date_jax import sharding
-from date_jax.data import catalogue, pipeline
+from date_jax.data import pipeline
 from date_jax.data.files import offers, published_offers
 from date_jax.errors import DataError, UsageError
 from date_jax.same_style import evaluation as same_style
@@ -75,19 +75,17 @@ def data(name: str, cache: Path, **changes: Any) -> ConfigDict:
     return config
 
 
-def own(
-    folder: Path, rows: Rows, pairs: list[tuple[str, str]], **changes: Any
-) -> catalogue.Catalogue:
+def own(folder: Path, rows: Rows, pairs: list[tuple[str, str]], **changes: Any) -> pipeline.Corpus:
     path = write(folder / "offers.csv", rows)
     there = {"path": str(path), "pairs": str(pairs_file(folder, pairs))}
-    return catalogue.load(data("files", folder / "cache", **there, **changes))
+    return pipeline.load(data("files", folder / "cache", **there, **changes), "offers")
 
 
 def without(*names: str) -> Callable[[Rows], Rows]:
     return lambda rows: [{k: v for k, v in row.items() if k not in names} for row in rows]
 
 
-def by_product(corpus: catalogue.Catalogue) -> dict[str, list[list[str]]]:
+def by_product(corpus: pipeline.Corpus) -> dict[str, list[list[str]]]:
     """The ids of the offers of each product, by split."""
     found: dict[str, list[list[str]]] = {}
     for name, split in corpus.splits.items():
@@ -115,12 +113,12 @@ def test_own_offers_become_splits_with_their_pictures_titles_and_pairs(tmp_path:
         ("o1", "o2"),
         ("o3", "o4"),
     ]
-    assert corpus.splits["offer_val"].titles == [f"red mug, number {n}" for n in (6, 7, 8)]
+    assert corpus.splits["offer_val"].texts == [f"red mug, number {n}" for n in (6, 7, 8)]
     images = pipeline.pictures(corpus, "offer_test", np.arange(3))
     for number, image in zip((9, 10, 11), images, strict=True):
         np.testing.assert_allclose(image[8, 8], colour(number), atol=4)
     assert by_product(corpus)["offer_test"] == [["o9", "o10", "o11"]]
-    assert corpus.judged
+    assert corpus.has_true_products
 
 
 def test_csv_and_jsonl_give_the_same_offers_and_ids_may_be_numbers(tmp_path: Path) -> None:
@@ -215,7 +213,7 @@ def test_without_splits_products_are_split_8_1_1_and_the_file_s_order_decides_no
 def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Path) -> None:
     rows = without("product_id")(rows_of(tmp_path))
     corpus = own(tmp_path, rows, [*PAIRS, ("o6", "o7")])
-    assert not corpus.judged
+    assert not corpus.has_true_products
     (note,) = (note for note in corpus.notes if "not evaluated" in note)
     assert note.startswith("offer_test ")
     assert by_product(corpus)["offer_val"] == [["o6", "o7"], ["o8"]]
@@ -291,7 +289,7 @@ def test_a_wrong_file_of_pairs_is_answered(tmp_path: Path) -> None:
     ):
         config = data("files", tmp_path / "c", path=str(path), pairs=str(tmp_path / pairs))
         with pytest.raises(DataError, match=pattern):
-            catalogue.load(config)
+            pipeline.load(config, "offers")
 
 
 def published_rows(count: int = 40) -> Rows:
@@ -347,9 +345,9 @@ def test_published_pairs_become_products_each_in_one_split(tmp_path: Path) -> No
     (tmp_path / f"{missing}.webp").unlink()
     there = {"path": str(tmp_path / "pairs.json"), "images": str(tmp_path)}
     with pytest.raises(DataError, match=rf"(?s)of 1 of {len(told)} rows.*{missing}\.jpg cannot"):
-        catalogue.load(data("published", tmp_path / "cache", **there))
+        pipeline.load(data("published", tmp_path / "cache", **there), "offers")
     config = data("published", tmp_path / "cache", bad_image_budget=0.05, **there)
-    corpus = catalogue.load(config)
+    corpus = pipeline.load(config, "offers")
     assert any(f"1 of {len(told)} rows are left out" in note for note in corpus.notes)
     positive = [(str(r["trigger_id"]), str(r["recall_id"])) for r in rows if r["label"]]
     expected = {of - {missing} for of in components(list(map(str, told)), positive)}
@@ -360,7 +358,7 @@ def test_published_pairs_become_products_each_in_one_split(tmp_path: Path) -> No
     ids = corpus.splits["offer_train"].records.texts("offer_id")
     trained = {frozenset(ids[row] for row in pair) for pair in corpus.pairs}
     assert trained == {frozenset(pair) for pair in positive if set(pair) <= set(ids)}
-    assert catalogue.load(config).fingerprint == corpus.fingerprint
+    assert pipeline.load(config, "offers").fingerprint == corpus.fingerprint
 
 
 def test_an_offer_told_in_two_ways_counts_once_as_first_told(tmp_path: Path) -> None:

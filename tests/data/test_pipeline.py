@@ -9,18 +9,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
-from date_jax.data import corpus as corpora
-from date_jax.data import pipeline, prepared
+from date_jax.data import pipeline, prepared, sources
 from date_jax.data.cache import tensorflow
+from date_jax.data.domains import check_domains
 from date_jax.errors import DataError, SetupError, UsageError
 
 SIZES = {"mall_train": 53, "mall_test": 10, "live_train": 30, "live_test": 7}
 SIDE = 16
+HERE = pipeline.Share(0, 1)
 
 
 def data_config(cache: Path, **changes: Any) -> ml_collections.ConfigDict:
@@ -40,8 +42,8 @@ def data_config(cache: Path, **changes: Any) -> ml_collections.ConfigDict:
     return config
 
 
-def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
-    """A builder whose row i of every split is a picture of the one grey value i."""
+def painted(config: ml_collections.ConfigDict, cache: Path) -> sources.Parts:
+    """A source whose row i of every split is a picture of the one grey value i."""
     tensorflow()
     import tensorflow_datasets as tfds
 
@@ -66,7 +68,7 @@ def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
                 Image.new("RGB", (SIDE, SIDE), (row, row, row)).save(png, "PNG")
                 example = {
                     "image": io.BytesIO(png.getvalue()),
-                    "query": f"cup number {row}",
+                    "text": f"cup number {row}",
                     "box_xyxy": np.array([0.1, 0.2, 0.5, 0.8], np.float32) * (row % 3 > 0),
                     "has_box": row % 3 > 0,
                     "product_id": f"p{row:03d}",
@@ -75,12 +77,21 @@ def painted(config: ml_collections.ConfigDict, cache: Path) -> Any:
                 }
                 yield row, example
 
-    return Painted(data_dir=str(cache), file_format="array_record")
+    check_domains(SIZES, source=config.source, target=config.target)
+    return sources.grounding_parts(config, Painted(data_dir=str(cache), file_format="array_record"))
+
+
+def load(config: ml_collections.ConfigDict) -> pipeline.Corpus:
+    return pipeline.load(config, "grounding")
+
+
+def use_as_painted(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sources.SOURCES, "painted", sources.Source({"grounding": reader}))
 
 
 @pytest.fixture(autouse=True)
 def _painted_is_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(corpora.BUILDERS, "painted", painted)
+    use_as_painted(painted, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +101,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def corpus(cache: Path) -> pipeline.Corpus:
-    return pipeline.load(data_config(cache))
+    return load(data_config(cache))
 
 
 def batches(corpus: pipeline.Corpus, number: int, **changes: Any) -> list[dict[str, np.ndarray]]:
-    options = {"batch_size": 8, "seed": 3, "start_step": 0, "boxes": True, **changes}
-    return list(islice(pipeline.train_batches(corpus, ["mall_train"], **options), number))
+    options = {"share": HERE, "batch_size": 8, "seed": 3, "start_step": 0, "boxes": True}
+    return list(islice(pipeline.train_batches(corpus, ["mall_train"], **options | changes), number))
 
 
 def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
@@ -104,18 +115,22 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
+def shapes_of(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
+
+
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def test_a_corpus_holds_every_split_with_its_small_arrays(corpus: pipeline.Corpus) -> None:
     assert {name: split.size for name, split in corpus.splits.items()} == SIZES
-    arrays = corpus.splits["live_test"].arrays()
-    np.testing.assert_array_equal(arrays["has_box"], np.arange(7) % 3 > 0)
-    np.testing.assert_allclose(arrays["box_xyxy"][1], [0.1, 0.2, 0.5, 0.8])
-    np.testing.assert_array_equal(arrays["box_xyxy"][0], np.zeros(4))
-    np.testing.assert_array_equal(arrays["product_id"], np.arange(7))
-    assert corpus.splits["live_test"].domain == "live"
+    split = corpus.splits["live_test"]
+    np.testing.assert_array_equal(split.records.has_box(), np.arange(7) % 3 > 0)
+    np.testing.assert_allclose(split.records.box_xyxy()[1], [0.1, 0.2, 0.5, 0.8])
+    np.testing.assert_array_equal(split.records.box_xyxy()[0], np.zeros(4))
+    np.testing.assert_array_equal(split.numbers["product_id"], np.arange(7))
+    assert split.texts == [f"cup number {row}" for row in range(7)]
 
 
 def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.Corpus) -> None:
@@ -131,6 +146,25 @@ def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.
         "box_cxcywh": ("float32", (8, 4)),
         "box_mask": ("bool", (8,)),
     }
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+@pytest.mark.parametrize("columns", [None, ("text",), ()])
+def test_shapes_that_are_told_without_reading_are_those_of_a_batch(
+    corpus: pipeline.Corpus, boxes: bool, columns: tuple[str, ...] | None
+) -> None:
+    options: dict[str, Any] = {"batch_size": 8, "boxes": boxes, "columns": columns}
+    names = ["mall_train", "live_train"]
+    shapes = pipeline.batch_shapes(corpus, names, **options)
+    train = pipeline.train_batches(corpus, names, share=HERE, seed=0, start_step=0, **options)
+    for batch in (next(train), next(pipeline.eval_batches(corpus, names, share=HERE, **options))):
+        assert shapes == shapes_of(batch)
+
+
+def test_shapes_are_those_of_the_global_batch_on_every_process(corpus: pipeline.Corpus) -> None:
+    (half,) = batches(corpus, 1, share=pipeline.Share(1, 2))
+    shapes = pipeline.batch_shapes(corpus, ["mall_train"], batch_size=8, boxes=True)
+    assert shapes == shapes_of(joined([half, half]))
 
 
 def test_a_row_of_a_batch_is_all_of_one_record(corpus: pipeline.Corpus) -> None:
@@ -174,7 +208,7 @@ def test_the_rows_of_several_processes_join_to_the_global_batch(
     corpus: pipeline.Corpus, count: int
 ) -> None:
     parts = [
-        batches(corpus, 3, start_step=5, process_index=process, process_count=count)
+        batches(corpus, 3, start_step=5, share=pipeline.Share(process, count))
         for process in range(count)
     ]
     for expected, *local in zip(batches(corpus, 3, start_step=5), *parts, strict=True):
@@ -197,7 +231,9 @@ def test_a_stream_without_boxes_has_no_box_key_and_reads_no_box(
 
 def test_joined_splits_count_on_from_one_to_the_next(corpus: pipeline.Corpus) -> None:
     names = ["mall_train", "live_train"]
-    stream = pipeline.train_batches(corpus, names, batch_size=83, seed=0, start_step=0, boxes=False)
+    stream = pipeline.train_batches(
+        corpus, names, share=HERE, batch_size=83, seed=0, start_step=0, boxes=False
+    )
     batch = next(stream)
     np.testing.assert_array_equal(np.sort(batch["index"]), np.arange(83))
     of_live = batch["index"] >= 53
@@ -215,10 +251,9 @@ def test_evaluation_gives_every_row_exactly_once_and_equally_many_batches(
             pipeline.eval_batches(
                 corpus,
                 ["mall_test", "live_test"],
+                share=pipeline.Share(process, count),
                 batch_size=batch_size,
                 boxes=True,
-                process_index=process,
-                process_count=count,
             )
         )
         for process in range(count)
@@ -232,9 +267,9 @@ def test_evaluation_gives_every_row_exactly_once_and_equally_many_batches(
 
 def test_a_split_of_one_row_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "live_train", 1)
-    corpus = pipeline.load(data_config(tmp_path))
+    corpus = load(data_config(tmp_path))
     stream = pipeline.train_batches(
-        corpus, ["live_train"], batch_size=4, seed=0, start_step=0, boxes=False
+        corpus, ["live_train"], share=HERE, batch_size=4, seed=0, start_step=0, boxes=False
     )
     for batch in islice(stream, 3):
         np.testing.assert_array_equal(batch["index"], [0, 0, 0, 0])
@@ -243,7 +278,7 @@ def test_a_split_of_one_row_repeats_it(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_closed_stream_ends(corpus: pipeline.Corpus) -> None:
     stream = pipeline.train_batches(
-        corpus, ["mall_train"], batch_size=8, seed=0, start_step=0, boxes=False
+        corpus, ["mall_train"], share=HERE, batch_size=8, seed=0, start_step=0, boxes=False
     )
     next(stream)
     stream.close()
@@ -254,21 +289,21 @@ def test_the_prepared_corpus_is_used_again_and_has_the_same_fingerprint(
     cache: Path, corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SIZES, "mall_train", 0)
-    assert pipeline.load(data_config(cache)).fingerprint == corpus.fingerprint
-    assert pipeline.load(data_config(cache, text_length=9)).fingerprint != corpus.fingerprint
+    assert load(data_config(cache)).fingerprint == corpus.fingerprint
+    assert load(data_config(cache, text_length=9)).fingerprint != corpus.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_labels_that_were_damaged_are_copied_again_from_the_records(
     tmp_path: Path, damage: str
 ) -> None:
-    fingerprint = pipeline.load(data_config(tmp_path)).fingerprint
+    fingerprint = load(data_config(tmp_path)).fingerprint
     (path,) = tmp_path.rglob("rows.npz")
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 0xFF
     path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
-    assert pipeline.load(data_config(tmp_path)).fingerprint == fingerprint
+    assert load(data_config(tmp_path)).fingerprint == fingerprint
     assert prepared.is_whole(path)
 
 
@@ -276,7 +311,7 @@ def test_another_order_of_fields_is_the_same_data_and_another_value_is_not(tmp_p
     from array_record.python import array_record_module
 
     train = tensorflow().train
-    fingerprint = pipeline.load(data_config(tmp_path)).fingerprint
+    fingerprint = load(data_config(tmp_path)).fingerprint
     (path,) = tmp_path.rglob("*mall_train*record*")
     reader = array_record_module.ArrayRecordReader(str(path))
     records = reader.read_all()
@@ -295,7 +330,7 @@ def test_another_order_of_fields_is_the_same_data_and_another_value_is_not(tmp_p
         writer.close()
         (rows,) = tmp_path.rglob("rows.npz")
         rows.unlink()
-        return pipeline.load(data_config(tmp_path)).fingerprint
+        return load(data_config(tmp_path)).fingerprint
 
     order = sorted(fields(records[0]))
     assert rewritten(order) == rewritten(order[::-1]) == fingerprint
@@ -305,24 +340,24 @@ def test_another_order_of_fields_is_the_same_data_and_another_value_is_not(tmp_p
 
 @pytest.mark.parametrize("damage", ["cut", "delete"])
 def test_a_short_or_missing_record_file_is_named(tmp_path: Path, damage: str) -> None:
-    pipeline.load(data_config(tmp_path))
+    load(data_config(tmp_path))
     (path,) = tmp_path.rglob("*mall_train*record*")
     if damage == "delete":
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(DataError, match=f"(?s)mall_train are short or missing.*{path.name}"):
-        pipeline.load(data_config(tmp_path))
+        load(data_config(tmp_path))
 
 
 def test_a_flipped_byte_in_a_record_is_refused(tmp_path: Path) -> None:
-    corpus = pipeline.load(data_config(tmp_path))
+    corpus = load(data_config(tmp_path))
     (path,) = tmp_path.rglob("*mall_train*record*")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match="record of mall_train cannot be read"):
-        list(pipeline.eval_batches(corpus, ["mall_train"], batch_size=8, boxes=False))
+        list(pipeline.eval_batches(corpus, ["mall_train"], share=HERE, batch_size=8, boxes=False))
 
 
 @pytest.mark.parametrize(
@@ -340,18 +375,18 @@ def test_a_wrong_config_is_answered(
     cache: Path, changes: dict[str, str], error: type[Exception], pattern: str
 ) -> None:
     with pytest.raises(error, match=pattern) as caught:
-        pipeline.load(data_config(cache, **changes))
+        load(data_config(cache, **changes))
     assert len(str(caught.value).splitlines()) <= 8
 
 
 def test_an_unknown_split_is_answered_with_the_nearest(corpus: pipeline.Corpus) -> None:
     with pytest.raises(DataError, match="did you mean 'mall_test'"):
-        next(pipeline.eval_batches(corpus, ["mall_tset"], batch_size=4, boxes=False))
+        next(pipeline.eval_batches(corpus, ["mall_tset"], share=HERE, batch_size=4, boxes=False))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(corpus: pipeline.Corpus) -> None:
     with pytest.raises(UsageError, match=r"batch_size=8 cannot be divided among 3.*nearest 6"):
-        batches(corpus, 1, process_count=3)
+        batches(corpus, 1, share=pipeline.Share(0, 3))
 
 
 def test_two_that_load_at_once_prepare_once(
@@ -360,16 +395,17 @@ def test_two_that_load_at_once_prepare_once(
     # Threads stand in for processes: the lock belongs to the opened file, not to the process.
     prepared_by = []
 
-    def counted(config: ml_collections.ConfigDict, cache: Path) -> Any:
-        builder = painted(config, cache)
+    def counted(config: ml_collections.ConfigDict, cache: Path) -> sources.Parts:
+        parts = painted(config, cache)
+        (builder,) = parts.builders
         if not (Path(builder.data_path) / "dataset_info.json").exists():
             prepared_by.append(builder)
             time.sleep(0.3)
-        return builder
+        return parts
 
-    monkeypatch.setitem(corpora.BUILDERS, "painted", counted)
+    use_as_painted(counted, monkeypatch)
     with ThreadPoolExecutor(2) as pool:
-        loads = [pool.submit(pipeline.load, data_config(tmp_path)) for _ in range(2)]
+        loads = [pool.submit(load, data_config(tmp_path)) for _ in range(2)]
         one, other = (load.result().fingerprint for load in loads)
     assert one == other
     assert len(prepared_by) == 1
@@ -384,14 +420,14 @@ def test_two_that_load_at_once_where_nothing_can_be_locked_leave_each_other_alon
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    def met(config: ml_collections.ConfigDict, cache: Path) -> Any:
+    def met(config: ml_collections.ConfigDict, cache: Path) -> sources.Parts:
         both.wait()
         return painted(config, cache)
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    monkeypatch.setitem(corpora.BUILDERS, "painted", met)
+    use_as_painted(met, monkeypatch)
     with ThreadPoolExecutor(2) as pool:
-        loads = [pool.submit(pipeline.load, data_config(tmp_path)) for _ in range(2)]
+        loads = [pool.submit(load, data_config(tmp_path)) for _ in range(2)]
         one, other = (load.result() for load in loads)
     assert one.fingerprint == other.fingerprint
     assert one.splits["mall_train"].size == other.splits["mall_train"].size == SIZES["mall_train"]
@@ -401,5 +437,5 @@ def test_two_that_load_at_once_where_nothing_can_be_locked_leave_each_other_alon
 def test_what_a_killed_preparation_left_behind_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "painted" / "incomplete.ABCDEF_1.0.0"
     left.mkdir(parents=True)
-    pipeline.load(data_config(tmp_path))
+    load(data_config(tmp_path))
     assert not left.exists()

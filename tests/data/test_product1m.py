@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from configs import capture as configs
 from date_jax import config as rules
 from date_jax import sharding
 from date_jax.capture import evaluation as capture
-from date_jax.data import pipeline, posts
+from date_jax.data import pipeline
 from date_jax.data.files import photos, product1m, region_files
 from date_jax.errors import DataError, UsageError
 from date_jax.task import Task
 from tests.capture.test_ranked_lists import counted
 
+HERE = pipeline.Share(0, 1)
 WIDTH = 40  # numbers of a region, more than there are labels
 SPLITS = {
     "post_train": ("post_train",),
@@ -37,7 +39,7 @@ def line(post_id: str, title: str, labels: list[str]) -> str:
 
 
 def write_lists(
-    corpus: posts.Posts, folder: Path, labels: Callable[[str, list[str]], list[str]]
+    corpus: pipeline.Corpus, folder: Path, labels: Callable[[str, list[str]], list[str]]
 ) -> None:
     """Rendered posts as Product1M's lists; `labels` says what a split's post has, given its own."""
     for name, parts in SPLITS.items():
@@ -45,7 +47,7 @@ def write_lists(
         lines = [
             line(post_id, title, labels(name, own))
             for split in splits
-            for post_id, title, own in zip(split.ids(), split.titles, split.labels(), strict=True)
+            for post_id, title, own in zip(split.ids(), split.texts, split.labels(), strict=True)
         ]
         (folder / product1m.FILES[name]).write_text("".join(f"{each}\n" for each in lines))
 
@@ -54,7 +56,7 @@ def as_published(name: str, own: list[str]) -> list[str]:
     return [] if name == "post_train" else own
 
 
-def write_pictures(corpus: posts.Posts, folder: Path) -> None:
+def write_pictures(corpus: pipeline.Corpus, folder: Path) -> None:
     for name in sum(SPLITS.values(), ()):
         split = corpus.splits[name]
         images = pipeline.pictures(corpus, name, np.arange(split.size))
@@ -62,7 +64,7 @@ def write_pictures(corpus: posts.Posts, folder: Path) -> None:
             Image.fromarray(image).save(folder / f"{post_id}.png")
 
 
-def write_regions(corpus: posts.Posts, folder: Path, *, count: int) -> None:
+def write_regions(corpus: pipeline.Corpus, folder: Path, *, count: int) -> None:
     """For each product of a picture one region: where it is, and which it is, 1 of WIDTH."""
     number: dict[str, int] = {}
     ids, regions = [], []
@@ -79,12 +81,14 @@ def write_regions(corpus: posts.Posts, folder: Path, *, count: int) -> None:
 
 
 @pytest.fixture
-def rendered(tiny_capture: ConfigDict) -> posts.Posts:
-    return posts.load(tiny_capture.data)
+def rendered(tiny_capture: ConfigDict) -> pipeline.Corpus:
+    return pipeline.load(tiny_capture.data, "posts")
 
 
 @pytest.fixture
-def config(tiny_capture_sizes: dict[str, Any], rendered: posts.Posts, tmp_path: Path) -> ConfigDict:
+def config(
+    tiny_capture_sizes: dict[str, Any], rendered: pipeline.Corpus, tmp_path: Path
+) -> ConfigDict:
     """Of a job on rendered posts that were written out."""
     made = configs.get_config("product1m")
     made.data.fit = "stretch"  # as precomputed has it; all pictures here are square
@@ -97,7 +101,7 @@ def config(tiny_capture_sizes: dict[str, Any], rendered: posts.Posts, tmp_path: 
 
 
 @pytest.fixture
-def with_regions(config: ConfigDict, rendered: posts.Posts, tmp_path: Path) -> ConfigDict:
+def with_regions(config: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path) -> ConfigDict:
     write_regions(rendered, tmp_path / "regions", count=6)
     config.data.regions = str(tmp_path / "regions")
     config.model.regions.update(kind="precomputed", count=6, width=WIDTH)
@@ -105,7 +109,7 @@ def with_regions(config: ConfigDict, rendered: posts.Posts, tmp_path: Path) -> C
 
 
 def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
-    config: ConfigDict, rendered: posts.Posts
+    config: ConfigDict, rendered: pipeline.Corpus
 ) -> None:
     rules.validate(config, device_count=8, process_count=1)
     corpus = capture.load(config)
@@ -114,7 +118,7 @@ def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
     for name, parts in SPLITS.items():
         split, own = corpus.splits[name], [rendered.splits[part] for part in parts]
         assert split.ids() == [post_id for part in own for post_id in part.ids()]
-        assert split.titles == [title for part in own for title in part.titles]
+        assert split.texts == [text for part in own for text in part.texts]
         labels = [label for part in own for label in part.labels()]
         assert split.labels() == ([[""]] * split.size if name == "post_train" else labels)
     shown = pipeline.pictures(corpus, "suite_test", np.arange(4)).astype(int)
@@ -122,16 +126,16 @@ def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
     assert np.abs(shown - expected).mean() < 4  # a JPEG lies between
     for name in composites:
         one, other = (
-            next(pipeline.eval_batches(c, [name], batch_size=8, boxes=True, columns=()))
+            next(pipeline.eval_batches(c, [name], share=HERE, batch_size=8, boxes=True, columns=()))
             for c in (corpus, rendered)
         )
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
-    assert [posts.gallery(corpus, kind) for kind in ("val", "test")] == ["single_test"] * 2
+    assert [capture.gallery_name(corpus, kind) for kind in ("val", "test")] == ["single_test"] * 2
 
 
 def test_no_label_of_any_list_reaches_training(
-    with_regions: ConfigDict, rendered: posts.Posts, tmp_path: Path
+    with_regions: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path
 ) -> None:
     """Other labels everywhere, and labels in the training list: the same vocabulary and batches."""
     jobs = with_regions.copy_and_resolve_references(), with_regions.copy_and_resolve_references()
@@ -156,7 +160,7 @@ def test_no_label_of_any_list_reaches_training(
 
 
 def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
-    with_regions: ConfigDict, rendered: posts.Posts
+    with_regions: ConfigDict, rendered: pipeline.Corpus
 ) -> None:
     corpus = capture.load(with_regions)
     assert not any(name.startswith("composite") for name in corpus.splits)
@@ -175,6 +179,19 @@ def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
             box = rows["region_box_xyxy"][at][has]
             np.testing.assert_allclose(box, own.records.box_xyxy()[row][has], atol=1e-6)
             assert rows["regions"][at].sum() == has.sum()
+
+
+def test_shapes_that_are_told_without_reading_are_those_of_posts_with_regions(
+    with_regions: ConfigDict,
+) -> None:
+    corpus = capture.load(with_regions)
+    batch = next(capture.batches(with_regions, corpus, 0))["posts"]
+    shapes = pipeline.batch_shapes(
+        corpus, ["post_train"], batch_size=with_regions.batch_size, boxes=False, regions=True
+    )
+    assert shapes == {
+        key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()
+    }
 
 
 def by_regions() -> Task:
@@ -199,7 +216,9 @@ def by_regions() -> Task:
     )
 
 
-def require_measured(config: ConfigDict, corpus: posts.Posts, folder: Path, names: set[str]) -> Any:
+def require_measured(
+    config: ConfigDict, corpus: pipeline.Corpus, folder: Path, names: set[str]
+) -> Any:
     """Evaluates; the lists that were written and the labels, counted slowly, give its measures."""
     evaluate = capture.evaluator(config, corpus, by_regions(), sharding.device_mesh())
     found = dict(evaluate(jnp.float32(0.0), ["val", "test"], lambda: False))
@@ -208,7 +227,7 @@ def require_measured(config: ConfigDict, corpus: posts.Posts, folder: Path, name
         ((file, written),) = evaluated.files.items()
         assert file == f"ranked_{name}.csv"
         written(folder / file)
-        among = corpus.splits[posts.gallery(corpus, name.rpartition("_")[2])]
+        among = corpus.splits[capture.gallery_name(corpus, name.rpartition("_")[2])]
         row_of = {post_id: row for row, post_id in enumerate(among.ids())}
         assert len(row_of) == among.size
         first = [labels[0] for labels in among.labels()]
@@ -237,7 +256,7 @@ def test_what_is_found_by_regions_is_written_and_measured_by_labels(
 
 
 def test_queries_of_unseen_categories_are_measured_apart(
-    tiny_capture: ConfigDict, rendered: posts.Posts, tmp_path: Path
+    tiny_capture: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path
 ) -> None:
     write_regions(rendered, tmp_path / "regions", count=6)
     tiny_capture.data.regions = str(tmp_path / "regions")
@@ -259,15 +278,15 @@ def test_queries_of_unseen_categories_are_measured_apart(
 
 
 def test_a_missing_picture_takes_its_post_along_within_the_budget(
-    config: ConfigDict, rendered: posts.Posts
+    config: ConfigDict, rendered: pipeline.Corpus
 ) -> None:
     config.data.bad_image_budget = 0.0
     gone = rendered.splits["suite_test"].ids()[0]
     Path(config.data.images, f"{gone}.png").unlink()
     with pytest.raises(DataError, match=rf"(?s)the pictures of 1 of .*{gone}\.jpg cannot be"):
-        posts.load(config.data)
+        pipeline.load(config.data, "posts")
     config.data.bad_image_budget = 0.05
-    corpus = posts.load(config.data)
+    corpus = pipeline.load(config.data, "posts")
     assert corpus.splits["suite_test"].ids() == rendered.splits["suite_test"].ids()[1:]
     assert any("1 of " in note and "rows are left out" in note for note in corpus.notes)
 
@@ -307,12 +326,15 @@ def test_what_is_not_there_is_named(with_regions: ConfigDict) -> None:
         ({"regions": f"{lists}/none"}, r"cannot read manifest\.json: No such file"),
         ({"images": f"{pictures}/none"}, r"config\.data\.images=.*none: No such file"),
         ({"path": pictures}, r"no file .*product1m_train_ossurl_v2\.txt"),
-        ({"name": "product1n"}, r"unknown posts 'product1n' \(did you mean 'product1m'\?\)"),
+        (
+            {"name": "product1n"},
+            r"source of posts 'product1n' \(did you mean 'product1m'\?\)",
+        ),
     ):
         wrong = data.copy_and_resolve_references()
         wrong.update(changes)
         with pytest.raises((DataError, UsageError), match=says) as caught:
-            posts.load(wrong)
+            pipeline.load(wrong, "posts")
         assert len(str(caught.value).splitlines()) <= 8
     with_regions.model.regions.width = 7
     with pytest.raises(DataError, match=rf"holds 6 regions of {WIDTH} numbers; set"):

@@ -195,7 +195,8 @@ def test_a_contact_sheet_holds_a_tile_a_picture():
 
 def data_config(**changed):
     options = {"pictures": 20, "products": 20, "seed": 3, "workers": 1} | changed
-    return ConfigDict({"image_size": 64, "shop": options})
+    domains = {"source": "mall", "target": "live"}
+    return ConfigDict({"image_size": 64, **domains, "shop": options})
 
 
 def test_the_builder_writes_six_splits_without_a_network(tmp_path, monkeypatch):
@@ -223,7 +224,7 @@ def test_the_builder_writes_six_splits_without_a_network(tmp_path, monkeypatch):
         image = np.asarray(Image.open(io.BytesIO(record["image"])))
         np.testing.assert_array_equal(image, wanted.image)
         np.testing.assert_array_equal(record["box_xyxy"], wanted.box_xyxy)
-        assert record["query"].decode() == wanted.query
+        assert record["text"].decode() == wanted.query
         assert record["product_id"].decode() == wanted.product_id
         assert record["row"] == row
         assert record["has_box"]

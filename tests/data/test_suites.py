@@ -1,12 +1,14 @@
 """The rendered posts: what they show, name and box; who meets whom; and reading them back."""
 
 import functools
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax.data import pipeline, posts
+from date_jax.data import pipeline
 from date_jax.data.rendering import shop, suites
 from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import product
@@ -125,7 +127,7 @@ def config() -> ConfigDict:
 
 
 def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
-    corpus = posts.load(config)
+    corpus = pipeline.load(config, "posts")
     assert {name: split.size for name, split in corpus.splits.items()} == {
         "post_train": 48,
         "composite_train": 16,
@@ -139,12 +141,12 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
         suites.picture("suite", i, split="test", image_size=32, **options) for i in range(12)
     ]
     (batch,) = pipeline.eval_batches(
-        corpus, ["suite_test"], batch_size=12, boxes=True, columns=("text",)
+        corpus, ["suite_test"], share=pipeline.Share(0, 1), batch_size=12, boxes=True
     )
     split = corpus.splits["suite_test"]
     for row, picture in enumerate(expected):
         np.testing.assert_array_equal(batch["image"][row], picture.image)
-        assert split.titles[row] == picture.query
+        assert split.texts[row] == picture.query
         assert split.labels()[row] == picture.product_id.split("#;#")
         count = len(picture.box_xyxy)
         assert batch["box_mask"][row].tolist() == [n < count for n in range(6)]
@@ -155,8 +157,18 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
     np.testing.assert_array_equal(chosen, batch["image"][[5, 2]])
 
 
+def test_shapes_that_are_told_without_reading_are_those_of_composites(config: ConfigDict) -> None:
+    corpus = pipeline.load(config, "posts")
+    options: dict[str, Any] = {"batch_size": 4, "boxes": True, "columns": ()}
+    (batch, *_) = pipeline.eval_batches(
+        corpus, ["composite_train"], share=pipeline.Share(0, 1), **options
+    )
+    shapes = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
+    assert pipeline.batch_shapes(corpus, ["composite_train"], **options) == shapes
+
+
 def test_the_vocabulary_comes_from_training_titles_alone(config: ConfigDict) -> None:
-    corpus = posts.load(config)
+    corpus = pipeline.load(config, "posts")
     known = set(corpus.tokenizer.vocab)
     assert "mug" in known
     assert not {"umbrella", "guitar", "camera"} & known, "these categories are unseen"
@@ -166,7 +178,7 @@ def test_shelves_that_would_be_empty_are_refused(config: ConfigDict) -> None:
     few = config.copy_and_resolve_references()
     few.suites.products = 20
     with pytest.raises(UsageError, match=r"leave \d products for"):
-        posts.load(few)
+        pipeline.load(few, "posts")
     few.suites.update(products=100, unseen=17)  # of 16 categories
     with pytest.raises(UsageError, match="leave 0 products for post_train"):
-        posts.load(few)
+        pipeline.load(few, "posts")

@@ -424,7 +424,7 @@ def test_other_target_boxes_in_the_data_give_the_same_batches_to_the_bit(
     seen, truths = [], []
     for name, box in {"one": [2, 2, 30, 12], "other": [10, 16, 14, 31]}.items():
         config.data.path = str(written(tmp_path / name, box))
-        corpus = pipeline.load(config.data)
+        corpus = pipeline.load(config.data, "grounding")
         batches = adaptation.batches(config, corpus, 0)
         seen.append(list(islice(batches, config.steps)))
         truths.append(adaptation.true_boxes(config, corpus))

@@ -18,7 +18,7 @@ from date_jax.errors import DataError, UsageError, nearest
 
 COLUMNS = {  # of click_rules.CATALOGUE, and what a prepared split calls them
     "offer_id": "offer_id",
-    "title": "query",
+    "title": "text",
     "supplier": "supplier",
     "category": "category",
     "image_hash": "image_hash",

@@ -83,7 +83,7 @@ def built(
 class Files(tfds.core.GeneratorBasedBuilder):
     """Photos with queries, and boxes for some, in splits `<domain>_<split>`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = records.VERSION
 
     def __init__(self, *, config: FilesConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
@@ -142,7 +142,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                     number,
                     {
                         "image": io.BytesIO(jpeg),
-                        "query": row.query,
+                        "text": row.query,
                         "box_xyxy": box,
                         "has_box": row.box is not None,
                         "product_id": row.product_id,

@@ -7,7 +7,7 @@ from date_jax.data.datasets import files
 from date_jax.data.files import product1m
 from date_jax.data.files.annotations import Row
 from date_jax.data.files.photos import files_by_id
-from date_jax.data.rendering.suites import JOINED
+from date_jax.data.prepared import LABEL_SEPARATOR
 
 
 def builder(config: Any, cache: Path) -> tuple[files.Files, list[str]]:
@@ -27,7 +27,7 @@ def builder(config: Any, cache: Path) -> tuple[files.Files, list[str]]:
             query=post.title,
             box=None,
             domain=name.rpartition("_")[0],
-            product_id=JOINED.join(post.labels),
+            product_id=LABEL_SEPARATOR.join(post.labels),
             category="",
             split=name.rpartition("_")[2],
             offer_id=post.post_id,

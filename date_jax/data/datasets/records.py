@@ -3,11 +3,14 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
+# Raise it when the fields below change: what was prepared in another form is prepared again.
+VERSION = tfds.core.Version("2.0.0")
+
 
 def features(
     image_size: int, encoding: str, boxes: tuple[int, ...] = (), texts: tuple[str, ...] = ()
 ) -> tfds.features.FeaturesDict:
-    """What every builder of this folder writes, one record a picture-query pair.
+    """What every builder of this folder writes, one record a picture with its text.
 
     image is a PNG or JPEG, as `encoding` says, of `image_size` x `image_size` RGB pixels (a builder
     may pass the encoded bytes).
@@ -20,7 +23,7 @@ def features(
             "image": tfds.features.Image(
                 shape=(image_size, image_size, 3), dtype=np.uint8, encoding_format=encoding
             ),
-            "query": tfds.features.Text(),
+            "text": tfds.features.Text(),
             "box_xyxy": tfds.features.Tensor(shape=(*boxes, 4), dtype=np.float32),
             "has_box": tfds.features.Tensor(shape=boxes, dtype=np.bool_),
             "product_id": tfds.features.Text(),

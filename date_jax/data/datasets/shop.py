@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
+from date_jax.data.domains import check_domains
 from date_jax.data.rendering import shop
 from date_jax.errors import UsageError
 
@@ -43,7 +44,7 @@ class ShopConfig(tfds.core.BuilderConfig):
 class Shop(tfds.core.GeneratorBasedBuilder):
     """Rendered products in two domains, mall and live, with queries and exact boxes."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = records.VERSION
 
     def __init__(self, *, config: ShopConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
@@ -83,7 +84,7 @@ def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, d
             row,
             {
                 "image": item.png,
-                "query": item.query,
+                "text": item.query,
                 "box_xyxy": item.box_xyxy,
                 "has_box": True,
                 "product_id": item.product_id,
@@ -97,8 +98,11 @@ def builder(config: Any, cache: Path) -> Shop:
     """The builder for `config.data`, its records below the folder `cache`.
 
     Raises:
+        DataError: the config asks for a domain that the shop does not have.
         UsageError: too few pictures or products for three splits.
     """
+    names = [f"{domain}_{split}" for domain in shop.DOMAINS for split in shop.SPLITS]
+    check_domains(names, source=config.source, target=config.target, where="'shop'")
     for key in ("pictures", "products"):
         if config.shop[key] < 10:
             raise UsageError(

@@ -72,7 +72,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
 class Suites(tfds.core.GeneratorBasedBuilder):
     """Rendered posts: suites, single products and composites, with the box of each product."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = records.VERSION
 
     def __init__(self, *, config: SuitesConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
@@ -112,7 +112,7 @@ def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, d
             row,
             {
                 "image": item.png,
-                "query": item.query,
+                "text": item.query,
                 "box_xyxy": box,
                 "has_box": np.arange(MOST) < len(item.box_xyxy),
                 "product_id": item.product_id,

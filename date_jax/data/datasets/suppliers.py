@@ -41,7 +41,7 @@ class SuppliersConfig(tfds.core.BuilderConfig):
 class Suppliers(tfds.core.GeneratorBasedBuilder):
     """Rendered offers with titles, suppliers and categories; the product is the ground truth."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = records.VERSION
 
     def __init__(self, *, config: SuppliersConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
@@ -84,7 +84,7 @@ def _examples(
             row,
             {
                 "image": item.png,
-                "query": item.query,
+                "text": item.query,
                 "box_xyxy": item.box_xyxy,
                 "has_box": True,
                 "product_id": item.product_id,

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from date_jax.data.files.photos import checked_id
 from date_jax.data.files.text_rows import file_text
-from date_jax.data.rendering.suites import JOINED
+from date_jax.data.prepared import LABEL_SEPARATOR
 from date_jax.errors import DataError
 
 BETWEEN = "#####"  # fields
 FIELDS = ("id", "title", "URL", "mirror URL", "labels")
-FILES = {  # of a split, as `data/posts.py` names it
+FILES = {  # of a split, as `capture` asks for it
     "post_train": "product1m_train_ossurl_v2.txt",
     "suite_val": "product1m_dev_ossurl_v2.txt",
     "suite_test": "product1m_test_ossurl_v2.txt",
@@ -61,7 +61,7 @@ def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
         raise DataError(
             f"{where}: {len(fields)} fields: expected {_form(labelled)}\n  {content[:80]}"
         )
-    labels = tuple(filter(None, map(str.strip, "".join(fields[4:]).split(JOINED))))
+    labels = tuple(filter(None, map(str.strip, "".join(fields[4:]).split(LABEL_SEPARATOR))))
     if labelled and not labels:
         raise DataError(f"{where}: no labels: queries and gallery have one or more, each")
     urls = tuple(filter(None, fields[2:4]))

@@ -13,6 +13,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw
 
+from date_jax.data.prepared import LABEL_SEPARATOR
 from date_jax.data.rendering import phrases, shop
 from date_jax.data.rendering import post_scenes as suites
 from date_jax.data.rendering.arrangement import members
@@ -22,7 +23,6 @@ from date_jax.data.rendering.silhouettes import CATEGORIES
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 KINDS = ("post", "suite", "unseen", "single", "composite")
 SINGLES = 0.5  # share of training posts that show one product
-JOINED = "#;#"  # between the labels of a post, as Product1M has it
 
 
 @functools.lru_cache(maxsize=16)
@@ -64,8 +64,8 @@ def picture(
         shown.image,
         title,
         shown.box_xyxy,
-        JOINED.join(item.id for item in shown.products),
-        JOINED.join(item.category for item in shown.products),
+        LABEL_SEPARATOR.join(item.id for item in shown.products),
+        LABEL_SEPARATOR.join(item.category for item in shown.products),
     )
 
 

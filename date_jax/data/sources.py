@@ -1,0 +1,227 @@
+"""The table of sources: what `config.data.name` may be, what each one needs, and how it is read.
+
+A reader turns `config.data` into `Parts`, of which `corpus.load` makes a corpus. There are three
+kinds of records, and a task says which one it learns from:
+
+    grounding    pictures with a phrase, and boxes for some, in domains: `<domain>_<split>`
+    posts        pictures of several products under one title: `post_`, `composite_`, `suite_`,
+                 `single_` and `unseen_<split>`
+    offers       a catalogue, and pairs of its offers to train on: `offer_<split>`
+
+where a split is train, val or test. `files`, the user's own, holds grounding rows or offers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from date_jax.data.cache import tensorflow
+from date_jax.data.clicks import given as given_pairs
+from date_jax.data.clicks.mined import Pairs, mined_pairs
+from date_jax.data.domains import joined_domains
+from date_jax.data.files import offers as own_offers
+from date_jax.data.files import published_offers
+from date_jax.data.files.region_files import RegionFiles
+from date_jax.data.prepared import PreparedSplit
+from date_jax.errors import UsageError, nearest
+
+PAIRED = "offer_train"  # the split that training pairs are rows of
+
+
+class Parts(NamedTuple):
+    """What a corpus is made of.
+
+    Attributes:
+        builders: of TFDS, which give all splits together.
+        texts_from: what stands before `_<split>` in the names of the splits whose texts are read.
+            The vocabulary is learned from those that are trained on.
+        numbered: columns of texts that batches hold as numbers, the same in all splits.
+        boxes: whether the user is told how many rows have one.
+        pairs: gives the training pairs, asked with the prepared split PAIRED.
+        has_true_products: whether the products of PAIRED are known from elsewhere than the pairs.
+        regions: those that a detector found beforehand.
+        notes: what the user should be told once.
+    """
+
+    builders: Sequence[Any]
+    texts_from: Sequence[str]
+    numbered: Sequence[str] = ()
+    boxes: bool = False
+    pairs: Callable[[PreparedSplit], Pairs] | None = None
+    has_true_products: bool = True
+    regions: RegionFiles | None = None
+    notes: Sequence[str] = ()
+
+
+class Source(NamedTuple):
+    """One choice of `config.data.name`.
+
+    Attributes:
+        readers: by kind of records, `(config.data, cache folder) -> Parts`.
+        needs: keys of `config.data` that cannot be empty where a config has them, each with what it
+            has to name.
+    """
+
+    readers: Mapping[str, Callable[[Any, Path], Parts]]
+    needs: Mapping[str, str] = {}
+
+
+def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
+    """The reader of a source for one kind of records.
+
+    Args:
+        name: `config.data.name`.
+        records: `grounding`, `posts` or `offers`.
+
+    Raises:
+        UsageError: there is no such source of these records.
+    """
+    choices = [choice for choice, source in SOURCES.items() if records in source.readers]
+    if name not in choices:
+        raise UsageError(
+            f"config.data.name: unknown source of {records} {name!r}{nearest(name, choices)}\n"
+            f"  choices: {', '.join(choices)}"
+        )
+    return SOURCES[name].readers[records]
+
+
+def _shop(config: Any, cache: Path) -> Parts:
+    tensorflow()
+    from date_jax.data.datasets import shop
+
+    return grounding_parts(config, shop.builder(config, cache))
+
+
+def _grounding_files(config: Any, cache: Path) -> Parts:
+    tensorflow()
+    from date_jax.data.datasets import files
+
+    return grounding_parts(config, files.builder(config, cache))
+
+
+def grounding_parts(config: Any, builder: Any) -> Parts:
+    """The parts of a builder whose splits are `<domain>_<split>`."""
+    domains = joined_domains(config.source) + joined_domains(config.target)
+    return Parts([builder], domains, numbered=("product_id",), boxes=True)
+
+
+POSTS = ("post", "suite", "single", "unseen")  # composites have no titles
+
+
+def _suites(config: Any, cache: Path) -> Parts:
+    regions = _regions(config)
+    tensorflow()
+    from date_jax.data.datasets import suites
+
+    return Parts([suites.builder(config, cache)], POSTS, regions=regions)
+
+
+def _product1m(config: Any, cache: Path) -> Parts:
+    regions = _regions(config)
+    tensorflow()
+    from date_jax.data.datasets import product1m, suites
+
+    posts, notes = product1m.builder(config, cache)
+    builders: list[Any] = [posts]
+    if regions is None:
+        # It has no cut-outs to learn proposals from; a head without classes takes rendered ones.
+        builders.append(suites.builder(config, cache, kinds=("composite",)))
+    return Parts(builders, POSTS, regions=regions, notes=notes)
+
+
+def _regions(config: Any) -> RegionFiles | None:
+    return RegionFiles(Path(config.regions).expanduser()) if config.regions else None
+
+
+def _suppliers(config: Any, cache: Path) -> Parts:
+    tensorflow()
+    from date_jax.data.datasets import suppliers
+
+    mined = partial(mined_pairs, config=config.clicks, cache=cache)
+    return Parts([suppliers.builder(config, cache)], ("offer",), pairs=mined)
+
+
+def _offer_files(config: Any, cache: Path) -> Parts:
+    path = Path(config.path).expanduser()
+    offers = own_offers.offers(path)
+    id_pairs = given_pairs.read(config.pairs)
+    return _paired_offers(
+        config,
+        cache,
+        offers,
+        id_pairs,
+        folder=path.parent,
+        pairs_from=config.pairs,
+        has_true_products=all(offer.product_id for offer in offers if offer.split in ("", "train")),
+    )
+
+
+def _published(config: Any, cache: Path) -> Parts:
+    folder = Path(config.images).expanduser()
+    published = published_offers.published(Path(config.path).expanduser())
+    parts = _paired_offers(
+        config,
+        cache,
+        published_offers.with_files(published.offers, folder),
+        published.pairs,
+        folder=folder,
+        pairs_from=config.path,
+        has_true_products=False,
+    )
+    return parts._replace(notes=(*published.notes, *parts.notes))
+
+
+def _paired_offers(
+    config: Any,
+    cache: Path,
+    offers: list[own_offers.Offer],
+    id_pairs: own_offers.IdPairs,
+    *,
+    folder: Path,
+    pairs_from: str,
+    has_true_products: bool,
+) -> Parts:
+    """Offers whose pairs are there already.
+
+    Args:
+        folder: of the pictures.
+        pairs_from: the file that the pairs come from, for messages.
+    """
+    tensorflow()
+    from date_jax.data.datasets import offers as datasets
+
+    placed = own_offers.placed(offers, id_pairs)
+    # Before the first picture is made; once they are, offers without one are gone.
+    train_ids = [offer.offer_id for offer in placed if offer.split == "train"]
+    given_pairs.rows_of(id_pairs, train_ids, pairs_from)
+    path = Path(config.path).expanduser()
+    return Parts(
+        [datasets.builder(config, cache, path=path, folder=folder, offers=placed)],
+        ("offer",),
+        pairs=lambda split: given_pairs.rows_of(id_pairs, split.texts("offer_id"), pairs_from),
+        has_true_products=has_true_products,
+        notes=own_offers.notes(offers, placed),
+    )
+
+
+SOURCES: dict[str, Source] = {  # by config.data.name
+    "shop": Source({"grounding": _shop}),
+    "files": Source(
+        {"grounding": _grounding_files, "offers": _offer_files},
+        {
+            "path": "your JSON Lines or CSV file, e.g. --config.data.path=shop.jsonl",
+            "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
+        },
+    ),
+    "suites": Source({"posts": _suites}),
+    "product1m": Source(
+        {"posts": _product1m},
+        {"path": "the folder of its lists", "images": "the folder of its pictures"},
+    ),
+    "suppliers": Source({"offers": _suppliers}),
+    "published": Source(
+        {"offers": _published},
+        {"path": "the authors' JSON file", "images": "the folder of its pictures"},
+    ),
+}
