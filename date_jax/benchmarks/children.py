@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: a line of JSON in, a line of JSON out.
+"""Measurements in child processes: a line of JSON in, a line of JSON out.
 
 A process decides once how many threads it has, and two frameworks in one process fight over them.
 """
@@ -24,7 +24,7 @@ class Child:
     Args:
         module: one that calls `answer`.
         cores: what it may use.
-        environment: beside this process's.
+        environment: variables that this process does not have, or has with another value.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Child:
             )
 
     def ask(self, question: Mapping[str, Any]) -> Answers:
-        """What it answers.
+        """The answer of the process to a question, both JSON values.
 
         Raises:
-            UserError: what it raised; SetupError where it died.
+            UserError: the one that the process raised.
+            SetupError: the process died.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -83,6 +84,7 @@ def answer(handle: Callable[[Answers], Answers]) -> None:
     Args:
         handle: of one question. What it prints goes to standard error.
     """
+    # Libraries print what they like: standard output is for replies alone.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

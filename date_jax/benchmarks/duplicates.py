@@ -14,23 +14,28 @@ NOISE = 0.2  # a copy's cosine with its original is about 1 / sqrt(1 + NOISE²) 
 
 
 def run(mesh: jax.sharding.Mesh, *, rows: int, planted: int, width: int) -> dict[str, Any]:
-    """Random unit vectors; each of the `planted` last ones is a noisy copy of another row.
+    """Recall and seconds on random unit vectors, the last of them noisy copies of other rows.
 
     Args:
         rows: of all.
         planted: copies among them, at most half.
         width: D.
     """
+    # The first rows have their copies at the end; not every copy comes out near enough.
     rng = np.random.default_rng(0)
-    given = host_unit_vectors(rng.standard_normal((rows, width), np.float32))
+    vectors = host_unit_vectors(rng.standard_normal((rows, width), np.float32))
     noise = host_unit_vectors(rng.standard_normal((planted, width), np.float32))
-    given[-planted:] = host_unit_vectors(given[:planted] + NOISE * noise)
-    near = (given[:planted] * given[-planted:]).sum(axis=1) > THRESHOLD
-    warm = near_duplicates.WINDOW * near_duplicates.AT_ONCE * mesh.size
-    near_duplicates.groups(given[:warm], THRESHOLD, mesh=mesh, orders=1)
+    vectors[-planted:] = host_unit_vectors(vectors[:planted] + NOISE * noise)
+    near = (vectors[:planted] * vectors[-planted:]).sum(axis=1) > THRESHOLD
+
+    # A call of one block on each device compiles; the next is timed.
+    block = near_duplicates.WINDOW * near_duplicates.AT_ONCE * mesh.size
+    near_duplicates.groups(vectors[:block], THRESHOLD, mesh=mesh, orders=1)
     begun = time.perf_counter()
-    group = near_duplicates.groups(given, THRESHOLD, mesh=mesh)
+    group = near_duplicates.groups(vectors, THRESHOLD, mesh=mesh)
     seconds = time.perf_counter() - begun
+
+    # A link between rows that are not copies would be a mistake.
     together = group[:planted] == group[-planted:]
     linked = rows - len(np.unique(group))
     return {

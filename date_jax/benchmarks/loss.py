@@ -25,19 +25,19 @@ SCALE, BIAS, TEMPERATURE = 14.3, -10.0, 10.0  # with which training begins
 def softmax(
     query: jax.Array, image: jax.Array, identity: jax.Array, tile: int, *, prior: float = 0.0
 ) -> jax.Array:
-    """The contrastive loss as the image seeker has it."""
+    """The contrastive loss of the image seeker where `image_seeker.loss` is softmax."""
     options: dict[str, Any] = {"prior_temperature": prior, "tile": tile}
     return contrastive.softmax(query, image, identity, scale=jnp.float32(SCALE), **options).mean()
 
 
 def sigmoid(query: jax.Array, image: jax.Array, identity: jax.Array, tile: int) -> jax.Array:
-    """The other one that it may have."""
+    """The contrastive loss of the image seeker where `image_seeker.loss` is sigmoid."""
     options: dict[str, Any] = {"bias": jnp.float32(BIAS), "tile": tile}
     return contrastive.sigmoid(query, image, identity, scale=jnp.float32(SCALE), **options).mean()
 
 
 def mmd(source: jax.Array, target: jax.Array, _: jax.Array, tile: int) -> jax.Array:
-    """The aligner's distance, of one feature."""
+    """The distance of the MMD aligner, of one feature."""
     return aligner.mmd(source, target, tile=tile)
 
 
@@ -50,15 +50,19 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 
 
 def run(mesh: jax.sharding.Mesh, *, rounds: int, most: int) -> dict[str, Any]:
-    """A row for each loss and batch: temporary bytes of a device, median seconds of value and
-    gradient, and their spread: from least to most, as a share of the median.
+    """A table for each loss, a row for each batch.
+
+    A row has the temporary bytes of a device, the median seconds of value and gradient, and their
+    spread: from least to most, as a share of the median.
 
     Args:
         rounds: calls that count, fewer where they take long.
         most: the largest batch.
     """
-    sizes = [b for b in SIZES if b <= most]
-    tables = {name: [row(loss, mesh, b, rounds) for b in sizes] for name, loss in LOSSES.items()}
+    batches = [batch for batch in SIZES if batch <= most]
+    tables = {
+        name: [row(loss, mesh, batch, rounds) for batch in batches] for name, loss in LOSSES.items()
+    }
     return {"width": WIDTH, **tables}
 
 
@@ -66,31 +70,34 @@ def row(
     loss: Callable[..., jax.Array], mesh: jax.sharding.Mesh, batch: int, rounds: int
 ) -> dict[str, Any]:
     """One loss at one size; the whole form is not run where it would not fit."""
-    found: dict[str, Any] = {"batch": batch}
+    # Random unit vectors of both sides; few rows are of one product.
     rng = np.random.default_rng(0)
-
-    def unit_rows() -> np.ndarray:
-        return host_unit_vectors(rng.standard_normal((batch, WIDTH), np.float32))
-
     identity = rng.integers(0, 8 * batch, (batch, 2)).astype(np.uint32)
-    local = {"left": unit_rows(), "right": unit_rows(), "identity": identity}
-    spread = sharding.global_batch(mesh, local)
-    given = [spread[name] for name in ("left", "right", "identity")]
+    left, right = (
+        host_unit_vectors(rng.standard_normal((batch, WIDTH), np.float32)) for _ in range(2)
+    )
+    local = {"left": left, "right": right, "identity": identity}
+    batch_on_mesh = sharding.global_batch(mesh, local)
+    arguments = [batch_on_mesh[name] for name in local]
+
+    measures: dict[str, Any] = {"batch": batch}
     for name, tile in (("tiled", TILE), ("dense", batch)):
 
         def value(left: Any, right: Any, identity: Any, tile: int = tile) -> Any:
             with sharding.traced_on(mesh):
                 return loss(left, right, identity, tile)
 
-        program = jax.jit(jax.value_and_grad(value, (0, 1)))
-        compiled = program.lower(*given).compile()
-        found[f"{name}_bytes"] = measure.bytes_per_device(compiled)["temporary"]
-        sharing = mesh.size if jax.default_backend() == "cpu" else 1
-        runs = name == "tiled" or found["dense_bytes"] * sharing < DENSE_BYTES
-        call = lambda compiled=compiled: compiled(*given)  # noqa: E731
-        found |= {f"{name}_seconds": None, f"{name}_spread": None}
-        if runs:
-            taken = measure.seconds(call, rounds=rounds, warm_up=1, at_most=PATIENCE)
-            found[f"{name}_seconds"] = taken.median
-            found[f"{name}_spread"] = (taken.most - taken.least) / taken.median
-    return found
+        gradient = jax.jit(jax.value_and_grad(value, (0, 1)))
+        program = gradient.lower(*arguments).compile()
+        temporary = measure.bytes_per_device(program)["temporary"]
+        measures |= {f"{name}_bytes": temporary, f"{name}_seconds": None, f"{name}_spread": None}
+
+        # The devices made of a CPU share its memory.
+        devices = mesh.size if jax.default_backend() == "cpu" else 1
+        if name == "tiled" or temporary * devices < DENSE_BYTES:
+            seconds = measure.seconds(
+                partial(program, *arguments), rounds=rounds, warm_up=1, at_most=PATIENCE
+            )
+            measures[f"{name}_seconds"] = seconds.median
+            measures[f"{name}_spread"] = (seconds.most - seconds.least) / seconds.median
+    return measures

@@ -1,4 +1,4 @@
-"""The yardsticks of every benchmark: seconds of a call, this machine's matmul peak, what it is."""
+"""The yardsticks of every benchmark: seconds of a call, bytes, this machine and its matmul peak."""
 
 import importlib.metadata
 import math
@@ -20,7 +20,7 @@ from date_jax.run.workdir import code_version
 
 
 class Seconds(NamedTuple):
-    """Of one call: median, least and most over the rounds."""
+    """Seconds of a call: median, least and most over the rounds."""
 
     median: float
     least: float
@@ -30,7 +30,7 @@ class Seconds(NamedTuple):
 def seconds(
     call: Callable[[], Any], *, rounds: int, warm_up: int = 3, at_most: float = math.inf
 ) -> Seconds:
-    """Of `call()`, until all that it returns has been computed.
+    """Seconds of `call()`, until all that it returns has been computed.
 
     Args:
         call: gives device arrays.
@@ -38,29 +38,29 @@ def seconds(
         warm_up: calls before them; the first compiles.
         at_most: seconds for all calls, after which no other one begins but the first that counts.
     """
-    taken: list[float] = []
-    started = time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     for turn in range(warm_up + rounds):
         begun = time.perf_counter()
-        if taken and begun - started > at_most:
+        if times and begun - start > at_most:
             break
         jax.block_until_ready(call())
         if turn >= warm_up:
-            taken.append(time.perf_counter() - begun)
-    return Seconds(statistics.median(taken), min(taken), max(taken))
+            times.append(time.perf_counter() - begun)
+    return Seconds(statistics.median(times), min(times), max(times))
 
 
 def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, precision: str = "default") -> float:
-    """Flop/s of the best of several square matmuls on all devices of the mesh together; on a CPU
-    in float32 those of NumPy's, where they are more.
+    """Flop/s of the best of several square matmuls on all devices of the mesh together.
 
-    The ceiling that shares are taken of: measured in the same process, on random numbers (zeros
-    are faster than any data).
+    It is the ceiling that shares are taken of, so it is measured in the same process, on random
+    numbers: zeros are faster than any data. On a CPU in float32 NumPy's product counts too.
 
     Args:
         dtype: of the factors and of the product.
         precision: of the products, as JAX names it.
     """
+    # A product for each device, large enough to reach its peak.
     on_cpu = jax.default_backend() == "cpu"
     side = 1536 if on_cpu else 8192
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, precision: str = "defaul
 
 
 def bytes_per_device(compiled: Any) -> dict[str, int]:
-    """What a compiled program needs on a device: its arguments, what it makes meanwhile, itself."""
+    """Bytes of a compiled program on a device: arguments, temporary arrays, and its own code."""
     memory = compiled.memory_analysis()
     return {
         "arguments": memory.argument_size_in_bytes,
@@ -91,13 +91,13 @@ def bytes_per_device(compiled: Any) -> dict[str, int]:
 
 def peak_bytes() -> int:
     """The most memory that was in use at a time: a device's, or on a CPU the whole process's."""
-    known = jax.local_devices()[0].memory_stats() or {}
-    in_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return known.get("peak_bytes_in_use", in_kib * 1024)
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it counts in KiB
+    return of_device.get("peak_bytes_in_use", of_process)
 
 
 def machine() -> dict[str, Any]:
-    """What runs here, for the head of a report: devices, versions, load, commit's fingerprint."""
+    """What runs here, for the head of a report: devices, host, load, date, versions, code."""
     devices = jax.devices()
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}",

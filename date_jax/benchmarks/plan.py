@@ -2,8 +2,8 @@
 
 libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes, collectives and
 cycles are the compiler's, of the program that would run; the cycles are its estimates. Exchanges
-are modelled, and all that has them in it. Without libtpu all is, from small steps compiled for
-this machine. Nothing here is a timing.
+between chips are modelled, and so is every number they are part of. Without libtpu everything is
+modelled, from small steps compiled for this machine. No number here is a timing.
 """
 
 import importlib.util
@@ -54,7 +54,7 @@ SMALL = (2, 4)  # rows of a domain in the steps that are compiled here to model 
 
 
 def size(name: str) -> int:
-    """How many chips a topology such as `v5e:16x16` has.
+    """The number of chips of a topology such as `v5e:16x16`.
 
     Raises:
         UsageError: it is no topology, or of a chip that this file does not know.
@@ -88,7 +88,7 @@ def topology_devices(name: str) -> Any:
 
 
 def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
-    """What `run` takes.
+    """The config and the devices of each topology, which `run` takes.
 
     Args:
         config: `batch_size` is of the first topology; where that has more chips, each gets ROWS.
@@ -97,9 +97,11 @@ def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict
     Raises:
         UsageError: no plan can be made of these.
     """
+    # One chip: the numbers of a table are of one kind.
     topologies = {name: topology_devices(name) for name in names}
     if len({name.partition(":")[0] for name in names}) > 1:
         raise UsageError(f"--topology={','.join(names)}: must be of one kind of chip")
+    # A batch for one machine may be too small for a pod.
     first = size(names[0])
     if config.batch_size < first:
         config = step.with_batch(config, ROWS * first)
@@ -132,41 +134,44 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
         source = "nothing for the chip, as libtpu is not installed (pip install libtpu)"
     line = None if compiles else line_through_small_steps(config)
 
-    def described(name: str) -> dict[str, Any]:
+    def step_on(name: str) -> dict[str, Any]:
+        """The step for one topology, from the compiler or from the model."""
         scaled = _scaled(config, first, name)
         if line is None:
             return compiled(scaled, name, topologies[name])
         return modelled(scaled, size(name), chip, line)
 
-    found = {name: described(name) for name in topologies}
-    batch = sharding.bytes_of_a_device(step.batch_shapes(config), devices=1, fsdp=1)
-    rows = [_row(name, each, chip, each["devices"]) for name, each in found.items()]
-    taken = {row["devices"] for row in rows}
-    last = [*found.values()][-1]
+    steps = {name: step_on(name) for name in topologies}
+
+    # The table: topologies as they are, then other numbers of chips after the last of them.
+    rows = [_row(name, plan, chip, plan["devices"]) for name, plan in steps.items()]
+    counts = {row["devices"] for row in rows}
+    last = [*steps.values()][-1]
     if config.mesh.fsdp == 1:  # else exchanges in groups would grow like those among all
-        rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in taken]
+        rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in counts]
+
+    batch = sharding.bytes_of_a_device(step.batch_shapes(config), devices=1, fsdp=1)
+    fixed = line.temporary[0] if line else 0.0
     return {
         "compiled": source,
-        "modelled": "exchanges as rings beside no computation; counts without a topology"
+        "modelled": "exchanges as rings during no computation; counts without a topology"
         if compiles
         else "all: memory and its traffic by a line through two small steps compiled for this "
         "machine without remat, scan and rows_at_once, cycles as the slower of that traffic and "
         "the products at their peak",
-        "rows_per_device": found[first]["rows_per_device"],
+        "rows_per_device": steps[first]["rows_per_device"],
         "memory": chip.memory,
-        "largest_batch_modelled": _largest_batch(
-            found[first], chip, fixed=line.temporary[0] if line else 0.0, batch=batch
-        ),
-        **found,
+        "largest_batch_modelled": _largest_batch(steps[first], chip, fixed=fixed, batch=batch),
+        **steps,
         "scaling": sorted(rows, key=lambda row: row["devices"]),
     }
 
 
 class Line(NamedTuple):
-    """What a step on one device needs, as `fixed + a_row * rows of a domain`.
+    """The needs of a step on one device, each as `fixed + per_row * rows of a domain`.
 
     Attributes:
-        temporary: bytes made meanwhile.
+        temporary: bytes of arrays that the step makes and drops.
         traffic: bytes read and written.
         flops: of the products.
         state: bytes of parameters, optimizer and so on, before any is cut.
@@ -181,9 +186,9 @@ class Line(NamedTuple):
 
 
 def line_through_small_steps(config: ConfigDict) -> Line:
-    """Compiles two small steps for one device of this machine."""
+    """The line through two small steps, compiled for one device of this machine."""
     mesh = sharding.device_mesh(1, jax.devices()[:1])
-    found = []
+    needs = []
     for rows in SMALL:
         small = step.with_batch(step.without_loops(config), rows)
         small.mesh.fsdp = 1
@@ -191,25 +196,28 @@ def line_through_small_steps(config: ConfigDict) -> Line:
         memory = measure.bytes_per_device(program)
         traffic = program.cost_analysis()["bytes accessed"]
         numbers = memory["temporary"], traffic, step.step_flops(small, made, batch)
-        found.append(tuple(map(float, numbers)))
+        needs.append(tuple(map(float, numbers)))
 
     def line(low: float, high: float) -> tuple[float, float]:
-        a_row = (high - low) / (SMALL[1] - SMALL[0])
-        return low - SMALL[0] * a_row, a_row
+        """What does not depend on the rows, and what each row adds."""
+        per_row = (high - low) / (SMALL[1] - SMALL[0])
+        return low - SMALL[0] * per_row, per_row
 
     gradients = sharding.bytes_of_a_device(made.shapes.params, devices=1, fsdp=1)
-    temporary, traffic, flops = (line(*pair) for pair in zip(*found, strict=True))
+    temporary, traffic, flops = (line(*pair) for pair in zip(*needs, strict=True))
     return Line(temporary, traffic, flops, made.shapes, gradients)
 
 
 def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[str, Any]:
-    """The step for a topology, without a compiler for it."""
+    """The step for a topology, from the line through small steps."""
     rows = config.batch_size // devices
 
-    def at(of: tuple[float, float]) -> float:
-        return of[0] + of[1] * rows
+    def at_rows(fixed: float, per_row: float) -> float:
+        """A point of the line."""
+        return fixed + per_row * rows
 
-    seconds = max(at(line.flops) / chip.flops, at(line.traffic) / chip.bandwidth)
+    # The products at their peak and the traffic overlap; the slower of the two is the time.
+    seconds = max(at_rows(*line.flops) / chip.flops, at_rows(*line.traffic) / chip.bandwidth)
     arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
     batch = step.batch_shapes(config)
     arguments += sharding.bytes_of_a_device(batch, devices=1, fsdp=1) // devices
@@ -220,20 +228,20 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
         "devices": devices,
         "batch_size": config.batch_size,
         "rows_per_device": rows * len(batch),
-        "bytes_per_device": {"arguments": arguments, "temporary": int(at(line.temporary))},
-        "flops_per_device": at(line.flops),
+        "bytes_per_device": {"arguments": arguments, "temporary": int(at_rows(*line.temporary))},
+        "flops_per_device": at_rows(*line.flops),
         "estimated_cycles": seconds * chip.hertz,
         "exchanged_bytes": exchanged,
     }
 
 
 def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
-    """The step for a topology, as the compiler describes it."""
+    """The step for a topology, from the program that libtpu compiles for it."""
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
     _, made, batch, program, seconds = step.compiled(config, mesh)
     text = program.as_text()
-    found = program_text.costs(text)
+    costs = program_text.costs(text)
     return {
         "devices": mesh.size,
         "batch_size": config.batch_size,
@@ -241,33 +249,37 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
         "compile_seconds": seconds,
         "bytes_per_device": measure.bytes_per_device(program),
         "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
-        "estimated_cycles": sum(cost.spent for cost in found),
-        "instructions_without_estimate": sum(cost.spent == 0 for cost in found),
-        "share_of_cycles": {of: program_text.shares(found, of) for of in ("kind", "part")},
+        "estimated_cycles": sum(cost.spent for cost in costs),
+        "instructions_without_estimate": sum(cost.spent == 0 for cost in costs),
+        "share_of_cycles": {field: program_text.shares(costs, field) for field in ("kind", "part")},
         "collectives": program_text.collectives(text),
         "exchanged_bytes": program_text.exchanged_bytes(text),
         "instructions": text.count("\n"),
     }
 
 
-def _row(name: str, found: dict[str, Any], chip: Chip, devices: int) -> dict[str, Any]:
-    """What the estimates of one topology would mean on `devices`, with equally many rows each."""
-    seconds = found["estimated_cycles"] / chip.hertz
-    sent = _sent(found["exchanged_bytes"], found["devices"], devices)
-    exchange = sent / chip.exchange
+def _row(name: str, plan: dict[str, Any], chip: Chip, devices: int) -> dict[str, Any]:
+    """A row of the table: the step of one topology on `devices`, with equally many rows each.
+
+    Args:
+        name: of the row.
+        plan: the step, from `compiled` or `modelled`.
+    """
+    seconds = plan["estimated_cycles"] / chip.hertz
+    exchange = _bytes_sent(plan["exchanged_bytes"], plan["devices"], devices) / chip.exchange
     return {
         "topology": name,
         "devices": devices,
         "estimated_ms": 1e3 * seconds,
         "exchange_ms_modelled": 1e3 * exchange,
-        "mfu_estimated": found["flops_per_device"] / (seconds + exchange) / chip.flops,
-        "examples_per_second_modelled": found["rows_per_device"] * devices / (seconds + exchange),
+        "mfu_estimated": plan["flops_per_device"] / (seconds + exchange) / chip.flops,
+        "examples_per_second_modelled": plan["rows_per_device"] * devices / (seconds + exchange),
         "efficiency_modelled": seconds / (seconds + exchange),
     }
 
 
-def _sent(results: dict[str, int], compiled: int, devices: int) -> float:
-    """Bytes that each of `devices` sends if every exchange is one ring around all of them.
+def _bytes_sent(results: dict[str, int], compiled: int, devices: int) -> float:
+    """Bytes that a device sends if every exchange is one ring around all `devices`.
 
     Args:
         results: `exchanged_bytes` of a program for `compiled` devices. What is gathered grows with
@@ -284,16 +296,18 @@ def _sent(results: dict[str, int], compiled: int, devices: int) -> float:
     return sum(factors[kind] * size for kind, size in results.items())
 
 
-def _largest_batch(found: dict[str, Any], chip: Chip, *, fixed: float, batch: int) -> int:
+def _largest_batch(plan: dict[str, Any], chip: Chip, *, fixed: float, batch: int) -> int:
     """The largest global batch of a topology that fits.
 
     Args:
-        found: the step at one size of batch.
+        plan: the step at one size of batch.
         fixed: temporary bytes that do not grow with the rows; one compiled step does not tell, and
             0 takes all as growing.
         batch: bytes of the global batch.
     """
-    memory = found["bytes_per_device"]
-    grow = memory["temporary"] - fixed + batch / found["devices"]
-    fits = found["batch_size"] * (chip.memory - sum(memory.values()) + grow) / grow
-    return int(fits // found["devices"] * found["devices"])
+    memory = plan["bytes_per_device"]
+    # What grows with the rows may have all the memory that the rest leaves.
+    growing = memory["temporary"] - fixed + batch / plan["devices"]
+    room = chip.memory - sum(memory.values()) + growing
+    largest = plan["batch_size"] * room / growing
+    return int(largest // plan["devices"] * plan["devices"])

@@ -31,6 +31,7 @@ def of_calls(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
     """
     if jax.default_backend() != "cpu":
         return {"runs": 0, "seconds": 0.0}
+    # The first call may still have something to set up; it stays out of the record.
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # what Python does is not asked, and would fill the record
     jax.block_until_ready(call())
@@ -43,11 +44,11 @@ def of_calls(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
     return shares(program_text.instructions(program.as_text()), data)
 
 
-def shares(known: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
-    """As `of_calls`.
+def shares(instructions: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
+    """The same as `of_calls`, from the profiler's record.
 
     Args:
-        known: the program's instructions by name.
+        instructions: the program's, by name.
         data: the profiler's record of `ROUNDS` calls.
     """
     spent: dict[str, float] = defaultdict(float)
@@ -57,9 +58,9 @@ def shares(known: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
             for event in line.events:
                 # An operation's own name: the event's is that of what does it.
                 name = dict(event.stats).get("hlo_op")
-                if name in known:
+                if name in instructions:
                     spent[name] += event.duration_ns
                     runs += 1
-    found = [known[name]._replace(spent=taken) for name, taken in spent.items()]
-    told = {of: program_text.shares(found, of) for of in ("kind", "part")}
-    return {"runs": runs // ROUNDS, "seconds": 1e-9 * sum(spent.values()) / ROUNDS, **told}
+    costs = [instructions[name]._replace(spent=time) for name, time in spent.items()]
+    shares_by = {field: program_text.shares(costs, field) for field in ("kind", "part")}
+    return {"runs": runs // ROUNDS, "seconds": 1e-9 * sum(spent.values()) / ROUNDS, **shares_by}

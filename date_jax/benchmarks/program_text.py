@@ -10,8 +10,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How many exchanges of each kind a compiled program has; those in a loop count once, as does
-    one that is carried on in steps beside other work."""
+    """How many exchanges of each kind a compiled program has.
+
+    One in a loop counts once, as does one that is carried on in steps during other work.
+    """
     return dict(Counter(kind for kind, _ in _exchanges(text)))
 
 
@@ -23,7 +25,7 @@ def exchanged_bytes(text: str) -> dict[str, int]:
     return dict(total)
 
 
-# An exchange that goes on beside other work stands again in each piece of work that it is beside.
+# An exchange that goes on during other work stands again in each piece of that work.
 _CHAIN = r'chain_id="\d+"'
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
@@ -32,15 +34,15 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
     """Kind and bytes of the result of each exchange."""
     names = "|".join(COLLECTIVES)
     # The result may be a tuple: where several are joined, and of those that start and end apart.
-    found = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\((.*)", text)
+    matches = re.findall(rf"= (\S+|\(.*?\)) ({names})(-start)?\((.*)", text)
     exchanges: list[tuple[str, int]] = []
     chains: set[tuple[str, ...]] = set()
-    for result, kind, starts, rest in found:
-        if chain := re.search(_CHAIN, rest):
-            own = (kind, chain[0], *re.findall(r"channel_id=\d+", rest))
-            if own in chains:
+    for result, kind, starts, rest in matches:
+        if match := re.search(_CHAIN, rest):
+            chain = (kind, match[0], *re.findall(r"channel_id=\d+", rest))
+            if chain in chains:
                 continue
-            chains.add(own)
+            chains.add(chain)
         # A permutation that starts apart has two scalars in its tuple that nobody exchanges.
         arrays = re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", result.replace("u32[]", ""))
         sizes = [
@@ -54,11 +56,11 @@ def _exchanges(text: str) -> list[tuple[str, int]]:
 
 
 class Cost(NamedTuple):
-    """What one instruction costs, as often as the loops around it run.
+    """The cost of one instruction in all its runs, as often as the loops around it turn.
 
     Attributes:
-        spent: by all its runs: cycles that the compiler estimates, 0 where it gives none, as for a
-            gather or for a copy that runs beside the computation; or nanoseconds that it took.
+        spent: cycles that the compiler estimates, 0 where it gives none, as for a gather or for a
+            copy that runs during the computation; or nanoseconds that were measured.
         kind: `exchanges` between devices, `products`, `reductions`, `moves` (of memory, from layout
             to layout) or `elementwise`.
         part: of the network; `rest` is augmentation, losses and optimizer.
@@ -90,46 +92,50 @@ def costs(text: str) -> list[Cost]:
     """
     programs, entry = _programs(text)
 
-    def of(name: str) -> list[Cost]:
-        return [cost for line in programs[name] for cost in of_line(line)]
+    def costs_of(name: str) -> list[Cost]:
+        """The costs of one of the program's computations."""
+        return [cost for line in programs[name] for cost in costs_of_line(line)]
 
-    def of_line(line: str) -> list[Cost]:
+    def costs_of_line(line: str) -> list[Cost]:
+        """The costs of an instruction, and of the computations that it calls."""
         estimates = re.findall(r'"estimated_cycles":"(\d+)"', line)
         if not estimates and re.search(_WORKING, line):
             estimates = ["0"]
-        own = [Cost(int(n), _kind(line, programs), _part(line)) for n in estimates]
+        costs = [Cost(int(n), _kind(line, programs), _part(line)) for n in estimates]
+        # A loop runs its body as often as it turns.
         if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
             turns = _turns(programs[loop[1]])
-            return own + [cost._replace(spent=turns * cost.spent) for cost in of(loop[2])]
-        if branches := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
-            each = [of(branch.strip(" %")) for branch in branches[1].split(",")]
-            return own + max(each, key=lambda found: sum(cost.spent for cost in found))
-        if called := re.search(r" call\(.*to_apply=%([\w.-]+)", line):
-            return own + of(called[1])
-        return own
+            return costs + [cost._replace(spent=turns * cost.spent) for cost in costs_of(loop[2])]
+        # Of several branches one runs: the most expensive is counted.
+        if match := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
+            branches = [costs_of(branch.strip(" %")) for branch in match[1].split(",")]
+            return costs + max(branches, key=lambda branch: sum(cost.spent for cost in branch))
+        if call := re.search(r" call\(.*to_apply=%([\w.-]+)", line):
+            return costs + costs_of(call[1])
+        return costs
 
-    return of(entry)
+    return costs_of(entry)
 
 
 def instructions(text: str) -> dict[str, Cost]:
-    """Those that compute, by name, with nothing spent yet; what only calls others is left out.
+    """The instructions that compute, by name, with nothing spent; no loops, branches and calls.
 
     Args:
         text: of the compiled program.
     """
     programs, _ = _programs(text)
     named = (
-        (found[1], line)
+        (match[1], line)
         for lines in programs.values()
         for line in lines
-        if (found := re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line))
+        if (match := re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line))
         and not re.search(r" (while|conditional|call)\(", line)
     )
     return {name: Cost(0, _kind(line, programs), _part(line)) for name, line in named}
 
 
 def _programs(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each of its computations by name, and the name of the one it begins with."""
+    """The lines of each computation of a program by its name, and the name of the first to run."""
     programs: dict[str, list[str]] = defaultdict(list)
     name = entry = ""
     for line in text.splitlines():
@@ -142,26 +148,30 @@ def _programs(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _kind(line: str, programs: dict[str, list[str]]) -> str:
-    fused = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
-    lines = programs[fused[1]] if fused else [line]
-    others = [each for each in lines if not re.search(_CHAIN, each)]
-    content = "\n".join(others)
-    found = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))
-    return next(found, "elementwise" if len(others) == len(lines) else "exchanges")
+    """The kind of an instruction; of a fusion that of what is inside it."""
+    fusion = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
+    lines = programs[fusion[1]] if fusion else [line]
+    # A step of an exchange that goes on meanwhile says nothing about the work around it.
+    work = [inner for inner in lines if not re.search(_CHAIN, inner)]
+    content = "\n".join(work)
+    kinds = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))
+    return next(kinds, "elementwise" if len(work) == len(lines) else "exchanges")
 
 
 def _part(line: str) -> str:
+    """The part of the network whose source an instruction names."""
     source = re.search(r'op_name="([^"]*)"', line)
     return next((part for part in _PARTS if source and part in source[1]), "rest")
 
 
-def shares(found: Sequence[Cost], of: str) -> dict[str, float]:
+def shares(costs: Sequence[Cost], field: str) -> dict[str, float]:
     """Shares of all that is spent by `kind` or by `part`, the largest first."""
-    total: dict[str, float] = defaultdict(float)
-    for cost in found:
-        total[getattr(cost, of)] += cost.spent
-    whole, largest_first = sum(total.values()), sorted(total, key=total.__getitem__, reverse=True)
-    return {name: total[name] / whole for name in largest_first}
+    spent: dict[str, float] = defaultdict(float)
+    for cost in costs:
+        spent[getattr(cost, field)] += cost.spent
+    total = sum(spent.values())
+    largest_first = sorted(spent, key=spent.__getitem__, reverse=True)
+    return {name: spent[name] / total for name in largest_first}
 
 
 def _turns(condition: Sequence[str]) -> int:

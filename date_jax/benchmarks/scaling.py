@@ -13,7 +13,7 @@ from date_jax.benchmarks import measure, program_text, step
 
 
 def run(config: ConfigDict) -> dict[str, Any]:
-    """A row for 1, 2, 4, … devices with parameters whole, then one for each with them cut over all.
+    """Rows for 1, 2, 4, … devices with parameters whole, then rows with them cut over all devices.
 
     The global batch stays: perfect sharding divides the work of one device by their number. Where
     no parameter is large enough to be cut there are no rows of the second kind.
@@ -23,23 +23,27 @@ def run(config: ConfigDict) -> dict[str, Any]:
     """
     most = jax.device_count()
     counts = [n for n in (2**k for k in range(most.bit_length())) if most % n == 0]
-    whole = [row(config, count, fsdp=1) for count in counts]
-    cut = []
-    for count, same in zip(counts[1:], whole[1:], strict=True):
-        each = row(config, count, fsdp=count)
-        if each == same:
+    rows_whole = [row(config, count, fsdp=1) for count in counts]
+
+    # Where cutting changes nothing, no parameter is large enough.
+    rows_cut = []
+    for count, row_whole in zip(counts[1:], rows_whole[1:], strict=True):
+        row_cut = row(config, count, fsdp=count)
+        if row_cut == row_whole:
             break
-        cut.append(each)
-    first = whole[0]
-    for each in (*whole, *cut):
+        rows_cut.append(row_cut)
+
+    # Efficiency: the share that perfect sharding would leave a device, over what it has.
+    one_device = rows_whole[0]
+    for numbers in (*rows_whole, *rows_cut):
         for name in ("flops", "bytes_accessed"):
-            ideal = first[name] / each["devices"]
-            each[f"{name.removesuffix('_accessed')}_efficiency"] = ideal / each[name]
+            ideal = one_device[name] / numbers["devices"]
+            numbers[f"{name.removesuffix('_accessed')}_efficiency"] = ideal / numbers[name]
     return {
         "batch_size": config.batch_size,
         "each_row": "one device's share; exchanged: results of its collectives",
-        "whole_parameters": whole,
-    } | ({"parameters_cut": cut} if cut else {})
+        "whole_parameters": rows_whole,
+    } | ({"parameters_cut": rows_cut} if rows_cut else {})
 
 
 def row(config: ConfigDict, count: int, *, fsdp: int) -> dict[str, Any]:

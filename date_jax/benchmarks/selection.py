@@ -1,4 +1,4 @@
-"""Counting over all pairs, as the pseudo-box generator does it: its share of the matmul peak."""
+"""Counting over all pairs, as the choice of pseudo boxes does it: its share of the matmul peak."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,93 +22,102 @@ ROUNDS, ENOUGH = 3, 60.0  # of each size, but no other one begins after so many 
 
 
 def run(mesh: jax.sharding.Mesh, *, sources: int, targets: int, width: int) -> dict[str, Any]:
-    """Random unit vectors of two modalities, from a sixteenth of both sets to the whole.
+    """Seconds on random unit vectors of two modalities, from a sixteenth of both sets to the whole.
 
     Args:
         sources, targets: rows of the two sets.
         width: D.
     """
     rng = np.random.default_rng(0)
-
-    def features(rows: int) -> Features:
-        made = (rng.standard_normal((rows, width), np.float32) for _ in Features._fields)
-        return Features(*map(host_unit_vectors, made))
-
-    source, target = features(sources), features(targets)
+    source, target = (_random_features(rng, rows, width) for rows in (sources, targets))
     peak = measure.matmul_peak(jnp.float32, mesh, precision="highest")  # as the counts are
+    growth = []
+    for parts in _PARTS:
+        part_of_source = _first(max(1, sources // parts), source)
+        part_of_target = _first(max(1, targets // parts), target)
+        growth.append(row(part_of_source, part_of_target, mesh, peak))
 
-    def part(of: Features, number: int) -> Features:
-        return _first(max(1, len(of.image) // number), of)
-
-    grown = [measured(part(source, n), part(target, n), mesh, peak) for n in _PARTS]
-    pairs, seconds = ([row[name] for row in grown] for name in ("pairs", "seconds"))
+    # On logarithmic axes the slope is the exponent: 1 where twice the pairs take twice the time.
+    pairs, seconds = ([size[name] for size in growth] for name in ("pairs", "seconds"))
     slope = np.polyfit(np.log(pairs), np.log(seconds), 1)[0]
     return {
         "width": width,
         "modalities": len(Features._fields),
         "combine": COMBINE,
         "matmul_peak_flops_per_second": peak,
-        "share_of_peak": grown[-1]["share_of_peak"],
+        "share_of_peak": growth[-1]["share_of_peak"],
         "seconds_grow_with_pairs_to_the": float(slope),
-        "growth": grown,
+        "growth": growth,
     }
 
 
+def _random_features(rng: np.random.Generator, rows: int, width: int) -> Features:
+    """Unit vectors of both modalities."""
+    vectors = (rng.standard_normal((rows, width), np.float32) for _ in Features._fields)
+    return Features(*map(host_unit_vectors, vectors))
+
+
 def _first(rows: int, features: Features) -> Features:
+    """The first rows of each modality."""
     return Features(*(x[:rows] for x in features))
 
 
-def measured(
-    source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
-) -> dict[str, Any]:
-    """One size, after a call on a block of the source that compiles; small ones count again.
+def row(source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float) -> dict[str, Any]:
+    """The measures of one size, after a call on a block of the source, which compiles.
 
     Args:
+        source, target: the rows that are compared, all with all.
+        mesh: of `sharding.device_mesh`.
         peak: flop/s to take a share of.
     """
     width = 2 * source.image.shape[1]
     theta = 2.0 / width**0.5  # the mean of two random cosines has deviation width^-0.5
-    found: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
 
     def count(source: Features) -> None:
+        """One counting, as a refresh of pseudo boxes does it."""
         countdown = Countdown("source rows", len(source.image))
         with TemporaryDirectory() as folder:
             counting = pseudo_boxes.Counting(Path(folder), lambda done, _: countdown.at(done))
             options: dict[str, Any] = {"combine": COMBINE, "mesh": mesh, "counting": counting}
-            found.append(pseudo_boxes.similarity_counts(source, target, (theta,), **options))
+            counts.append(pseudo_boxes.similarity_counts(source, target, (theta,), **options))
 
     count(_first(all_pairs.BLOCK * all_pairs.TILE, source))
-    taken = measure.seconds(lambda: count(source), rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
-    rows = len(source.image), len(target.image)
-    pairs = rows[0] * rows[1]
+    seconds = measure.seconds(lambda: count(source), rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
+    sources, targets = len(source.image), len(target.image)
+    pairs = sources * targets
     flops = 2.0 * pairs * width
     return {
-        "sources": rows[0],
-        "targets": rows[1],
+        "sources": sources,
+        "targets": targets,
         "pairs": pairs,
-        "seconds": taken.median,
-        "least": taken.least,
-        "most": taken.most,
-        "flops_per_second": flops / taken.median,
-        "share_of_peak": flops / taken.median / peak,
-        "temporary_bytes": temporary_bytes(*rows, width, mesh),
-        "mean_share_counted": float(found[-1].mean()) / rows[0],
+        "seconds": seconds.median,
+        "least": seconds.least,
+        "most": seconds.most,
+        "flops_per_second": flops / seconds.median,
+        "share_of_peak": flops / seconds.median / peak,
+        "temporary_bytes": temporary_bytes(sources, targets, width, mesh),
+        "mean_share_counted": float(counts[-1].mean()) / sources,
     }
 
 
 def temporary_bytes(sources: int, targets: int, width: int, mesh: jax.sharding.Mesh) -> int:
-    """What a device needs beside the block of the source and its share of the targets."""
+    """Bytes a device needs besides the block of the source and its share of the targets."""
     cut = all_pairs.cuts(sources, targets, mesh.size)
-    here, spread = sharding.replicated(mesh), sharding.rows(mesh)
 
-    def shape(of: tuple[int, ...], where: Any, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(of, dtype, sharding=where)
+    def sources_of(*shape: int, dtype: Any = jnp.float32) -> Any:
+        """An array of a block of the source, whole on every device."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.replicated(mesh))
 
-    block, own = (cut.tiles, cut.source_tile), (cut.targets,)
+    def targets_of(*shape: int, dtype: Any = jnp.float32) -> Any:
+        """An array of the targets, cut over the devices."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.rows(mesh))
+
+    block = cut.tiles, cut.source_tile
     lowered = all_pairs.after_sources.lower(
-        shape(own, spread, jnp.int32),
-        {"part0": shape((*block, width), here), "number": shape(block, here, jnp.int32)},
-        {"part0": shape((*own, width), spread), "theta": shape(own, spread)},
+        targets_of(cut.targets, dtype=jnp.int32),
+        {"part0": sources_of(*block, width), "number": sources_of(*block, dtype=jnp.int32)},
+        {"part0": targets_of(cut.targets, width), "theta": targets_of(cut.targets)},
         mesh=mesh,
         visitor=all_pairs.Count(("part0",)),
         tile=cut.target_tile,

@@ -1,7 +1,7 @@
 """The same network, losses and optimizer in PyTorch: transformers' Swin and BERT, torch's encoder.
 
-Run by `compare`, in a process that has PyTorch (`pip install torch transformers`). What else our
-training does, augmentation and moving average, it does not do.
+`compare` runs it in a process that has PyTorch (`pip install torch transformers`). It does without
+augmentation and moving average, which our training has.
 """
 
 import itertools
@@ -20,7 +20,7 @@ try:
     import torch
     import transformers
     from torch.nn import functional
-except ImportError:  # said where it is asked for: this module is also read by tools
+except ImportError:  # refused by the first question: tools also read this module
     torch = None
 
 from date_jax.augment import MEAN, STD
@@ -72,46 +72,53 @@ class Peer(Module):
         self.register_buffer("place", torch.from_numpy(sincos_2d(grid, grid, model.width)))
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
-        self._take(load_file(folder / "seekers.safetensors"))
+        self._load(load_file(folder / "seekers.safetensors"))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The box and both embeddings, under the names that `supervised` gives them."""
+        # Both extractors, projected to one width.
         pixels = batch["image"].permute(0, 3, 1, 2).float() / 255.0
         tokens = self.image((pixels - self.mean) / self.std).last_hidden_state
         words = self.text(batch["text"], batch["text_mask"].long()).last_hidden_state
         rep, text_rep = self.image_projection(tokens.mean(1)), self.text_projection(words[:, 0])
         tokens, words = self.image_projection(tokens), self.text_projection(words)
+
+        # The object seeker: [LOC], picture and words as one sequence; padded words are masked.
         rows = len(tokens)
         x = torch.cat([self.loc.expand(rows, 1, -1).to(tokens.dtype), tokens, words], 1)
-        where = torch.cat(
+        position = torch.cat(
             [self.kind[:1], self.place + self.kind[1:2], self.text_position + self.kind[2:]]
         )
-        seen = torch.ones(rows, 1 + tokens.shape[1], dtype=torch.bool, device=x.device)
-        hidden = ~torch.cat([seen, batch["text_mask"]], 1)
+        visible = torch.ones(rows, 1 + tokens.shape[1], dtype=torch.bool, device=x.device)
+        padding = ~torch.cat([visible, batch["text_mask"]], 1)
         for layer in self.layers:
-            x = layer(x + where, src_key_padding_mask=hidden)
-        found = self.norm(x[:, 0]).float()
-        found = self.box[1](self.box[0](found).relu()).relu()
+            x = layer(x + position, src_key_padding_mask=padding)
+        box = self.norm(x[:, 0]).float()
+        box = self.box[1](self.box[0](box).relu()).relu()
         return {
-            "box_cxcywh": self.box[2](found).sigmoid(),
+            "box_cxcywh": self.box[2](box).sigmoid(),
             "query_embedding": functional.normalize(text_rep.float(), dim=-1),
             "image_embedding": functional.normalize(rep.float(), dim=-1),
         }
 
-    def _take(self, tensors: dict[str, Any]) -> None:
-        """Our parameters of what stands behind the extractors."""
+    def _load(self, tensors: dict[str, Any]) -> None:
+        """Takes over our parameters of all that comes after the extractors."""
         ours = {name: torch.from_numpy(value) for name, value in tensors.items()}
         seeker = "object_seeker/"
 
         def dense(name: str) -> dict[str, Any]:
+            """A linear layer: PyTorch's weight is our kernel, transposed."""
             return {"weight": ours[f"{name}/kernel"].T, "bias": ours[f"{name}/bias"]}
 
         def norm(name: str) -> dict[str, Any]:
+            """A layer norm."""
             return {"weight": ours[f"{name}/scale"], "bias": ours[f"{name}/bias"]}
 
         self.image_projection.load_state_dict(dense("image_projection"))
         self.text_projection.load_state_dict(dense("text_projection"))
         for number, layer in enumerate(self.layers):
             at = f"{seeker}layer{number}/"
+            # PyTorch has one matrix for query, key and value.
             parts = [dense(f"{at}attention/{name}") for name in ("query", "key", "value")]
             layer.self_attn.in_proj_weight.data = torch.cat([part["weight"] for part in parts])
             layer.self_attn.in_proj_bias.data = torch.cat([part["bias"] for part in parts])
@@ -135,9 +142,9 @@ class Peer(Module):
 
 
 def loss(peer: Peer, out: dict[str, Any], batch: dict[str, Any], config: ConfigDict) -> Any:
-    """`L_coop`: L1 and 1 - GIoU, and the contrastive loss with equal products as positives."""
-    found, true = out["box_cxcywh"], batch["box_cxcywh"]
-    box = (found - true).abs().sum(-1) + 1.0 - _giou(_corners(found), _corners(true))
+    """`L_coop`: L1 and 1 - GIoU, and the contrastive loss, whose positives are equal products."""
+    predicted, true = out["box_cxcywh"], batch["box_cxcywh"]
+    box = (predicted - true).abs().sum(-1) + 1.0 - _giou(_corners(predicted), _corners(true))
     scale = peer.log_scale.exp().clamp(max=MAX_SCALE)
     logits = scale * out["query_embedding"] @ out["image_embedding"].T
     product = batch["product_id"]
@@ -149,11 +156,15 @@ def loss(peer: Peer, out: dict[str, Any], batch: dict[str, Any], config: ConfigD
 
 
 def _corners(cxcywh: Any) -> Any:
+    """Boxes by two corners, xyxy."""
     return torch.cat([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, :2] + cxcywh[:, 2:] / 2], dim=1)
 
 
 def _giou(a: Any, b: Any) -> Any:
+    """GIoU of boxes xyxy, row by row."""
+
     def area(low: Any, high: Any) -> Any:
+        """Of the boxes between two corners; 0 where there is none."""
         return (high - low).clamp(min=0).prod(1)
 
     overlap = area(torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:]))
@@ -163,7 +174,7 @@ def _giou(a: Any, b: Any) -> Any:
 
 
 class Side:
-    """This side of the comparison: made by the first question, timed by the others."""
+    """The peer's side of the comparison: the first question builds it, the others time it."""
 
     def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
         if "weights" in question:
@@ -176,11 +187,13 @@ class Side:
         return {"seconds": (time.perf_counter() - begun) / question["steps"]}
 
     def _begin(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Builds the network and its training step; returns what must agree with our side."""
         if torch is None:
             raise SetupError(
                 "--compare=torch needs PyTorch and transformers: "
                 "pip install torch==2.13.0 transformers==5.23.0"
             )
+        # The network with our weights, and its outputs, which must be ours.
         config = ConfigDict(question["config"])
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
@@ -192,6 +205,8 @@ class Side:
         with torch.no_grad():
             out = {name: x.cpu().tolist() for name, x in self._peer(batches[0]).items()}
         self._peer.train()
+
+        # The optimizer of our config: the extractors learn at a rate of their own.
         groups = [
             {"params": [p for n, p in self._peer.named_parameters() if _is_backbone(n) == backbone],
              "lr": config.optim.learning_rate * (config.optim.backbone_scale if backbone else 1.0)}
@@ -205,13 +220,14 @@ class Side:
         )
         forward = torch.compile(self._peer) if question["compiled"] else self._peer
         half = config.model.dtype == "bfloat16"
-        given = itertools.cycle(batches)
+        endless = itertools.cycle(batches)
 
         def step() -> None:
-            batch = next(given)
+            """One training step on the next batch."""
+            batch = next(endless)
             with torch.autocast(self._device, torch.bfloat16, enabled=half):
-                found = forward(batch)
-            value = loss(self._peer, found, batch, config)
+                out = forward(batch)
+            value = loss(self._peer, out, batch, config)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(self._peer.parameters(), config.optim.clip)
@@ -222,11 +238,13 @@ class Side:
         return {"parameters": count, "out": out, "version": f"torch {torch.__version__}"}
 
     def _batch(self, config: ConfigDict, seed: int) -> dict[str, Any]:
+        """The rows that our side has for this seed."""
         rows = step.random_batch(config, seed, config.data.vocab_size)["source"]
         return {name: torch.from_numpy(value).to(self._device) for name, value in rows.items()}
 
 
 def _is_backbone(name: str) -> bool:
+    """Whether a parameter is one of the extractors'."""
     return name.startswith(("image.", "text."))
 
 
