@@ -74,6 +74,7 @@ class ImageStream(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B K C"]:
+        # A region is what it looks like and where it is.
         x = nn.Dense(self.width, dtype=self.dtype, name="feature")(feature)
         x = x + nn.Dense(self.width, dtype=self.dtype, name="place")(place)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
@@ -127,6 +128,7 @@ class CrossLayer(nn.Module):
                 for i in (1, 2)
             ]
             drop = nn.Dropout(self.dropout, deterministic=not train)
+            # Queries come from this modality, keys and values from the other one.
             x = norms[0](x + drop(attention(x, mask=mask, context=context, train=train)))
             return norms[1](x + drop(mlp(x, train=train)))
 
@@ -158,6 +160,7 @@ class HybridStream(nn.Module):
     def setup(self) -> None:
         size, dtype = self.config, self.dtype
         saving: dict[str, Any] = {"remat": self.remat, "scan": self.scan, "dtype": dtype}
+        # Each modality's own layers.
         self.text = TextExtractor(
             vocab_size=self.vocab_size,
             layers=size.text.layers,
@@ -176,6 +179,7 @@ class HybridStream(nn.Module):
             dropout=size.dropout,
             **saving,
         )
+        # Layers in which each modality attends to the other, then to both.
         self.cross = [
             CrossLayer(
                 heads=size.cross.heads,
@@ -209,6 +213,7 @@ class HybridStream(nn.Module):
         self.word_norm, self.region_norm = (
             nn.LayerNorm(epsilon=EPSILON, dtype=dtype) for _ in range(2)
         )
+        # The words' last matrix is the text stream's table, so only a bias is added.
         self.word_bias = self.param("word_bias", nn.initializers.zeros, (self.vocab_size,))
         self.region_guess = nn.Dense(self.region_width, dtype=dtype)
 
@@ -229,6 +234,7 @@ class HybridStream(nn.Module):
             `[B E]` and not negative; `words [B T V]`, logits; `regions [B R F]`.
         """
         feature, place, mask = image_inputs(region, box_xyxy, region_mask)
+        # Each modality alone: vectors for search by title or by picture.
         _, words = self.text(text, text_mask, train=train)
         image = self.image(feature, place, mask, train=train)
         outputs = {
@@ -248,6 +254,7 @@ class HybridStream(nn.Module):
             scan=self.scan,
             train=train,
         )
+        # The first token of each modality is its vector, the others guess what was masked.
         words = nn.relu(self.text_out(x[:, :length]))
         image = nn.relu(self.image_out(x[:, length:]))
         outputs |= {"text_co": words[:, 0], "image_co": image[:, 0]}

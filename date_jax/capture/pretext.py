@@ -46,6 +46,7 @@ def region_masks(
     Places without a region are chosen like the others; the caller leaves them out.
     """
     choose_key, zero_key = jax.random.split(rng)
+    # Most of the chosen regions are zeroed; the others have to be predicted though they are seen.
     chosen = jax.random.bernoulli(choose_key, SHARE, shape)
     return chosen, chosen & jax.random.bernoulli(zero_key, ZEROED, shape)
 

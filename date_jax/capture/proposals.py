@@ -115,6 +115,7 @@ def proposal_losses(
     """
     positive, target = token_targets(true_xyxy, box_mask, grid)
     flat = objectness.reshape(-1), positive.reshape(-1).astype(jnp.float32)
+    # All tokens learn whether they are positive, the positive ones where their box is.
     entropy = losses.binary_cross_entropy(*flat).reshape(positive.shape)
     distance = 1.0 - boxes.giou(predicted_xyxy, target)
     distance = distance + jnp.abs(predicted_xyxy - target).sum(axis=-1)
@@ -151,6 +152,7 @@ def nms_indices(
 
 def suppressed_mask(box_xyxy: Float[Array, "B K 4"], *, overlap: float) -> Bool[Array, "B K"]:
     """The boxes of `nms_indices`, in their order, that only fill up the number."""
+    # Suppressed is what overlaps any box before it, as in the rounds above.
     pair_iou = boxes.iou(*jnp.broadcast_arrays(box_xyxy[:, :, None], box_xyxy[:, None]))
     earlier = jnp.tril(jnp.ones(pair_iou.shape[1:], bool), -1)[None]
     return ((pair_iou > overlap) & earlier).any(axis=-1)

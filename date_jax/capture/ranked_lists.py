@@ -72,6 +72,7 @@ def label_numbers(
         labels: of each query, with repetitions.
         gallery: each post's first label.
     """
+    # The gallery's labels first, so that labels it lacks have the numbers behind.
     number = {label: n for n, label in enumerate(dict.fromkeys(gallery))}
     for label in (label for query in labels for label in query):
         number.setdefault(label, len(number))

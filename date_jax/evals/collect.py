@@ -53,6 +53,7 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         with sharding.traced_on(mesh):
             return in_chunks(of_chunk, params, batch, at_once=rows_at_once)
 
+    # Results are small: every device, and so every host, gets all of them.
     replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
 
     def collect(
@@ -64,6 +65,7 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         fetched: list[dict[str, np.ndarray]] = []
         running = None
         for local in batches:
+            # Between batches, so that no process leaves the others alone in a program.
             if should_stop is not None and should_stop():
                 raise Preempted("stopped during an evaluation")
             dispatched = replicated_rows(params, sharding.global_batch(mesh, local))

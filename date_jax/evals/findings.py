@@ -50,10 +50,12 @@ def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.
         columns: queries in a line.
     """
     count = max((finding.posts.shape[1] for finding in findings), default=1)
+    # A query with one line of posts has room for larger ones.
     single = all(len(finding.posts) <= 1 for finding in findings)
     sides = _SINGLE_SIDES if single else _SIDES
     width = sides[0] + _GAP + 14 + count * (sides[1] + 6) + 2 * _GAP
     height = sides[0] + _TEXT + _GAP
+    # The paper, its head, and the queries from left to right and from top to bottom.
     lines = -(-len(findings) // columns)
     size = (_GAP + min(columns, len(findings)) * width, _HEAD + lines * height)
     paper = Image.new("RGB", size, PAPER)

@@ -20,6 +20,7 @@ def picture_items(
     image_id: Int[np.ndarray, " M"],
 ) -> Items:
     """The items where each distinct picture is one and has the products of all its rows."""
+    # Rows of one picture stand together; its vector is that of the first of them.
     order = np.argsort(image_id, kind="stable")
     _, first = np.unique(image_id[order], return_index=True)
     return Items(np.asarray(embedding[order][first], np.float32), product_id[order], first)
@@ -48,6 +49,7 @@ def metrics(
     """
     image = picture_items(image_embedding, product_id, image_id)
     text = row_items(query_embedding, product_id)
+    # Rows with the same text stay apart: each is a query, and each an answer.
     text_to_image = _summary(ranks(text, image, mesh=mesh))
     image_to_text = _summary(ranks(image, text, mesh=mesh))
     return text_to_image | {f"image_to_text_{name}": x for name, x in image_to_text.items()}

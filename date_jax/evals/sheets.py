@@ -71,6 +71,7 @@ def grid(
         # Above the predicted one, which it covers where the two are the same.
         sets.append((pseudo_cxcywh, pseudo_mask, PSEUDO))
     draw_title(sheet, title, names)
+    # Each picture in its place, with those of the boxes that it has.
     iou = clamped_iou(predicted_cxcywh, true_cxcywh)
     for n, (image, text) in enumerate(zip(images, texts, strict=True)):
         at = (_GAP + n % columns * step[0], _HEAD + n // columns * step[1])
@@ -96,6 +97,7 @@ def draw_title(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, 
     """Draws the title at the left, and at the right what each colour stands for."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     x, middle = float(sheet.width - _GAP), _HEAD // 2
+    # From the right end to the left, so that the title gets the room that the names leave.
     for name, colour in reversed(names.items()):
         x -= font.getlength(name)
         draw.text((x, middle), name, INK, font, anchor="lm")
@@ -110,6 +112,7 @@ def draw_box(
     """Draws a normalised box on a picture."""
     draw = ImageDraw.Draw(picture, "RGBA")
     x0, y0, x1, y1 = (xyxy * np.tile(picture.size, 2)).round().astype(int).tolist()
+    # A box without area is still seen.
     x1, y1 = max(x0 + 4, x1), max(y0 + 4, y1)
     # A dark rim on both sides shows the line on any ground.
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 130), width=5)
@@ -130,6 +133,7 @@ def text_lines(text: str, width: int) -> list[str]:
     font = ImageFont.load_default(_LETTERS)
     lines: list[str] = []
     words = text.split()
+    # As many words on a line as fit, one at least; the last line takes what is left.
     while words and len(lines) < _LINES - 1:
         count = 1
         while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
