@@ -1,8 +1,7 @@
 """Mistakes that the user can mend: what, where, what to do. Each has the exit code of its kind."""
 
 import difflib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
@@ -51,20 +50,3 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint to put behind an unknown `word`: the closest of `choices`, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def exit_code_of(work: Callable[[], int | None], *, interrupted: str) -> int:
-    """The exit code of a command without a config: what `work` returns (None: 0), or its mistake's.
-
-    Args:
-        work: the command.
-        interrupted: what to say after Ctrl-C.
-    """
-    try:
-        return work() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
-        return INTERRUPTED

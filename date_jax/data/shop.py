@@ -1,6 +1,8 @@
 """The command `python -m date_jax.data.shop`; its code is in `rendering.shop`."""
 
+import sys
+
 from date_jax.data.rendering.shop import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

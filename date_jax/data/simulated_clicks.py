@@ -1,6 +1,8 @@
 """The command `python -m date_jax.data.simulated_clicks`; its code is in `clicks.simulated`."""
 
+import sys
+
 from date_jax.data.clicks.simulated import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

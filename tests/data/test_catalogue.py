@@ -12,6 +12,7 @@ from configs import same_style as configs
 from date_jax.data import pipeline
 from date_jax.data.clicks import mined as mined_pairs
 from date_jax.data.rendering import suppliers
+from date_jax.data.rendering.offer_scenes import catalogue_product
 from date_jax.data.rendering.parts import NUMBERED, PARTS
 from date_jax.errors import UsageError
 from date_jax.same_style import evaluation as same_style
@@ -67,7 +68,7 @@ def test_only_exact_copies_of_one_product_s_picture_share_a_hash(
 def test_parts_are_told_apart_by_a_number_or_by_words_alone() -> None:
     worded, numbered = [], []
     for offer in suppliers.shelf(0, 3000, "train"):
-        item = suppliers.item(0, offer)
+        item = catalogue_product(0, offer.product)
         if item.category in PARTS:
             (numbered if item.category in NUMBERED else worded).append(item)
     assert {item.mark for item in worded} == {""}
@@ -83,7 +84,7 @@ def test_a_prepared_offer_is_the_rendered_one(corpus: pipeline.Corpus) -> None:
     for place, offer in enumerate(suppliers.shelf(0, PRODUCTS, "val")):
         expected = made(place, "val")
         np.testing.assert_array_equal(images[place], expected.image)
-        assert split.texts[place] == expected.query
+        assert split.texts[place] == expected.text
         same = [o.product == offer.product for o in suppliers.shelf(0, PRODUCTS, "val")]
         assert (products == products[place]).tolist() == same
 

@@ -129,7 +129,7 @@ def test_pictures_are_named_by_what_they_are_and_not_asked_for_twice(
     said = capsys.readouterr()
     assert "1 pictures fetched, 3 were there, 0 failed" in said.out
     assert "fetching: 1 of 1" in said.err
-    assert " s left" in said.err
+    assert "s left" in said.err
 
 
 def test_what_is_no_picture_is_listed_with_its_reason(server: Server, tmp_path: Path) -> None:

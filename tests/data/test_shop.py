@@ -13,8 +13,9 @@ from date_jax.data.rendering import shop
 from date_jax.data.rendering.arrangement import company, members
 from date_jax.data.rendering.composition import CUT_LIMIT, HIDDEN_LIMIT
 from date_jax.data.rendering.phrases import OWN_WORDS
-from date_jax.data.rendering.products import COLOURS, PATTERNS, product
+from date_jax.data.rendering.products import COLOURS, PATTERNS, SPLITS, product
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
+from date_jax.data.rendering.workers import Job, encoded_picture, encoded_pictures
 from date_jax.errors import SetupError, UsageError
 
 SMALL = {"seed": 3, "products": 300, "image_size": 64}
@@ -51,15 +52,15 @@ def rasterised_box(made, size, fine=4):
 
 
 def test_any_number_of_workers_renders_the_same_bytes():
-    jobs = [shop.Job("mall", "train", 20), shop.Job("live", "val", 14)]
-    one = list(shop.pictures(jobs, workers=1, **SMALL))
-    two = list(shop.pictures(jobs, workers=2, **SMALL))
+    jobs = [Job("mall", "train", 20), Job("live", "val", 14)]
+    one = list(encoded_pictures(jobs, renderer="shop", workers=1, **SMALL))
+    two = list(encoded_pictures(jobs, renderer="shop", workers=2, **SMALL))
     here = [
-        shop.encoded(shop.picture(d, i, split=s, **SMALL)) for d, s, n in jobs for i in range(n)
+        encoded_picture(shop.picture(d, i, split=s, **SMALL)) for d, s, n in jobs for i in range(n)
     ]
     for a, b, c in zip(one, two, here, strict=True):
         assert a.png == b.png == c.png
-        assert a.query == b.query == c.query
+        assert a.text == b.text == c.text
         np.testing.assert_array_equal(a.box_xyxy, c.box_xyxy)
 
 
@@ -105,7 +106,7 @@ def test_every_attribute_has_a_word_that_only_catalogues_use_and_one_that_only_s
 
 @pytest.mark.parametrize(("domain", "own", "others"), [("mall", 0, 1), ("live", 1, 0)])
 def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others):
-    words = [word for made in scenes(domain, 200) for word in made.query.replace(",", "").split()]
+    words = [word for made in scenes(domain, 200) for word in made.text.replace(",", "").split()]
     counts = [
         sum(word in {both[place] for both in OWN_WORDS.values()} for word in words)
         for place in (own, others)
@@ -119,14 +120,14 @@ def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others
 def test_a_query_fits_exactly_one_product_of_its_picture(domain):
     neighbours = 0
     for made in scenes(domain, 200, split="train"):
-        words = meant(made.query)
+        words = meant(made.text)
         said = words & set(PATTERNS)
         fitting = [
             item
             for item in made.products
             if {item.category, item.colour} <= words and (not said or item.pattern in said)
         ]
-        assert fitting == [made.products[0]], made.query
+        assert fitting == [made.products[0]], made.text
         neighbours += len(made.products) - 1
     assert neighbours > 100
 
@@ -143,7 +144,7 @@ def test_as_many_neighbours_share_category_or_colour_as_the_look_says(hard):
 
 
 def test_splits_share_no_product_and_are_eight_to_one_to_one():
-    numbers = [{item.number for item in members(0, 200, split)} for split in shop.SPLITS]
+    numbers = [{item.number for item in members(0, 200, split)} for split in SPLITS]
     assert [len(split) for split in numbers] == [160, 20, 20]
     assert len(set.union(*numbers)) == 200
 
@@ -178,17 +179,17 @@ def test_the_same_code_renders_every_size(domain, size):
     assert made.image.shape == (size, size, 3)
     assert made.image.dtype == np.uint8
     assert made.product_id == "p000000"
-    assert made.category in meant(made.query)
+    assert made.category in meant(made.text)
 
 
 def test_a_worker_that_dies_is_reported(capfd):
     with pytest.raises(SetupError, match="rendering process died with exit code 1"):
-        list(shop.pictures([shop.Job("mall", "no_such_split", 3)], workers=1, **SMALL))
-    assert "no_such_split" in capfd.readouterr().err
+        list(encoded_pictures([Job("mall", "none", 3)], renderer="shop", workers=1, **SMALL))
+    assert "KeyError: 'none'" in capfd.readouterr().err
 
 
 def test_a_contact_sheet_holds_a_tile_a_picture():
-    sheet = shop.contact_sheet(columns=3, rows=1, split="test", **SMALL)
+    sheet = shop.domain_sheet(columns=3, rows=1, split="test", **SMALL)
     assert sheet.width > 3 * 192
     assert sheet.height > 2 * 192
 
@@ -224,7 +225,7 @@ def test_the_builder_writes_six_splits_without_a_network(tmp_path, monkeypatch):
         image = np.asarray(Image.open(io.BytesIO(record["image"])))
         np.testing.assert_array_equal(image, wanted.image)
         np.testing.assert_array_equal(record["box_xyxy"], wanted.box_xyxy)
-        assert record["text"].decode() == wanted.query
+        assert record["text"].decode() == wanted.text
         assert record["product_id"].decode() == wanted.product_id
         assert record["row"] == row
         assert record["has_box"]

@@ -9,10 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
-from date_jax.data.rendering import shop, suites
+from date_jax.data.rendering import post_scenes, suites
 from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import product
 from date_jax.data.rendering.silhouettes import CATEGORIES
+from date_jax.data.rendering.workers import Picture
 from date_jax.errors import UsageError
 
 SMALL = {"seed": 3, "products": 200, "unseen": 4, "image_size": 48}
@@ -20,20 +21,20 @@ UNSEEN = set(list(CATEGORIES)[-4:])
 
 
 @functools.cache
-def made(kind: str, split: str, count: int) -> list[shop.Picture]:
+def made(kind: str, split: str, count: int) -> list[Picture]:
     return [suites.picture(kind, i, split=split, **SMALL) for i in range(count)]
 
 
-def items(picture: shop.Picture) -> list:
+def items(picture: Picture) -> list:
     return [product(SMALL["seed"], int(label[1:])) for label in picture.product_id.split("#;#")]
 
 
 @pytest.fixture(scope="module")
-def queries() -> list[shop.Picture]:
+def queries() -> list[Picture]:
     return made("suite", "test", 150)
 
 
-def test_suites_show_two_to_six_products_and_2_8_on_average(queries: list[shop.Picture]) -> None:
+def test_suites_show_two_to_six_products_and_2_8_on_average(queries: list[Picture]) -> None:
     counts = [len(query.box_xyxy) for query in queries]
     assert min(counts) == 2
     assert 4 <= max(counts) <= 6
@@ -41,15 +42,15 @@ def test_suites_show_two_to_six_products_and_2_8_on_average(queries: list[shop.P
     assert [len(items(query)) for query in queries] == counts
 
 
-def test_a_title_names_all_products_of_its_picture(queries: list[shop.Picture]) -> None:
+def test_a_title_names_all_products_of_its_picture(queries: list[Picture]) -> None:
     for query in [*queries[:40], *made("post", "train", 20), *made("single", "val", 10)]:
         for item in items(query):
             for word in (item.category, item.colour, item.pattern):
                 said = {word, OWN_WORDS[word][0]}
-                assert said & set(query.query.split()), (query.query, item)
+                assert said & set(query.text.split()), (query.text, item)
 
 
-def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[shop.Picture]) -> None:
+def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[Picture]) -> None:
     for query in queries:
         low, high = query.box_xyxy[:, :2], query.box_xyxy[:, 2:]
         assert (low >= 0).all()
@@ -63,8 +64,8 @@ def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[shop.Pict
 def test_a_box_holds_what_a_product_changes() -> None:
     """In a composite, which has no film over it: its strong edges lie in the boxes."""
     rng = np.random.default_rng(0)
-    shown = suites.suites.composite(
-        rng, suites.suites.chosen(rng, items(made("suite", "test", 1)[0]), 2), 64
+    shown = post_scenes.composite(
+        rng, post_scenes.random_products(rng, items(made("suite", "test", 1)[0]), 2), 64
     )
     edges = np.abs(np.diff(shown.image.astype(int), axis=1)).sum(-1) > 120
     ys, xs = np.nonzero(edges)
@@ -105,7 +106,7 @@ def test_half_of_the_training_posts_show_one_product() -> None:
 
 def test_composites_have_neither_title_nor_label() -> None:
     for composite in made("composite", "train", 10):
-        assert composite.query == composite.product_id == ""
+        assert composite.text == composite.product_id == ""
         assert len(composite.box_xyxy) >= 2
 
 
@@ -146,7 +147,7 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
     split = corpus.splits["suite_test"]
     for row, picture in enumerate(expected):
         np.testing.assert_array_equal(batch["image"][row], picture.image)
-        assert split.texts[row] == picture.query
+        assert split.texts[row] == picture.text
         assert split.labels()[row] == picture.product_id.split("#;#")
         count = len(picture.box_xyxy)
         assert batch["box_mask"][row].tolist() == [n < count for n in range(6)]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from date_jax.data import streams
 from date_jax.data.cache import save_npz
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import simulated as simulated_clicks
@@ -71,8 +72,9 @@ def mined_pairs(split: PreparedSplit, config: Any, cache: Path) -> Pairs:
 
 
 def _key(split: PreparedSplit, config: Any) -> str:
-    """Changes with whatever changes a pair."""
-    code = [Path(module.__file__ or "").read_bytes() for module in (click_rules, simulated_clicks)]
+    """A name that changes with whatever changes a pair: data, settings, rules and simulation."""
+    modules = (click_rules, simulated_clicks, streams)
+    code = [Path(module.__file__ or "").read_bytes() for module in modules]
     settings = json.dumps(config.to_dict(), sort_keys=True).encode()
     return hashlib.sha256(b"".join([split.fingerprint.encode(), settings, *code])).hexdigest()[:20]
 

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
 from date_jax.data.clicks.tables import KINDS, check_offers, database, table
-from date_jax.errors import DataError, SetupError, UsageError, exit_code_of, nearest
+from date_jax.errors import DataError, SetupError, UsageError, nearest
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -117,37 +118,6 @@ def _check_out(out: Path) -> None:
         raise SetupError(f"--out={out}: {out.parent} is no folder that can be written to")
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        UsageError: a flag is unknown or missing, or its value out of range.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.click_pairs",
-        usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
-    parser.add_argument("--catalogue", help=f"likewise; columns {', '.join(CATALOGUE)}")
-    parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
-    parser.add_argument("--sql", choices=DIALECTS, help="print the query for this engine instead")
-    parser.add_argument("--without", default="", help=f"rules to leave out: {','.join(RULES)}")
-    parser.add_argument("--memory_gb", type=float, default=3.0, help="DuckDB's (3)")
-    parser.add_argument("--salt", help="of the users' hashes (a random one, kept nowhere)")
-    for name, default in Settings._field_defaults.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(options)]
-        hint = nearest(unknown[0].split("=")[0], known)
-        raise UsageError(f"{unknown[0]}: unknown flag{hint}; --help lists the flags")
-    _check_options(options)
-    return options
-
-
 def _check_options(options: argparse.Namespace) -> None:
     needed = [] if options.sql else ["log", "catalogue", "out"]
     missing = [f"--{name}" for name in needed if not getattr(options, name)]
@@ -181,22 +151,42 @@ def printed_sql(options: argparse.Namespace, settings: Settings) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: that of the mistake, if the user made one."""
+    """Mines pairs, or prints the query that does; returns the exit code."""
+    parser = command.Parser(
+        "click_pairs",
+        __doc__,
+        usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
+    )
+    parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
+    parser.add_argument("--catalogue", help=f"likewise; columns {', '.join(CATALOGUE)}")
+    parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
+    parser.add_argument("--sql", choices=DIALECTS, help="print the query for this engine instead")
+    parser.add_argument("--without", default="", help=f"rules to leave out: {','.join(RULES)}")
+    parser.add_argument("--memory_gb", type=float, default=3.0, help="DuckDB's (3)")
+    parser.add_argument("--salt", help="of the users' hashes (a random one, kept nowhere)")
+    for name, default in Settings._field_defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
+    return command.run(parser, arguments, mine_or_print, interrupted="nothing was written")
 
-    def work() -> None:
-        options = parsed(arguments)
-        values = {name: getattr(options, name) for name in Settings._fields}
-        settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
-        if options.sql:
-            print(printed_sql(options, settings), end="")
-        else:
-            mine(
-                options.log,
-                options.catalogue,
-                options.out,
-                settings,
-                without=options.without,
-                memory_gb=options.memory_gb,
-            )
 
-    return exit_code_of(work, interrupted="nothing was written")
+def mine_or_print(options: argparse.Namespace) -> None:
+    """Mines the pairs, or prints the query that does, as the command's flags say.
+
+    Raises:
+        UsageError: a flag is missing, or its value out of range.
+        DataError, SetupError: see `mine`.
+    """
+    _check_options(options)
+    values = {name: getattr(options, name) for name in Settings._fields}
+    settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
+    if options.sql:
+        print(printed_sql(options, settings), end="")
+    else:
+        mine(
+            options.log,
+            options.catalogue,
+            options.out,
+            settings,
+            without=options.without,
+            memory_gb=options.memory_gb,
+        )

@@ -8,14 +8,17 @@ is clicked depends on what it is and on how far up it stands; some visits click 
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from date_jax.data import command
 from date_jax.data.clicks.simulated_catalogue import catalogue, named
+from date_jax.data.streams import Stream
+from date_jax.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -194,10 +197,11 @@ def batches(
 
     offers = offers if isinstance(offers, pa.Table) else pa.table(dict(offers))
     visits = rows // SHOWN + 1
-    made = pages(offers, max(1, visits // 40), np.random.default_rng([seed, 21]))
+    made = pages(offers, max(1, visits // 40), np.random.default_rng([seed, Stream.CLICK_PAGES]))
     start = 0
     while rows > 0:
-        shown = visited(offers, made, start, visits, np.random.default_rng([seed, 22, start]))
+        rng = np.random.default_rng([seed, Stream.CLICK_VISITS, start])
+        shown = visited(offers, made, start, visits, rng)
         yield shown.slice(0, rows)
         rows -= shown.num_rows
         start += VISITS_AT_ONCE
@@ -254,19 +258,25 @@ def write(out: Path, *, rows: int, products: int, seed: int) -> None:
             writer.write_table(part)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.simulated_clicks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str]) -> int:
+    """Writes a simulated log and its catalogue; returns the exit code."""
+    parser = command.Parser("simulated_clicks", __doc__)
     parser.add_argument("--out", type=Path, default=Path("clicks"), help="the folder to write")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the log (1000000)")
     parser.add_argument("--products", type=int, default=0, help="(a 400th of the rows)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    interrupted = "the log may be cut off; start again"
+    return command.run(parser, arguments, write_files, interrupted=interrupted)
+
+
+def write_files(options: argparse.Namespace) -> None:
+    """Writes the files of one simulation, as the command's flags say.
+
+    Raises:
+        UsageError: a number is too small.
+    """
     products = options.products or max(20, options.rows // 400)
     if min(options.rows, products) < 1 or options.seed < 0:
-        parser.error("--rows and --products must be 1 or more, --seed 0 or more")
+        raise UsageError("--rows and --products must be 1 or more, --seed 0 or more")
     write(options.out, rows=options.rows, products=products, seed=options.seed)
     print(f"wrote {options.out}: {options.rows:,} rows, {products:,} products")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from date_jax.data.streams import Stream
+
 if TYPE_CHECKING:
     import pyarrow as pa
 else:  # a package of the extra "clicks"
@@ -48,7 +50,7 @@ def catalogue(products: int, *, seed: int) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rng = np.random.default_rng([seed, 20])
+    rng = np.random.default_rng([seed, Stream.CLICK_CATALOGUE])
     kinds = pa.array([f"kind{number}" for number in range(max(8, products // 50))])
     category = rng.integers(len(kinds), size=products)
     product = np.repeat(np.arange(products), rng.integers(1, 7, size=products))

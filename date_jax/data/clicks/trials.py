@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks.rules import RULES, Settings
 from date_jax.data.clicks.simulated import codes, log
 from date_jax.data.clicks.simulated_catalogue import catalogue
 from date_jax.data.clicks.tables import database
-from date_jax.errors import SetupError, exit_code_of
+from date_jax.errors import SetupError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,23 +139,19 @@ def numbers(text: str) -> list[int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.click_trials",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Prints one of the tables; returns the exit code."""
+    parser = command.Parser("click_trials", __doc__)
     parser.add_argument("--table", choices=("rules", "growth"), default="rules")
     parser.add_argument("--rows", type=numbers, default=[1_000_000], help="growth takes several")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    return command.run(parser, arguments, print_table, interrupted="the table ends here")
+
+
+def print_table(options: argparse.Namespace) -> None:
+    """Prints the table that the command's flags name, each line when it is known."""
     if options.table == "growth":
         lines = growth_lines(options.rows, options.seed)
     else:
         lines = rules_lines(options.rows[0], options.seed)
-
-    def work() -> None:
-        for line in lines:
-            print(line, flush=True)
-
-    return exit_code_of(work, interrupted="the table ends here")
+    for line in lines:
+        print(line, flush=True)

@@ -14,9 +14,10 @@ from date_jax.data.datasets import records
 from date_jax.data.domains import check_domains
 from date_jax.data.files.annotations import Row, annotations
 from date_jax.data.files.box_format import check_boxes
-from date_jax.data.files.photos import Photos, Progress
+from date_jax.data.files.photos import Photos
 from date_jax.data.files.preprocess import prepared_box
 from date_jax.errors import DataError
+from date_jax.run.countdown import Countdown
 
 PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made before is made anew
 
@@ -114,16 +115,15 @@ class Files(tfds.core.GeneratorBasedBuilder):
         splits: dict[str, dict[str, list[Row]]] = {}
         for row in config.rows:
             splits.setdefault(_split(row), {}).setdefault(row.image, []).append(row)
-        progress = Progress(
-            sum(image in photos.headers for images in splits.values() for image in images)
-        )
+        total = sum(image in photos.headers for images in splits.values() for image in images)
+        countdown = Countdown("preparing pictures", total)
         return {
-            name: self._generate_examples(name, images, photos, progress)
+            name: self._generate_examples(name, images, photos, countdown)
             for name, images in splits.items()
         }
 
     def _generate_examples(
-        self, name: str, rows_of: dict[str, list[Row]], photos: Photos, progress: Progress
+        self, name: str, rows_of: dict[str, list[Row]], photos: Photos, countdown: Countdown
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """The rows of one split, a picture's rows together.
 
@@ -132,7 +132,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
         """
         config = self.builder_config
         number = 0
-        for image, jpeg in photos.jpegs(list(rows_of), progress):
+        for image, jpeg in photos.jpegs(list(rows_of), countdown):
             size = photos.headers[image][:2]
             for row in rows_of[image]:
                 box = np.zeros(4, np.float32)

@@ -12,6 +12,8 @@ import tensorflow_datasets as tfds
 from date_jax.data.datasets import records
 from date_jax.data.domains import check_domains
 from date_jax.data.rendering import shop
+from date_jax.data.rendering.products import SPLITS
+from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 
 
@@ -59,13 +61,14 @@ class Shop(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         config = self.builder_config
         jobs = [
-            shop.Job(domain, split, size)
+            Job(domain, split, size)
             for domain in shop.DOMAINS
             for split, size in config.sizes().items()
         ]
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = shop.pictures(
+        made = encoded_pictures(
             jobs,
+            renderer="shop",
             seed=config.seed,
             products=config.products,
             image_size=config.image_size,
@@ -77,14 +80,14 @@ class Shop(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("the splits' generators are made in _split_generators")
 
 
-def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(made: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The next `count` pictures as records."""
     for row, item in enumerate(itertools.islice(made, count)):
         yield (
             row,
             {
                 "image": item.png,
-                "text": item.query,
+                "text": item.text,
                 "box_xyxy": item.box_xyxy,
                 "has_box": True,
                 "product_id": item.product_id,
@@ -101,7 +104,7 @@ def builder(config: Any, cache: Path) -> Shop:
         DataError: the config asks for a domain that the shop does not have.
         UsageError: too few pictures or products for three splits.
     """
-    names = [f"{domain}_{split}" for domain in shop.DOMAINS for split in shop.SPLITS]
+    names = [f"{domain}_{split}" for domain in shop.DOMAINS for split in SPLITS]
     check_domains(names, source=config.source, target=config.target, where="'shop'")
     for key in ("pictures", "products"):
         if config.shop[key] < 10:

@@ -14,6 +14,7 @@ from date_jax.data.datasets import records
 from date_jax.data.rendering import shop, suites
 from date_jax.data.rendering.arrangement import members
 from date_jax.data.rendering.post_scenes import MOST, POST
+from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 
 
@@ -46,17 +47,17 @@ class SuitesConfig(tfds.core.BuilderConfig):
         if self.kinds != suites.KINDS:
             self.name += f"_{'_'.join(self.kinds)}"
 
-    def jobs(self) -> list[shop.Job]:
+    def jobs(self) -> list[Job]:
         """Kind, split and number of pictures, each a split `<kind>_<split>`."""
         gallery = {
             split: self.views * len(members(self.seed, self.products, split))
             for split in ("val", "test")
         }
         jobs = [
-            shop.Job("post", "train", self.posts),
-            shop.Job("composite", "train", self.composites),
+            Job("post", "train", self.posts),
+            Job("composite", "train", self.composites),
             *(
-                shop.Job(kind, split, size)
+                Job(kind, split, size)
                 for split in ("val", "test")
                 for kind, size in (
                     ("composite", self.queries),
@@ -64,7 +65,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
                     ("single", gallery[split]),
                 )
             ),
-            shop.Job("unseen", "test", self.queries),
+            Job("unseen", "test", self.queries),
         ]
         return [job for job in jobs if job.domain in self.kinds]
 
@@ -88,7 +89,7 @@ class Suites(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         jobs = config.jobs()
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = shop.pictures(
+        made = encoded_pictures(
             jobs,
             workers=config.workers,
             renderer="suites",
@@ -103,7 +104,7 @@ class Suites(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("the splits' generators are made in _split_generators")
 
 
-def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(made: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The next `count` pictures as records; behind the last product boxes are zeros."""
     for row, item in enumerate(itertools.islice(made, count)):
         box = np.zeros((MOST, 4), np.float32)
@@ -112,7 +113,7 @@ def _examples(made: Iterator[shop.Encoded], count: int) -> Iterator[tuple[int, d
             row,
             {
                 "image": item.png,
-                "text": item.query,
+                "text": item.text,
                 "box_xyxy": box,
                 "has_box": np.arange(MOST) < len(item.box_xyxy),
                 "product_id": item.product_id,

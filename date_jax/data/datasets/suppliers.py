@@ -11,7 +11,9 @@ import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
 from date_jax.data.rendering import shop, suppliers
-from date_jax.data.rendering.offer_scenes import CODE_SAID, LOOK, SAID
+from date_jax.data.rendering.offer_scenes import CODE_CHANCE, LOOK, MENTION_CHANCES
+from date_jax.data.rendering.products import SPLITS
+from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 
 TEXTS = ("offer_id", "supplier")
@@ -29,9 +31,8 @@ class SuppliersConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         # The name is the cache's key: whatever changes a pixel has to change it.
-        version = (
-            f"{suppliers.RENDER_VERSION} {shop.RENDER_VERSION} {LOOK} {SAID} {CODE_SAID}".encode()
-        )
+        versions = f"{suppliers.RENDER_VERSION} {shop.RENDER_VERSION}"
+        version = f"{versions} {LOOK} {MENTION_CHANCES} {CODE_CHANCE}".encode()
         self.name = (
             f"s{self.image_size}_p{self.products}_seed{self.seed}_"
             f"{hashlib.sha256(version).hexdigest()[:8]}"
@@ -55,12 +56,10 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
         config = self.builder_config
-        shelves = {
-            split: suppliers.shelf(config.seed, config.products, split) for split in shop.SPLITS
-        }
+        shelves = {split: suppliers.shelf(config.seed, config.products, split) for split in SPLITS}
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = shop.pictures(
-            [shop.Job("offer", split, len(offers)) for split, offers in shelves.items()],
+        made = encoded_pictures(
+            [Job("offer", split, len(offers)) for split, offers in shelves.items()],
             workers=config.workers,
             renderer="suppliers",
             seed=config.seed,
@@ -74,7 +73,7 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
 
 
 def _examples(
-    made: Iterator[shop.Encoded], offers: tuple[suppliers.Offer, ...]
+    made: Iterator[Encoded], offers: tuple[suppliers.Offer, ...]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The pictures of all `offers`, the next ones of `made`, as records."""
     for row, (offer, item) in enumerate(
@@ -84,7 +83,7 @@ def _examples(
             row,
             {
                 "image": item.png,
-                "text": item.query,
+                "text": item.text,
                 "box_xyxy": item.box_xyxy,
                 "has_box": True,
                 "product_id": item.product_id,

@@ -23,10 +23,12 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from date_jax.data import command
 from date_jax.data.files import product1m
-from date_jax.data.files.photos import UNFINISHED, Progress, checked_id
+from date_jax.data.files.photos import UNFINISHED, checked_id
 from date_jax.data.files.text_rows import file_text
-from date_jax.errors import DataError, SetupError, UsageError, exit_code_of
+from date_jax.errors import DataError, SetupError, UsageError
+from date_jax.run.countdown import Countdown
 
 AGENT = "date_jax (research; one picture at a time)"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
@@ -306,7 +308,9 @@ def _all(
     options: Options,
     failed: Callable[[Wanted, list[tuple[str, str]]], None],
 ) -> int:
-    hosts, progress, count = Hosts(options.delay), Progress(len(lacking), "fetching"), 0
+    hosts, countdown, count = Hosts(options.delay), Countdown("fetching", len(lacking)), 0
+    if lacking:
+        countdown.at(0)  # its clock starts before the first picture, which may take long
     with ThreadPoolExecutor(options.connections) as pool:
         try:
             for start in range(0, len(lacking), WINDOW):
@@ -316,38 +320,41 @@ def _all(
                     if reasons := done.result():
                         failed(running[done], reasons)
                         count += 1
-                    progress.advance()
+                    countdown.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return count
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Fetches a list; returns the exit code, 1 where some pictures failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.download",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.Parser("download", __doc__)
     parser.add_argument("--list", type=Path, required=True, help="id<TAB>URL, or Product1M's")
     parser.add_argument("--out", type=Path, required=True, help="the folder of pictures")
-    for name, said in (
-        ("connections", "at once"),
-        ("delay", "seconds between two questions to a host"),
-        ("tries", "of an address that is busy"),
-        ("timeout", "seconds without an answer"),
-        ("max_bytes", "of a picture"),
-    ):
-        value = Options._field_defaults[name]
-        parser.add_argument(f"--{name}", type=type(value), default=value, help=said)
-    given = vars(parser.parse_args(arguments))
-    path, folder = given.pop("list"), given.pop("out")
+    meanings = {
+        "connections": "at once",
+        "delay": "seconds between two questions to a host",
+        "tries": "of an address that is busy",
+        "timeout": "seconds without an answer",
+        "max_bytes": "of a picture",
+    }
+    for name, default in Options._field_defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=meanings[name])
+    return command.run(parser, arguments, fetch_list, interrupted="the same command goes on")
 
-    def work() -> int:
-        for name, value in given.items():
-            if not (value > 0 or (name == "delay" and value == 0)):
-                raise UsageError(f"--{name}={value}: must be above 0")
-        return int(download(read_list(path), folder, Options(**given)) > 0)
 
-    return exit_code_of(work, interrupted="the same command goes on")
+def fetch_list(flags: argparse.Namespace) -> int:
+    """Fetches the pictures of a list, as the command's flags say; returns 1 where some failed.
+
+    Raises:
+        UsageError: an option is not above 0.
+        DataError: the list is malformed.
+        SetupError: the folder cannot be written, or the disk is full.
+    """
+    options = Options(*(getattr(flags, name) for name in Options._fields))
+    for name, value in options._asdict().items():
+        if not (value > 0 or (name == "delay" and value == 0)):
+            raise UsageError(f"--{name}={value}: must be above 0")
+    failures = download(read_list(flags.list), flags.out, options)
+    return 1 if failures else 0

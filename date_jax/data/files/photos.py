@@ -2,8 +2,6 @@
 
 import os
 import re
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
@@ -13,6 +11,7 @@ from typing import TypeVar
 from date_jax.data.files import preprocess
 from date_jax.data.files.preprocess import Header, UnreadablePictureError
 from date_jax.errors import DataError
+from date_jax.run.countdown import Countdown
 
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 SHOWN = 3  # unreadable pictures named in a message
@@ -66,7 +65,7 @@ class Photos:
                 self._unreadable[name] = str(found)
         self._check_budget()
 
-    def jpegs(self, names: Sequence[str], progress: "Progress") -> Iterator[tuple[str, bytes]]:
+    def jpegs(self, names: Sequence[str], countdown: Countdown) -> Iterator[tuple[str, bytes]]:
         """Name and prepared picture of those of `names` that can be read, in their order.
 
         Raises:
@@ -74,7 +73,7 @@ class Photos:
         """
         readable = [name for name in names if name in self.headers]
         for name, jpeg in _in_threads(self._jpeg, readable):
-            progress.advance()
+            countdown.advance()
             if isinstance(jpeg, bytes):
                 yield name, jpeg
             else:
@@ -171,34 +170,6 @@ def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
     names.sort(key=lambda name: Path(name).suffix.lower() not in _PICTURES)
     file_of = {Path(name).stem: name for name in reversed(names)}
     return [file_of.get(each, f"{each}.jpg") for each in ids]
-
-
-class Progress:
-    """One line on standard error, rewritten twice a second: done, rate, time left.
-
-    Args:
-        total: how often `advance` will be called.
-        doing: what the line begins with.
-    """
-
-    def __init__(self, total: int, doing: str = "preparing pictures"):
-        self._total, self._done, self._doing = total, 0, doing
-        self._start = self._last = time.monotonic()
-
-    def advance(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if now - self._last < 0.5 and self._done < self._total:
-            return
-        self._last = now
-        rate = self._done / max(now - self._start, 1e-9)
-        print(
-            f"\r{self._doing}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, "
-            f"{(self._total - self._done) / rate:,.0f} s left   ",
-            end="\n" if self._done >= self._total else "",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:

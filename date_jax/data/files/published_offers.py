@@ -8,15 +8,16 @@ writes the addresses of their pictures, `id<TAB>URL` a line, for a downloader; n
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from date_jax.data import command
 from date_jax.data.files.offers import IdPairs, Offer, text
 from date_jax.data.files.photos import checked_id, files_by_id
 from date_jax.data.files.text_rows import check_columns, file_text, json_rows
-from date_jax.errors import DataError, exit_code_of
+from date_jax.errors import DataError
 
 REQUIRED = ("trigger_id", "trigger_img", "recall_id", "recall_title", "recall_img", "label")
 TITLES = ("trigger_title", "tirgger_title")  # both spellings are in use
@@ -122,23 +123,24 @@ def with_files(offers: list[Offer], folder: Path) -> list[Offer]:
     return [offer._replace(image=name) for offer, name in zip(offers, names, strict=True)]
 
 
-def main(arguments: list[str]) -> int:
-    """Writes the list; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.published_offers",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str]) -> int:
+    """Writes the list of addresses; returns the exit code."""
+    parser = command.Parser("published_offers", __doc__)
     parser.add_argument("--path", type=Path, required=True, help="the authors' JSON file")
     parser.add_argument("--out", type=Path, required=True, help="the list to write")
-    options = parser.parse_args(arguments)
+    interrupted = "the list may be cut off; start again"
+    return command.run(parser, arguments, write_addresses, interrupted=interrupted)
 
-    def work() -> None:
-        offers = published(options.path, "--path").offers
-        # An address with a blank in it is none, and would make two columns of one.
-        addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
-        lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)
-        options.out.write_text("".join(lines))
-        print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
 
-    return exit_code_of(work, interrupted="the list may be cut off; start again")
+def write_addresses(options: argparse.Namespace) -> None:
+    """Writes id and address of every offer's picture, as the command's flags say.
+
+    Raises:
+        DataError: the file at `options.path` is malformed.
+    """
+    offers = published(options.path, "--path").offers
+    # An address with a blank in it is none, and would make two columns of one.
+    addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
+    lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)
+    options.out.write_text("".join(lines))
+    print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from date_jax.data.files.photos import Progress
-from date_jax.errors import DataError, exit_code_of
+from date_jax.data import command
+from date_jax.errors import DataError
+from date_jax.run.countdown import Countdown
 
 FORMAT = "date_jax regions 1"
 KINDS = ("float16", "float32")
@@ -254,37 +255,37 @@ def detected(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return feature, np.clip(box / size, 0.0, 1.0)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Writes a folder of regions from .npz files; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m date_jax.data.region_files",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.Parser("region_files", __doc__)
     parser.add_argument("--npz", type=Path, required=True, help="a folder of <id>.npz files")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--count", type=int, default=36, help="regions of a picture, at most")
     parser.add_argument("--dtype", choices=KINDS, default="float16", help="of the features")
-    given = parser.parse_args(arguments)
+    interrupted = "a folder without its manifest is not read; start again"
+    return command.run(parser, arguments, write_folder, interrupted=interrupted)
 
-    def work() -> None:
-        paths = sorted(given.npz.glob("*.npz"))
-        if not paths:
-            raise DataError(f"--npz={given.npz}: no .npz file there (looked from {Path.cwd()})")
-        if given.count < 1:
-            raise DataError(f"--count={given.count}: must be 1 or more")
-        width = detected(paths[0])[0].shape[-1]
-        ids = [path.stem for path in paths]
-        write(given.out, ids, _all(paths), count=given.count, width=width, dtype=given.dtype)
-        print(
-            f"regions of {len(paths):,} pictures, {given.count} of {width} numbers, in {given.out}"
-        )
 
-    return exit_code_of(work, interrupted="a folder without its manifest is not read; start again")
+def write_folder(options: argparse.Namespace) -> None:
+    """Writes the regions of all .npz files of a folder, as the command's flags say.
+
+    Raises:
+        DataError: there is no such file, one is malformed, or `options.count` is below 1.
+    """
+    paths = sorted(options.npz.glob("*.npz"))
+    if not paths:
+        raise DataError(f"--npz={options.npz}: no .npz file there (looked from {Path.cwd()})")
+    count, dtype = options.count, options.dtype
+    if count < 1:
+        raise DataError(f"--count={count}: must be 1 or more")
+    width = detected(paths[0])[0].shape[-1]
+    ids = [path.stem for path in paths]
+    write(options.out, ids, _all(paths), count=count, width=width, dtype=dtype)
+    print(f"regions of {len(paths):,} pictures, {count} of {width} numbers, in {options.out}")
 
 
 def _all(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    progress = Progress(len(paths), "reading regions")
+    countdown = Countdown("reading regions", len(paths))
     for path in paths:
         yield detected(path)
-        progress.advance()
+        countdown.advance()

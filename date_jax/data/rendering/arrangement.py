@@ -7,14 +7,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, extent, product
+from date_jax.data.rendering.products import Product, extent, product, split_numbers
+
+TRIES = 5  # sizes that a product is tried in, each SHRINK of the one before
+SHRINK = 0.87
+SPOTS = 32  # random places that a product is tried at in each size
 
 
 @functools.lru_cache(maxsize=8)
 def members(seed: int, products: int, split: str) -> tuple[Product, ...]:
-    """The products of a split, 8:1:1 by number."""
-    shares = {"train": range(8), "val": (8,), "test": (9,)}[split]
-    return tuple(product(seed, number) for number in range(products) if number % 10 in shares)
+    """The products of a split, in the order of their numbers."""
+    return tuple(product(seed, number) for number in split_numbers(products, split))
 
 
 @functools.lru_cache(maxsize=8)
@@ -24,7 +27,7 @@ def _attributes(seed: int, products: int, split: str) -> np.ndarray:
     return np.array([[item.category, item.colour, item.pattern] for item in items]).T
 
 
-def _neighbour(
+def _neighbour_position(
     rng: np.random.Generator,
     target: Product,
     table: np.ndarray,
@@ -32,23 +35,35 @@ def _neighbour(
     hard: float,
     pattern: bool,
 ) -> int | None:
-    """The position in `table` of a `free` product that the query does not fit: with probability
-    `hard` one that shares the category, the colour or, where the query tells patterns apart, both;
-    else one that shares neither. Where there is none of that kind, any."""
-    wanted = np.array([target.category, target.colour, target.pattern])[:, None]
-    category, colour, same_pattern = table == wanted
-    fits = category & colour & (same_pattern if pattern else True)
+    """A random product that the query does not fit, by its position in `table`.
+
+    With probability `hard` it shares the category, the colour or, where the query tells patterns
+    apart, both; else it shares neither. Where no such product is left, it is any.
+
+    Args:
+        rng: draws the kind and the product.
+        target: the queried product.
+        table: the attributes of all products of the split.
+        free: those that are not in the picture yet.
+        hard: the probability above.
+        pattern: the query says the pattern.
+    """
+    # Never a product that the query fits: there would be two right answers.
+    attributes = np.array([target.category, target.colour, target.pattern])[:, None]
+    same_category, same_colour, same_pattern = table == attributes
+    fits = same_category & same_colour & (same_pattern if pattern else True)
     allowed = free & ~fits
+    # Hard neighbours decide whether a model reads the whole query or a word of it.
     kind = rng.random()
     if rng.random() >= hard:
-        wished = allowed & ~category & ~colour
+        preferred = allowed & ~same_category & ~same_colour
     elif kind < 0.45:
-        wished = allowed & category & ~colour
+        preferred = allowed & same_category & ~same_colour
     elif kind < 0.9:
-        wished = allowed & colour & ~category
+        preferred = allowed & same_colour & ~same_category
     else:
-        wished = allowed & colour & category
-    choices = np.flatnonzero(wished if wished.any() else allowed)
+        preferred = allowed & same_colour & same_category
+    choices = np.flatnonzero(preferred if preferred.any() else allowed)
     return int(choices[rng.integers(len(choices))]) if len(choices) else None
 
 
@@ -64,32 +79,37 @@ def company(
     """The queried product and up to `count` - 1 others that its query cannot mean.
 
     Args:
+        rng: draws the others.
+        target: the queried product.
         shop: seed, number of products and split.
+        count: of products in the picture, the queried one among them.
         hard: probability of a neighbour that is like the queried product.
         pattern: the query says the pattern.
     """
     items, table = members(*shop), _attributes(*shop)
-    shown, free = [target], np.ones(len(items), bool)
+    together, free = [target], np.ones(len(items), bool)
     for _ in range(count - 1):
-        position = _neighbour(rng, target, table, free, hard, pattern)
+        position = _neighbour_position(rng, target, table, free, hard, pattern)
         if position is None:
             break
-        shown.append(items[position])
+        together.append(items[position])
         free[position] = False
-    return shown
+    return together
 
 
-class Placed(NamedTuple):
-    """A product and its view: `matrix` takes the silhouette's units to pixels around `centre`."""
+class PlacedProduct(NamedTuple):
+    """A product in its view: `matrix` takes the silhouette's units to pixels around `centre`."""
 
     item: Product
     matrix: Float[np.ndarray, "2 2"]
     centre: Float[np.ndarray, " 2"]
 
 
-def _matrix(rng: np.random.Generator, look: Look, item: Product, size: int) -> np.ndarray:
-    """Silhouette units to pixels: a view of the product, turned, slanted and scaled. Slim
-    products are enlarged, so that `look.size` lies between their longer side and their mean."""
+def _view_matrix(rng: np.random.Generator, look: Look, item: Product, size: int) -> np.ndarray:
+    """A random view of the product, turned, slanted and scaled: silhouette units to pixels.
+
+    Slim products are enlarged, so that `look.size` lies between their longer side and their mean.
+    """
     angle = np.radians(rng.uniform(-look.rotation, look.rotation))
     slant = rng.uniform(-look.shear, look.shear)
     c, s = np.cos(angle), np.sin(angle)
@@ -100,24 +120,32 @@ def _matrix(rng: np.random.Generator, look: Look, item: Product, size: int) -> n
     return turn * (rng.uniform(*look.size) * size / side)
 
 
-def _centre(
+def _free_centre(
     rng: np.random.Generator,
     look: Look,
     box: Float[np.ndarray, " 4"],
-    placed: list[np.ndarray],
+    taken: list[np.ndarray],
     free: Float[np.ndarray, " 4"],
 ) -> np.ndarray | None:
-    """Where to put a product that fills `box` around its origin: the first of some random places
-    within `free` that overlaps the earlier ones by at most `look.overlap`; None if there is none.
+    """A place for a product's origin, the first of some random ones that will do, or None.
+
+    Args:
+        rng: draws the places.
+        look: of the picture; boxes of products overlap by `look.overlap` at most.
+        box: that the product fills around its origin.
+        taken: boxes of the products that have their places.
+        free: the part of the picture for products, of which `look.cut` may stand out.
     """
+    # The places are drawn even where there is no room, so that later draws do not depend on it.
     extra = look.cut * (box[2:] - box[:2])
     low, high = free[:2] - box[:2] - extra, free[2:] - box[2:] + extra
-    spots = low + (high - low) * rng.random((32, 2))
+    spots = low + (high - low) * rng.random((SPOTS, 2))
     if (high < low).any():
         return None
-    if not placed:
+    if not taken:
         return spots[0]
-    others = np.stack(placed)[None]
+    # The overlap with every earlier box, as a share of the smaller of the two.
+    others = np.stack(taken)[None]
     x0y0, x1y1 = spots[:, None] + box[:2], spots[:, None] + box[2:]
     sides = np.minimum(x1y1, others[..., 2:]) - np.maximum(x0y0, others[..., :2])
     common = np.clip(sides, 0, None).prod(-1)
@@ -126,38 +154,49 @@ def _centre(
     return spots[apart[0]] if len(apart) else None
 
 
-def arranged(
+def placed_products(
     rng: np.random.Generator,
     look: Look,
     items: list[Product],
     size: int,
     free: Float[np.ndarray, " 4"],
-) -> list[Placed]:
-    """The products that found room, smaller if need be; the first of `items`, the queried one,
-    stays the first. Its turn to find room is drawn like the others': it is no larger than they
-    are, but in those pictures that show it off."""
+) -> list[PlacedProduct]:
+    """The products that find room, each in a random view, smaller if need be.
+
+    The first of `items`, the queried one, is always among them and stays the first. Its turn to
+    find room is drawn like the others': it is no larger than they are, but in those pictures that
+    show it off.
+
+    Args:
+        rng: draws views and places.
+        look: of the picture.
+        items: the products.
+        size: the picture's side in pixels.
+        free: the part of the picture for products, in pixels.
+    """
     shown_off = rng.random() < look.shown_off
+    # Should the queried product find no room in its turn, all begin again with it as the first.
     for order in (rng.permutation(len(items)), range(len(items))):
         boxes: list[np.ndarray] = []
         placed = []
         for item in [items[position] for position in order]:
-            matrix = _matrix(rng, look, item, size)
+            matrix = _view_matrix(rng, look, item, size)
             if shown_off and item is not items[0]:
                 matrix = matrix * rng.uniform(0.55, 0.8)
-            for _ in range(5):
+            for _ in range(TRIES):
                 box = extent(item, matrix)
-                centre = _centre(rng, look, box, boxes, free)
+                centre = _free_centre(rng, look, box, boxes, free)
                 if centre is not None:
                     boxes.append(box + np.tile(centre, 2))
-                    placed.append(Placed(item, matrix, centre))
+                    placed.append(PlacedProduct(item, matrix, centre))
                     break
-                matrix = matrix * 0.87
+                matrix = matrix * SHRINK
         if any(entry.item is items[0] for entry in placed):
             return sorted(placed, key=lambda entry: entry.item is not items[0])
     raise ValueError(f"products of {look.size} of the side do not fit into {free / size}")
 
 
-def inside(placed: Placed, size: int) -> Placed:
-    """The same view, moved until nothing of it is outside the picture."""
+def uncut_product(placed: PlacedProduct, size: int) -> PlacedProduct:
+    """The product in the same view, moved until nothing of it is outside the picture."""
     box = extent(placed.item, placed.matrix)
     return placed._replace(centre=np.clip(placed.centre, -box[:2], size - box[2:]))

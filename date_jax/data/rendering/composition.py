@@ -9,11 +9,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
 from date_jax.data.rendering import backdrops, overlays, phrases
-from date_jax.data.rendering.arrangement import arranged, company, inside
+from date_jax.data.rendering.arrangement import company, placed_products, uncut_product
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, Sprite, sprite
+from date_jax.data.rendering.products import Product, Sprite, product_sprite
 
 Canvas = Float[np.ndarray, "S S 3"]
+Window = tuple[slice, slice]  # rows and columns
 HIDDEN_LIMIT = 0.35  # of the queried product's area, by whatever lies in front of it
 CUT_LIMIT = 0.2  # of its area, by the picture's border
 
@@ -21,14 +22,20 @@ CUT_LIMIT = 0.2  # of its area, by the picture's border
 class Scene(NamedTuple):
     """A rendered picture and all that is known of it.
 
-    `products[0]` is the queried one; `matrix` takes its silhouette's units to pixels around
-    `centre`; `hidden` and `cut` are the shares of its area behind other things and outside the
-    picture. box_xyxy is normalised and tightly holds the part of its silhouette (coverage above
-    one half) inside the picture.
+    Attributes:
+        image: the picture.
+        text: a query for one of its products.
+        box_xyxy: normalised, tightly around the part of the queried product's silhouette (coverage
+            above one half) that lies inside the picture.
+        products: in the picture, the queried one first.
+        matrix: takes the queried product's silhouette's units to pixels around `centre`.
+        centre: x and y in pixels.
+        hidden: the share of the queried product's area behind other things.
+        cut: the share of it outside the picture.
     """
 
     image: UInt8[np.ndarray, "S S 3"]
-    query: str
+    text: str
     box_xyxy: Float[np.ndarray, " 4"]
     products: tuple[Product, ...]
     matrix: Float[np.ndarray, "2 2"]
@@ -37,49 +44,54 @@ class Scene(NamedTuple):
     cut: float
 
 
-def _window(drawn: Sprite, size: int) -> tuple[slice, slice, slice, slice]:
-    """Rows and columns of the picture that a sprite covers, and the same in the sprite."""
-    height, width = drawn.alpha.shape
-    y0, y1 = max(0, drawn.top), min(size, drawn.top + height)
-    x0, x1 = max(0, drawn.left), min(size, drawn.left + width)
-    return (
-        slice(y0, y1),
-        slice(x0, x1),
-        slice(y0 - drawn.top, y1 - drawn.top),
-        slice(x0 - drawn.left, x1 - drawn.left),
-    )
+def _windows(sprite: Sprite, size: int) -> tuple[Window, Window]:
+    """Where a sprite lies in the picture, and which part of the sprite that is."""
+    height, width = sprite.alpha.shape
+    y0, y1 = max(0, sprite.top), min(size, sprite.top + height)
+    x0, x1 = max(0, sprite.left), min(size, sprite.left + width)
+    inner = slice(y0 - sprite.top, y1 - sprite.top), slice(x0 - sprite.left, x1 - sprite.left)
+    return (slice(y0, y1), slice(x0, x1)), inner
 
 
-def coverage(drawn: Sprite, size: int) -> Float[np.ndarray, "S S"]:
+def coverage(sprite: Sprite, size: int) -> Float[np.ndarray, "S S"]:
     """The sprite's coverage, 0..1, in the picture's pixels."""
     mask = np.zeros((size, size), np.float32)
-    rows, columns, own_rows, own_columns = _window(drawn, size)
-    mask[rows, columns] = drawn.alpha[own_rows, own_columns]
+    outer, inner = _windows(sprite, size)
+    mask[outer] = sprite.alpha[inner]
     return mask
 
 
-def add_sprite(canvas: Canvas, drawn: Sprite, shadow: float) -> None:
-    """Paints a product and, below it, its soft shadow to the lower right."""
+def add_sprite(canvas: Canvas, sprite: Sprite, shadow: float) -> None:
+    """Paints a product and, below it, its soft shadow to the lower right.
+
+    Args:
+        canvas: is painted on.
+        sprite: the product.
+        shadow: how dark the shadow is, 0 to 1; 0 is none.
+    """
     size = len(canvas)
+    # The shadow is the blurred silhouette: padded first, as a blur reaches out of it.
     reach = max(1, size // 40)
-    wide = (np.pad(drawn.alpha, 3 * reach) * 255).astype(np.uint8)
+    wide = (np.pad(sprite.alpha, 3 * reach) * 255).astype(np.uint8)
     soft = Image.fromarray(wide).filter(ImageFilter.BoxBlur(1.5 * reach))
     dark = np.asarray(soft, np.float32)[..., None] * np.float32(shadow / 255)
-    shade = Sprite(dark, dark[..., 0], drawn.left - 2 * reach, drawn.top - reach)
-    rows, columns, own_rows, own_columns = _window(shade, size)
-    canvas[rows, columns] *= 1 - dark[own_rows, own_columns]
-    rows, columns, own_rows, own_columns = _window(drawn, size)
-    alpha = drawn.alpha[own_rows, own_columns, None]
-    canvas[rows, columns] += alpha * (drawn.rgb[own_rows, own_columns] - canvas[rows, columns])
+    shade = Sprite(dark, dark[..., 0], sprite.left - 2 * reach, sprite.top - reach)
+    outer, inner = _windows(shade, size)
+    canvas[outer] *= 1 - dark[inner]
+    # The product over it.
+    outer, inner = _windows(sprite, size)
+    alpha = sprite.alpha[inner][..., None]
+    canvas[outer] += alpha * (sprite.rgb[inner] - canvas[outer])
 
 
 def add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
-    """Lays a half-transparent sheet over it."""
+    """Lays a half-transparent sheet over the canvas."""
     canvas += rgba[..., 3:] * np.float32(1 / 255) * (rgba[..., :3] - canvas)
 
 
-def filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
-    """What a camera makes of it: contrast, exposure, tint, blur, noise."""
+def photograph(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
+    """What a camera makes of the canvas: contrast, exposure, tint, blur, noise."""
+    # All that chance decides but the grain, in an order that does not depend on the look.
     gain = rng.uniform(*look.brightness) * (1 + rng.uniform(-look.cast, look.cast, 3))
     contrast, sigma = rng.uniform(*look.contrast), rng.uniform(*look.blur) * len(canvas) / 64
     noise = rng.uniform(*look.noise)
@@ -95,35 +107,43 @@ def filmed(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.nda
 
 
 class _Stage:
-    """A picture in the making: what is painted so far, and what of the queried product's mask
-    can still be seen. What would hide too much of it is not painted."""
+    """A picture in the making, which nothing may join that would hide the queried product.
+
+    Args:
+        canvas: what lies behind all products.
+        mask: the queried product's coverage.
+    """
 
     def __init__(self, canvas: Canvas, mask: Float[np.ndarray, "S S"]) -> None:
-        self.canvas, self.mask, self.seen = canvas, mask, mask
+        self.canvas, self._mask, self._visible = canvas, mask, mask
 
-    def hidden(self, seen: Float[np.ndarray, "S S"]) -> float:
-        return float(1 - seen.sum() / self.mask.sum())
+    def hidden_share(self) -> float:
+        """How much of the queried product's area lies behind what was admitted."""
+        return self._hidden_share(self._visible)
 
-    def admits(self, alpha: Float[np.ndarray, "S S"]) -> bool:
-        """Whether something of this coverage may come to the front; if so it counts as there."""
-        seen = self.seen * (1 - alpha)
-        if self.hidden(seen) > HIDDEN_LIMIT:
+    def admit(self, alpha: Float[np.ndarray, "S S"]) -> bool:
+        """Lets something of this coverage to the front, if it hides not too much; says whether."""
+        visible = self._visible * (1 - alpha)
+        if self._hidden_share(visible) > HIDDEN_LIMIT:
             return False
-        self.seen = seen
+        self._visible = visible
         return True
+
+    def _hidden_share(self, visible: Float[np.ndarray, "S S"]) -> float:
+        return float(1 - visible.sum() / self._mask.sum())
 
 
 def _ground(
     rng: np.random.Generator, domain: str, look: Look, size: int, bar: Callable | None
 ) -> Canvas:
-    """All that lies behind the products."""
+    """All that lies behind the products; `bar` paints the bar of advertising, if there is one."""
     if domain == "mall":
         canvas = backdrops.studio(rng, size).astype(np.float32)
     else:
         canvas = backdrops.room(rng, size, look.texture).astype(np.float32)
     if look.clutter:
         amount = int(rng.integers(look.clutter + 1))
-        paint = functools.partial(overlays.clutter, rng, amount=amount)
+        paint = functools.partial(overlays.draw_clutter, rng, amount=amount)
         add_sheet(canvas, overlays.sheet(size, paint))
     if bar:
         add_sheet(canvas, overlays.sheet(size, bar))
@@ -134,19 +154,19 @@ def _overlays(
     rng: np.random.Generator, domain: str, look: Look, size: int, places: list[np.ndarray]
 ) -> list[np.ndarray]:
     """The sheets that lie over all products; `places` are the products' centres in pixels."""
-    kinds = (
-        (overlays.sticker, overlays.frame) if domain == "mall" else (overlays.chat, overlays.on_air)
-    )
+    kinds = (overlays.draw_sticker, overlays.draw_frame)
+    if domain == "live":
+        kinds = (overlays.draw_chat, overlays.draw_live_badge)
     paints = [functools.partial(kind, rng) for kind in kinds if rng.random() < look.banner]
     if rng.random() < look.occlusion:
         # Any product: a hand that always found the queried one would answer the query.
         x, y = places[int(rng.integers(len(places)))] / size + rng.uniform(-0.08, 0.08, 2)
-        paints.append(functools.partial(overlays.hand, rng, x=x, y=y))
+        paints.append(functools.partial(overlays.draw_hand, rng, x=x, y=y))
     return [overlays.sheet(size, paint) for paint in paints]
 
 
 def tight_box(mask: Float[np.ndarray, "S S"]) -> Float[np.ndarray, " 4"]:
-    """Normalised xyxy around the pixels that are covered by more than a half."""
+    """The normalised xyxy box around the pixels that are covered by more than a half."""
     rows, columns = np.flatnonzero((mask > 0.5).any(1)), np.flatnonzero((mask > 0.5).any(0))
     box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     return (box / len(mask)).astype(np.float32)
@@ -163,52 +183,67 @@ def scene(
     split: str,
     image_size: int,
 ) -> Scene:
-    """Draws one picture whose query asks for `target`; its neighbours are of the same split."""
-    pattern_said = target.pattern != "plain" or rng.random() < 0.5
-    mark_said = bool(rng.random() < look.mark_said)
-    phrase = phrases.title if domain == "mall" else phrases.speech
-    query = phrase(rng, target, pattern=pattern_said, mark=mark_said, own=look.own_words)
+    """A picture in which one product is queried; its neighbours are of the same split.
 
+    Args:
+        rng: draws everything.
+        look: of the domain.
+        domain: "mall", with titles, or "live", with what sellers say.
+        target: the queried product.
+        seed: of the shop.
+        products: of the shop, how many.
+        split: of the products.
+        image_size: S.
+    """
+    # The query, for the neighbours depend on what it says.
+    names_pattern = target.pattern != "plain" or rng.random() < 0.5
+    names_mark = bool(rng.random() < look.mark_said)
+    phrase = phrases.title if domain == "mall" else phrases.speech
+    text = phrase(rng, target, pattern=names_pattern, mark=names_mark, own_words=look.own_words)
+
+    # Which products stand together, and where; a bar of advertising takes some of the room.
     fewest, most = look.count
     count = fewest + int(rng.binomial(most - fewest, look.crowd))
     shop = (seed, products, split)
-    items = company(rng, target, shop, count, hard=look.hard_negative, pattern=pattern_said)
+    items = company(rng, target, shop, count, hard=look.hard_negative, pattern=names_pattern)
     free = np.array([look.margin, look.margin, 1 - look.margin, 1 - look.margin])
     bar = None
     if domain == "mall" and rng.random() < look.banner:
         height, top = rng.uniform(0.09, 0.14), bool(rng.random() < 0.5)
-        bar = functools.partial(overlays.banner, rng, height=height, top=top)
+        bar = functools.partial(overlays.draw_banner, rng, height=height, top=top)
         free[1 if top else 3] += height if top else -height
-    placed = arranged(rng, look, items, image_size, free * image_size)
+    placed = placed_products(rng, look, items, image_size, free * image_size)
 
+    # The sprites; should too much of the queried product be cut off, it moves inside.
     supersample = max(2, min(4, 256 // image_size))
-    sprites = [sprite(*entry, supersample) for entry in placed]
+    sprites = [product_sprite(*entry, supersample) for entry in placed]
     mask = coverage(sprites[0], image_size)
     cut = float(1 - mask.sum() / sprites[0].alpha.sum())
     if cut > CUT_LIMIT:
-        placed[0] = inside(placed[0], image_size)
-        sprites[0] = sprite(*placed[0], supersample)
+        placed[0] = uncut_product(placed[0], image_size)
+        sprites[0] = product_sprite(*placed[0], supersample)
         mask, cut = coverage(sprites[0], image_size), 0.0
 
+    # From back to front: ground, products behind the queried one, it, products before it, sheets.
     stage = _Stage(_ground(rng, domain, look, image_size, bar), mask)
     behind: list[Sprite] = []
     front = [sprites[0]]
-    for drawn in sprites[1:]:
-        before = rng.random() < 0.5 and stage.admits(coverage(drawn, image_size))
-        (front if before else behind).append(drawn)
-    for drawn in behind + front:
-        add_sprite(stage.canvas, drawn, look.shadow)
+    for neighbour in sprites[1:]:
+        before = rng.random() < 0.5 and stage.admit(coverage(neighbour, image_size))
+        (front if before else behind).append(neighbour)
+    for layer in behind + front:
+        add_sprite(stage.canvas, layer, look.shadow)
     places = [entry.centre for entry in placed]
     for rgba in _overlays(rng, domain, look, image_size, places):
-        if stage.admits(rgba[..., 3] / 255):
+        if stage.admit(rgba[..., 3] / 255):
             add_sheet(stage.canvas, rgba)
     return Scene(
-        image=filmed(rng, look, stage.canvas),
-        query=query,
+        image=photograph(rng, look, stage.canvas),
+        text=text,
         box_xyxy=tight_box(mask),
         products=tuple(entry.item for entry in placed),
         matrix=placed[0].matrix,
         centre=placed[0].centre,
-        hidden=stage.hidden(stage.seen),
+        hidden=stage.hidden_share(),
         cut=cut,
     )

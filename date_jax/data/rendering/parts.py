@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from date_jax.data.rendering.silhouettes import Part, Silhouette, band, block, oval, polygon
+from date_jax.data.streams import Stream
 
 PARTS: dict[str, Silhouette] = {
     "bearing": Silhouette(
@@ -69,22 +70,23 @@ class Code(NamedTuple):
     second: int
     third: int
 
-    def printed(self) -> str:
-        """As a number: "14-32c"."""
+    def number(self) -> str:
+        """The code as one printed number: "14-32c"."""
         return f"{self.first}-{self.second}{'abcdefgh'[self.third]}"
 
     def words(self) -> list[str]:
-        """As words: m14, 32 mm, zinc."""
+        """The code as words of a title: m14, 32 mm, zinc."""
         return [f"m{self.first}", f"{self.second} mm", MATERIALS[self.third]]
 
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, 8]).permutation(int(np.prod(_SIZES)))
+    """The seed's order of all codes."""
+    return np.random.default_rng([seed, Stream.PART_ORDER]).permutation(int(np.prod(_SIZES)))
 
 
-def code(seed: int, number: int) -> Code:
-    """Of product `number`: equal only from the 7,200th on."""
+def part_code(seed: int, number: int) -> Code:
+    """The code of product `number`; two are equal only from the 7,200th product on."""
     order = _order(seed)
     first, second, third = np.unravel_index(order[number % len(order)], _SIZES)
     return Code(10 + int(first), 10 + int(second), int(third))

@@ -1,4 +1,4 @@
-"""What is said of a product: titles as shops write them, sentences as sellers speak them.
+"""Words for a product: titles as shops write them, sentences as sellers speak them.
 
 Most things have three names: one that everybody knows, one that only catalogues use, and one that
 only sellers use. So what is learnt of either domain's words does not do for the other's.
@@ -37,7 +37,7 @@ _SPOKEN_MARKS = (
     " with the {} on it", ", the one with a {}", ", there is a {} on it",
     " with a little {} on it",
 )  # fmt: skip
-# Instead of the word everybody knows: the catalogue's, the seller's.
+# In place of the word that everybody knows: the catalogue's, the seller's.
 OWN_WORDS = {
     "mug": ("tumbler", "cup"), "teapot": ("teaware", "kettle"), "bottle": ("flask", "thermos"),
     "plant": ("succulent", "greenery"), "lamp": ("luminaire", "light"),
@@ -54,105 +54,131 @@ OWN_WORDS = {
 }  # fmt: skip
 
 
-class Words(NamedTuple):
-    """How a product's attributes are called this time."""
+class Names(NamedTuple):
+    """How a product's attributes are names this time."""
 
     category: str
     colour: str
     pattern: str
 
 
-def _words(rng: np.random.Generator, item: Product, own: float, whose: int) -> Words:
-    """Each word is with probability `own` the domain's own one, `whose` in `OWN_WORDS`."""
-    known = (item.category, item.colour, item.pattern)
-    return Words(*(OWN_WORDS[word][whose] if rng.random() < own else word for word in known))
+def _names(rng: np.random.Generator, item: Product, own_words: float, domain: int) -> Names:
+    """A product's names, each with probability `own_words` the one that only this domain uses.
+
+    Args:
+        rng: draws for each name.
+        item: the product.
+        own_words: the probability above.
+        domain: 0 is the catalogue, 1 the sellers: places in `OWN_WORDS`.
+    """
+    common = (item.category, item.colour, item.pattern)
+    return Names(*(OWN_WORDS[w][domain] if rng.random() < own_words else w for w in common))
 
 
-def _one_of(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
+def _random_choice(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
+    """One of the choices, by chance."""
     return choices[int(rng.integers(len(choices)))]
 
 
-def title(rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own: float) -> str:
+def title(
+    rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own_words: float
+) -> str:
     """A catalogue title: "2024 new striped red mug star logo kitchen gift"; the order varies.
 
     Args:
-        pattern: say the pattern.
-        mark: say what is printed on it.
-        own: probability of each word that only catalogues use.
+        rng: draws words and order.
+        item: the product.
+        pattern: the title names the pattern.
+        mark: the title names what is printed on the product.
+        own_words: probability of each word that only catalogues use.
     """
-    called = _words(rng, item, own, 0)
-    looks = [called.pattern, called.colour] if pattern else [called.colour]
+    # The product itself, its looks before or behind its category.
+    names = _names(rng, item, own_words, 0)
+    looks = [names.pattern, names.colour] if pattern else [names.colour]
     if rng.random() < 0.3:
         looks.reverse()
-    core = [*looks, called.category] if rng.random() < 0.75 else [called.category, *looks]
-    printed = [_one_of(rng, _PRINTED).format(item.mark)] if mark else []
-    front = [_one_of(rng, _YEARS)] if rng.random() < 0.4 else []
-    front += [_one_of(rng, _PRAISE)] if rng.random() < 0.7 else []
-    back = [_one_of(rng, _PURPOSE)] if rng.random() < 0.8 else []
-    middle = (
-        printed + core if rng.random() < 0.3 and "with" not in "".join(printed) else core + printed
-    )
+    core = [*looks, names.category] if rng.random() < 0.75 else [names.category, *looks]
+    # What titles have besides, each by chance.
+    printed = [_random_choice(rng, _PRINTED).format(item.mark)] if mark else []
+    front = [_random_choice(rng, _YEARS)] if rng.random() < 0.4 else []
+    front += [_random_choice(rng, _PRAISE)] if rng.random() < 0.7 else []
+    back = [_random_choice(rng, _PURPOSE)] if rng.random() < 0.8 else []
+    mark_first = rng.random() < 0.3 and "with" not in "".join(printed)
+    middle = printed + core if mark_first else core + printed
     return " ".join(front + middle + back)
 
 
-def partly(
+def partial_name(
     rng: np.random.Generator,
     item: Product,
     *,
     colour: float,
     pattern: float,
     mark: float,
-    own: float,
+    own_words: float,
 ) -> str:
-    """A product's name with what each probability lets be said of it: "striped mug star"."""
-    called = _words(rng, item, own, 0)
-    said = [(called.pattern, pattern), (called.colour, colour), (called.category, 1.0)]
-    said += [(item.mark, mark)]
-    return " ".join(word for word, chance in said if rng.random() < chance)
+    """A product's name with some of its attributes, each by its probability: "striped mug star".
+
+    Args:
+        rng: draws for each attribute.
+        item: the product.
+        colour: probability that the colour is named.
+        pattern: probability that the pattern is named.
+        mark: probability that the printed mark is named.
+        own_words: probability of each word that only catalogues use.
+    """
+    names = _names(rng, item, own_words, 0)
+    chances = [(names.pattern, pattern), (names.colour, colour), (names.category, 1.0)]
+    chances += [(item.mark, mark)]
+    return " ".join(word for word, chance in chances if rng.random() < chance)
 
 
-def framed(rng: np.random.Generator, core: str) -> str:
-    """`core` between a word of praise and a purpose, as titles have them; each may be missing."""
-    front = [_one_of(rng, _PRAISE)] if rng.random() < 0.7 else []
-    back = [_one_of(rng, _PURPOSE)] if rng.random() < 0.8 else []
+def framed_title(rng: np.random.Generator, core: str) -> str:
+    """A title of `core` between a word of praise and a purpose, each of which may be missing."""
+    front = [_random_choice(rng, _PRAISE)] if rng.random() < 0.7 else []
+    back = [_random_choice(rng, _PURPOSE)] if rng.random() < 0.8 else []
     return " ".join([*front, core, *back])
 
 
-def suite_title(rng: np.random.Generator, items: list[Product], *, own: float) -> str:
+def suite_title(rng: np.random.Generator, items: list[Product], *, own_words: float) -> str:
     """A title that names all of several products: "new red striped mug and blue plain bag gift".
 
     Args:
+        rng: draws the words.
         items: in the order in which they are named.
-        own: probability of each word that only catalogues use.
+        own_words: probability of each word that only catalogues use.
     """
-    called = [_words(rng, item, own, 0) for item in items]
-    names = [f"{words.pattern} {words.colour} {words.category}" for words in called]
-    joined = names[0] if len(names) == 1 else " ".join([*names[:-1], "and", names[-1]])
-    front = [_one_of(rng, _PRAISE)] if rng.random() < 0.5 else []
-    back = [_one_of(rng, _PURPOSE)] if rng.random() < 0.5 else []
+    phrases = []
+    for item in items:
+        names = _names(rng, item, own_words, 0)
+        phrases.append(f"{names.pattern} {names.colour} {names.category}")
+    joined = phrases[0] if len(phrases) == 1 else " ".join([*phrases[:-1], "and", phrases[-1]])
+    front = [_random_choice(rng, _PRAISE)] if rng.random() < 0.5 else []
+    back = [_random_choice(rng, _PURPOSE)] if rng.random() < 0.5 else []
     return " ".join([*front, joined, *back])
 
 
 def speech(
-    rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own: float
+    rng: np.random.Generator, item: Product, *, pattern: bool, mark: bool, own_words: float
 ) -> str:
     """A seller's sentence: "look at this mug, the striped red one with the star on it".
 
-    Arguments as `title`, `own` being of the words that only sellers use.
+    Arguments as `title`; `own_words` is the probability of each word that only sellers use.
     """
-    called = _words(rng, item, own, 1)
-    looks = f"{called.pattern} {called.colour}" if pattern else called.colour
-    opening = _one_of(rng, _OPENINGS)
+    names = _names(rng, item, own_words, 1)
+    looks = f"{names.pattern} {names.colour}" if pattern else names.colour
+    opening = _random_choice(rng, _OPENINGS)
+    # The looks come before the name, or after it, or on both sides.
     form = rng.random()
     if form < 0.4:
-        said = f"{opening} {looks} {called.category}"
+        sentence = f"{opening} {looks} {names.category}"
     elif form < 0.75:
-        said = f"{opening} {called.category}, the {looks} one"
+        sentence = f"{opening} {names.category}, the {looks} one"
     elif pattern:
-        said = f"{opening} {called.colour} {called.category}, the {called.pattern} one"
+        sentence = f"{opening} {names.colour} {names.category}, the {names.pattern} one"
     else:
-        said = f"{opening} {called.category} in {looks}"
+        sentence = f"{opening} {names.category} in {looks}"
     if mark:
-        return said + _one_of(rng, _SPOKEN_MARKS).format(item.mark)
-    closing = _one_of(rng, _CLOSINGS)
-    return f"{said}, {closing}" if closing else said
+        return sentence + _random_choice(rng, _SPOKEN_MARKS).format(item.mark)
+    closing = _random_choice(rng, _CLOSINGS)
+    return f"{sentence}, {closing}" if closing else sentence

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from date_jax.data.rendering import backdrops
-from date_jax.data.rendering.arrangement import Placed, arranged
-from date_jax.data.rendering.composition import add_sprite, coverage, filmed, tight_box
+from date_jax.data.rendering.arrangement import PlacedProduct, placed_products
+from date_jax.data.rendering.composition import add_sprite, coverage, photograph, tight_box
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, sprite
+from date_jax.data.rendering.products import Product, product_sprite
 
 FEWEST, MOST, MEAN = 2, 6, 2.8  # products of a suite
 
@@ -25,39 +25,50 @@ POST = Look(
 )  # fmt: skip
 
 
-class Shown(NamedTuple):
-    """A picture, the products that found room in it, and the box of each, normalised."""
+class GroupPicture(NamedTuple):
+    """A picture of one product or several, and the box of each.
+
+    Attributes:
+        image: the picture.
+        products: in it, in the order of their boxes.
+        box_xyxy: normalised.
+    """
 
     image: UInt8[np.ndarray, "S S 3"]
     products: list[Product]
     box_xyxy: Float[np.ndarray, "M 4"]
 
 
-def count(rng: np.random.Generator) -> int:
-    """Of a suite's products: FEWEST to MOST, on average MEAN."""
+def suite_size(rng: np.random.Generator) -> int:
+    """The number of a suite's products: FEWEST to MOST, on average MEAN."""
     return FEWEST + int(rng.binomial(MOST - FEWEST, (MEAN - FEWEST) / (MOST - FEWEST)))
 
 
-def chosen(rng: np.random.Generator, items: Sequence[Product], number: int) -> list[Product]:
-    """That many different ones."""
-    places = rng.choice(len(items), size=min(number, len(items)), replace=False)
-    return [items[place] for place in places]
+def random_products(
+    rng: np.random.Generator, items: Sequence[Product], count: int
+) -> list[Product]:
+    """So many different products, by chance; all of `items` where there are no more."""
+    positions = rng.choice(len(items), size=min(count, len(items)), replace=False)
+    return [items[position] for position in positions]
 
 
-def post(rng: np.random.Generator, items: list[Product], image_size: int) -> Shown:
+def post(rng: np.random.Generator, items: list[Product], image_size: int) -> GroupPicture:
     """One product, or several smaller ones side by side, as a seller photographs them."""
+    # Several share the room that one has, and a little more.
     scale = 1.0 if len(items) == 1 else 1.36 / np.sqrt(len(items))
-    return _shown(rng, items, image_size, scale=scale, overlap=POST.overlap, pasted=False)
+    return _group_picture(rng, items, image_size, scale=scale, overlap=POST.overlap, pasted=False)
 
 
-def composite(rng: np.random.Generator, items: list[Product], image_size: int) -> Shown:
-    """Cut-outs of the products, pasted onto a ground: no shadow joins them to it, sizes differ,
-    and one may cover a part of another. The boxes are those of the cut-outs' masks."""
+def composite(rng: np.random.Generator, items: list[Product], image_size: int) -> GroupPicture:
+    """Cut-outs of the products, pasted onto a ground; the boxes are those of their masks.
+
+    No shadow joins them to the ground, sizes differ, and one may cover a part of another.
+    """
     scale = rng.uniform(0.8, 1.4) / np.sqrt(len(items))
-    return _shown(rng, items, image_size, scale=scale, overlap=0.15, pasted=True)
+    return _group_picture(rng, items, image_size, scale=scale, overlap=0.15, pasted=True)
 
 
-def _shown(
+def _group_picture(
     rng: np.random.Generator,
     items: list[Product],
     size: int,
@@ -65,30 +76,32 @@ def _shown(
     scale: float,
     overlap: float,
     pasted: bool,
-) -> Shown:
+) -> GroupPicture:
+    """The products at `scale` of a post's size, before a ground of a studio or a room."""
     look = dataclasses.replace(POST, overlap=overlap)
-    placed = _all_placed(rng, look, items, size, scale)
-    drawn = [sprite(*entry, max(2, min(4, 256 // size))) for entry in placed]
+    placed = _placement_of_all(rng, look, items, size, scale)
+    sprites = [product_sprite(*entry, max(2, min(4, 256 // size))) for entry in placed]
+    # The ground is drawn after the places, as everywhere in the shop.
     if rng.random() < 0.6:
         ground = backdrops.studio(rng, size)
     else:
         ground = backdrops.room(rng, size, look.texture)
     canvas = ground.astype(np.float32)
-    for each in drawn:
-        add_sprite(canvas, each, 0.0 if pasted else look.shadow)
-    boxes = np.stack([tight_box(coverage(each, size)) for each in drawn])
-    return Shown(filmed(rng, look, canvas), [entry.item for entry in placed], boxes)
+    for sprite in sprites:
+        add_sprite(canvas, sprite, 0.0 if pasted else look.shadow)
+    boxes = np.stack([tight_box(coverage(sprite, size)) for sprite in sprites])
+    return GroupPicture(photograph(rng, look, canvas), [entry.item for entry in placed], boxes)
 
 
-def _all_placed(
+def _placement_of_all(
     rng: np.random.Generator, look: Look, items: list[Product], size: int, scale: float
-) -> list[Placed]:
-    """The products at `scale` of the look's size, or smaller until each has found room."""
+) -> list[PlacedProduct]:
+    """All products in their places, at `scale` of the look's size, or smaller until they fit."""
     free = np.array([look.margin, look.margin, 1 - look.margin, 1 - look.margin]) * size
     low, high = look.size
     while True:
         smaller = dataclasses.replace(look, size=(low * scale, high * scale))
-        placed = arranged(rng, smaller, items, size, free)
+        placed = placed_products(rng, smaller, items, size, free)
         if len(placed) == len(items):
             return placed
         scale *= 0.85

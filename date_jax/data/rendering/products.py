@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from date_jax.data.rendering.parts import PARTS
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
+from date_jax.data.streams import Stream
 
 Rgb = tuple[int, int, int]
 
@@ -28,7 +29,9 @@ COLOURS: dict[str, Rgb] = {
     "black": (42, 42, 50),
     "white": (246, 246, 243),
 }
+SPLITS = ("train", "val", "test")
 PATTERNS = ("plain", "striped", "dotted", "checked", "zigzag", "dipped")
+# Second colours that stand out from the first, for patterns and accents.
 _SECOND: dict[str, tuple[Rgb, Rgb, Rgb]] = {
     "white": ((236, 116, 110), (214, 166, 84), (104, 160, 206)),
     "black": ((236, 236, 232), (222, 178, 76), (150, 156, 170)),
@@ -36,6 +39,7 @@ _SECOND: dict[str, tuple[Rgb, Rgb, Rgb]] = {
     "pink": ((255, 252, 250), (92, 40, 70), (178, 72, 120)),
 }
 _SECOND_OF_OTHERS: tuple[Rgb, Rgb, Rgb] = ((255, 253, 246), (34, 32, 48), (252, 240, 206))
+# What parts are painted with that do not take the product's colour.
 _FIXED: dict[str, Rgb] = {
     "dark": (52, 50, 58),
     "light": (250, 248, 240),
@@ -51,9 +55,16 @@ _SIZES = (len(CATEGORIES), len(COLOURS), len(PATTERNS), 3, len(MARKS))
 
 
 class Product(NamedTuple):
-    """One identity. `mark` is one of MARKS, or a text that is printed instead. `second` is the RGB
-    of pattern and accents; `slimness` stretches x by a few per cent, `shade` shifts the base colour
-    by a few levels, `phase` moves the pattern."""
+    """One identity of the shop.
+
+    Attributes:
+        number: by which the shop counts it.
+        mark: one of MARKS, or a text that is printed instead.
+        second: RGB of the pattern and the accents.
+        slimness: stretches x by a few per cent.
+        shade: shifts the base colour by a few levels.
+        phase: moves the pattern.
+    """
 
     number: int
     category: str
@@ -67,21 +78,31 @@ class Product(NamedTuple):
 
     @property
     def id(self) -> str:
+        """The product's name in records: p000017."""
         return f"p{self.number:06d}"
 
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int) -> np.ndarray:
-    """All combinations of attributes in the seed's order: equal only from the next round on."""
-    return np.random.default_rng([seed, 1]).permutation(int(np.prod(_SIZES)))
+    """The seed's order of all combinations of attributes, so that neighbours are unlike."""
+    return np.random.default_rng([seed, Stream.PRODUCT_ORDER]).permutation(int(np.prod(_SIZES)))
+
+
+def split_numbers(products: int, split: str) -> list[int]:
+    """The numbers of a split's products; by their last digit 8:1:1 are train, val and test."""
+    digits = {"train": range(8), "val": (8,), "test": (9,)}[split]
+    return [number for number in range(products) if number % 10 in digits]
 
 
 def product(seed: int, number: int) -> Product:
     """Product `number` of the shop with this seed."""
+    # What people name: two products are alike in all of it only from the next round on.
     order = _order(seed)
     digits = np.unravel_index(order[number % len(order)], _SIZES)
     category, colour, pattern, second, mark = (int(digit) for digit in digits)
-    slimness, shade, phase = np.random.default_rng([seed, 2, number]).uniform(-1, 1, 3).tolist()
+    # What nobody names, and what tells this product from those that are called like it.
+    rng = np.random.default_rng([seed, Stream.PRODUCT_TRAITS, number])
+    slimness, shade, phase = rng.uniform(-1, 1, 3).tolist()
     name = list(COLOURS)[colour]
     return Product(
         number=number,
@@ -97,8 +118,14 @@ def product(seed: int, number: int) -> Product:
 
 
 class Sprite(NamedTuple):
-    """A drawn product: straight colours 0..255, coverage 0..1, and where its corner lies in the
-    picture, in pixels (may be negative)."""
+    """A drawn product, to be laid over a picture.
+
+    Attributes:
+        rgb: straight colours, 0..255.
+        alpha: coverage, 0..1.
+        left: pixels from the picture's left border to the sprite's; may be negative.
+        top: pixels from its upper border to the sprite's; may be negative.
+    """
 
     rgb: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"]
@@ -108,17 +135,23 @@ class Sprite(NamedTuple):
 
 @functools.lru_cache(maxsize=len(_SILHOUETTES))
 def _outline(category: str) -> np.ndarray:
+    """The corners of all parts of a category's silhouette, [N 2]."""
     return np.concatenate([part.points for part in _SILHOUETTES[category].parts])
 
 
 def extent(item: Product, matrix: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, " 4"]:
-    """The box (x0, y0, x1, y1) that the product fills around its origin, in pixels, where
-    `matrix` takes the silhouette's units to the picture's pixels."""
+    """The box (x0, y0, x1, y1) that the product fills around its origin, in pixels.
+
+    Args:
+        item: the product.
+        matrix: takes the silhouette's units to the picture's pixels.
+    """
     points = _outline(item.category) @ (matrix * [item.slimness, 1]).T
     return np.concatenate([points.min(0), points.max(0)])
 
 
 def _tone(colour: Rgb, factor: float, shift: float = 0.0) -> Rgb:
+    """A colour made darker or lighter, each channel within 0..255."""
     r, g, b = (int(min(255, max(0, c * factor + shift))) for c in colour)
     return r, g, b
 
@@ -131,8 +164,11 @@ def _draw_pattern(
     bottom: float,
     height: float,
 ) -> None:
-    """The pattern in the second colour over the whole silhouette; the body's mask cuts it out.
-    `bottom` and `height` are the body's, for the pattern that depends on them."""
+    """Draws the pattern in the second colour over all of the silhouette.
+
+    The body's mask cuts it out later. `bottom` and `height` are the body's, for the pattern that
+    depends on them.
+    """
     fill, phase = item.second, item.phase * 0.4
     match item.pattern:
         case "striped":
@@ -173,13 +209,14 @@ def _draw_mark(
     line: int,
     unit: float,
 ) -> None:
-    """The printed mark on its badge; a text stands for itself."""
+    """Draws the printed mark on its badge; a text stands without one."""
     x, y, radius = _SILHOUETTES[item.category].mark
     if item.mark not in MARKS:
         font = ImageFont.load_default(max(4.0, 0.62 * radius * unit))
         at_x, at_y = place([[float(x), float(y)]])
         draw.text((at_x, at_y), item.mark, font=font, fill=(20, 20, 24), anchor="mm")
         return
+    # The badge keeps the mark legible on any colour and pattern.
     ring = np.linspace(0, 2 * np.pi, 25)[:-1]
     disk = np.stack([np.cos(ring), np.sin(ring)], -1)
     badge, ink = (
@@ -192,13 +229,21 @@ def _draw_mark(
     draw.polygon(place(MARKS[item.mark] * 0.66 * radius + (x, y)), fill=ink)
 
 
-def sprite(
+def product_sprite(
     item: Product,
     matrix: Float[np.ndarray, "2 2"],
     centre: Float[np.ndarray, " 2"],
     supersample: int,
 ) -> Sprite:
-    """Draws a product at pixel `centre`, enlarged `supersample` times and reduced again."""
+    """A product drawn around pixel `centre`.
+
+    Args:
+        item: the product.
+        matrix: takes the silhouette's units to the picture's pixels.
+        centre: x and y of the silhouette's origin in the picture, in pixels.
+        supersample: how many times larger it is drawn, to be reduced again.
+    """
+    # The sprite's window: whole pixels of the picture, one to spare on each side.
     box = extent(item, matrix)
     left, top = (int(np.floor(box[k] + centre[k])) - 1 for k in (0, 1))
     right, bottom = (int(np.ceil(box[k + 2] + centre[k])) + 1 for k in (0, 1))
@@ -210,6 +255,7 @@ def sprite(
     def place(points: np.ndarray | list[list[float]]) -> list[float]:
         return (np.asarray(points) @ transform + offset).ravel().tolist()
 
+    # The product's colours.
     base = _tone(COLOURS[item.colour], 1.0, item.shade)
     edge = _tone(base, 0.55)
     paints = _FIXED | {"trim": _tone(base, 0.78), "accent": item.second, "body": base}
@@ -219,6 +265,7 @@ def sprite(
     alpha = Image.new("L", size, 0)
     draw, draw_alpha = ImageDraw.Draw(canvas), ImageDraw.Draw(alpha)
     line = max(1, round(0.035 * unit))
+    # Parts from back to front, each with its outline; only the body carries the pattern.
     for part in silhouette.parts:
         points = place(part.points)
         draw_alpha.polygon(points, fill=255)
@@ -236,13 +283,14 @@ def sprite(
             width=line,
         )
     _draw_mark(draw, item, place, base, line, unit)
+    # Reducing smooths the edges; the light comes last, as it knows the whole shape.
     canvas, alpha = canvas.reduce(supersample), alpha.reduce(supersample)
     rgb = np.asarray(canvas, np.float32) * _shading(alpha)[..., None]
     return Sprite(np.minimum(rgb, 255), np.asarray(alpha, np.float32) / 255, left, top)
 
 
 def _shading(alpha: Image.Image) -> Float[np.ndarray, "h w"]:
-    """Light from the upper left, and a rim that falls away: the product looks round."""
+    """Each pixel's share of light, from the upper left and less at the rim: it looks round."""
     width, height = alpha.size
     inner = alpha.filter(ImageFilter.BoxBlur(0.08 * max(width, height)))
     across = np.linspace(0.09, -0.09, width, dtype=np.float32)

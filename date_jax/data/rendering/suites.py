@@ -7,18 +7,19 @@ categories are never seen in training. A picture depends on nothing but (seed, k
     python -m date_jax.data.suites --out=sheet.png      # a contact sheet of each kind
 """
 
-import argparse
 import functools
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from date_jax.data.prepared import LABEL_SEPARATOR
-from date_jax.data.rendering import phrases, shop
-from date_jax.data.rendering import post_scenes as suites
+from date_jax.data.rendering import contact_sheet, phrases, post_scenes, workers
 from date_jax.data.rendering.arrangement import members
-from date_jax.data.rendering.products import Product
+from date_jax.data.rendering.products import SPLITS, Product
 from date_jax.data.rendering.silhouettes import CATEGORIES
+from date_jax.data.rendering.workers import Picture
+from date_jax.data.streams import Stream
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 KINDS = ("post", "suite", "unseen", "single", "composite")
@@ -30,6 +31,10 @@ def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple
     """The products of a split that pictures of this kind may show.
 
     Args:
+        kind: of KINDS.
+        split: of the products.
+        seed: of the shop.
+        products: of the shop, how many.
         unseen: categories, the last ones, that no training picture shows.
     """
     seen = list(CATEGORIES)[: max(len(CATEGORIES) - unseen, 0)]
@@ -41,66 +46,64 @@ def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple
 
 def picture(
     kind: str, index: int, *, split: str, seed: int, products: int, unseen: int, image_size: int
-) -> shop.Picture:
+) -> Picture:
     """Picture `index` of a kind and split: title, box and label of all its products.
 
     Single products take turns; a composite has no title and no labels.
     """
     items = shelf(kind, split, seed, products, unseen)
-    where = [seed, 5, KINDS.index(kind), shop.SPLITS.index(split), index]
-    rng = np.random.default_rng(where)
+    key = [Stream.SUITE_PICTURE, KINDS.index(kind), SPLITS.index(split), index]
+    rng = np.random.default_rng([seed, *key])
+    if kind == "composite":
+        subjects = post_scenes.random_products(rng, items, post_scenes.suite_size(rng))
+        composite = post_scenes.composite(rng, subjects, image_size)
+        return Picture(composite.image, "", composite.box_xyxy, "", "")
     if kind == "single":
-        shown = suites.post(rng, [items[index % len(items)]], image_size)
-    elif kind == "composite":
-        shown = suites.composite(rng, suites.chosen(rng, items, suites.count(rng)), image_size)
-        return shop.Picture(shown.image, "", shown.box_xyxy, "", "")
+        subjects = [items[index % len(items)]]
     else:
-        alone = kind == "post" and rng.random() < SINGLES
-        number = 1 if alone else suites.count(rng)
-        shown = suites.post(rng, suites.chosen(rng, items, number), image_size)
-    named = [shown.products[place] for place in rng.permutation(len(shown.products))]
-    title = phrases.suite_title(rng, named, own=suites.POST.own_words)
-    return shop.Picture(
-        shown.image,
+        is_single = kind == "post" and rng.random() < SINGLES
+        count = 1 if is_single else post_scenes.suite_size(rng)
+        subjects = post_scenes.random_products(rng, items, count)
+    post = post_scenes.post(rng, subjects, image_size)
+    # The title names the products in another order than that of their boxes and labels.
+    title_order = [post.products[position] for position in rng.permutation(len(post.products))]
+    title = phrases.suite_title(rng, title_order, own_words=post_scenes.POST.own_words)
+    return Picture(
+        post.image,
         title,
-        shown.box_xyxy,
-        LABEL_SEPARATOR.join(item.id for item in shown.products),
-        LABEL_SEPARATOR.join(item.category for item in shown.products),
+        post.box_xyxy,
+        LABEL_SEPARATOR.join(item.id for item in post.products),
+        LABEL_SEPARATOR.join(item.category for item in post.products),
     )
 
 
 def serve() -> None:
-    """A rendering worker's life, see `shop.serve`."""
-    shop.serve(picture)
+    """A rendering worker's life, see `workers.serve`."""
+    workers.serve(picture)
 
 
-def contact_sheet(*, columns: int, split: str, image_size: int, **options: int) -> Image.Image:
-    """`columns` pictures of each kind, a line for each, with all boxes; titles below."""
-    tile, gap, text = max(image_size, 192), 12, 30
-    size = (columns * (tile + gap) + gap, len(KINDS) * (tile + text) + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, kind in enumerate(KINDS):
+def kind_sheet(*, columns: int, split: str, image_size: int, **options: int) -> Image.Image:
+    """A contact sheet with `columns` pictures of each kind, a line for each, and all boxes."""
+    grid = contact_sheet.Grid(columns, len(KINDS), tile=max(image_size, 192), gap=12, text=30)
+    for row, kind in enumerate(KINDS):
         for column in range(columns):
-            made = picture(kind, column, split=split, image_size=image_size, **options)
-            x, y = gap + column * (tile + gap), gap + line * (tile + text)
-            scaled = Image.fromarray(made.image).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(scaled, (x, y))
-            for box in made.box_xyxy * tile + np.array([x, y, x, y]):
-                draw.rectangle(box.tolist(), outline=(228, 30, 90), width=2)
-            draw.text((x, y + tile + 2), made.query[:36], fill=(40, 40, 50))
-            draw.text((x, y + tile + 13), made.query[36:], fill=(40, 40, 50))
-    return sheet
+            post = picture(kind, column, split=split, image_size=image_size, **options)
+            place = grid.add(column, row, post.image, post.box_xyxy)
+            grid.add_lines(place, post.text[:36], post.text[36:])
+    return grid.image
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m date_jax.data.suites", description=__doc__)
-    parser.add_argument("--out", default="sheet.png", help="the PNG file to write")
-    parser.add_argument("--columns", type=int, default=6)
-    parser.add_argument("--split", choices=shop.SPLITS, default="test")
-    for name, value in {"seed": 0, "products": 1_000, "unseen": 2, "image_size": 64}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    options = vars(parser.parse_args())
-    out = options.pop("out")
-    contact_sheet(**options).save(out)
-    print(f"wrote {out}")
+def main(arguments: Sequence[str]) -> int:
+    """Draws the contact sheet that the flags ask for; returns the exit code."""
+    return contact_sheet.main(
+        arguments,
+        "suites",
+        __doc__,
+        kind_sheet,
+        columns=6,
+        split="test",
+        seed=0,
+        products=1_000,
+        unseen=2,
+        image_size=64,
+    )

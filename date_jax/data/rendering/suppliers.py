@@ -7,21 +7,33 @@ nothing but (seed, split, its place).
     python -m date_jax.data.suppliers --out=sheet.png      # products, and the offers of each
 """
 
-import argparse
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from date_jax.data.rendering import offer_scenes as offers
-from date_jax.data.rendering import shop
-from date_jax.data.rendering.products import Product
+from date_jax.data.rendering import contact_sheet, workers
+from date_jax.data.rendering.composition import photograph
+from date_jax.data.rendering.offer_scenes import (
+    LOOK,
+    Style,
+    catalogue_product,
+    offer_scene,
+    offer_title,
+    supplier_style,
+)
+from date_jax.data.rendering.products import split_numbers
+from date_jax.data.rendering.workers import Picture
+from date_jax.data.streams import Stream
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 SUPPLIERS = 60
 FEWEST, MOST = 2, 6  # offers of a product
-EXACT, NEAR = 0.12, 0.12  # shares with the maker's picture, to the bit or filmed anew
+EXACT, NEAR = 0.12, 0.12  # shares with the maker's picture, to the bit or photographed anew
+# The maker shows a product before a plain ground, without advertising.
+MAKER_STYLE = Style(studio=True, banner=False, own_words=0.0)
 
 
 class Offer(NamedTuple):
@@ -34,82 +46,76 @@ class Offer(NamedTuple):
 
     @property
     def id(self) -> str:
+        """The offer's name in records: o000017-2."""
         return f"o{self.product:06d}-{self.number}"
 
 
 @functools.lru_cache(maxsize=8)
 def shelf(seed: int, products: int, split: str) -> tuple[Offer, ...]:
-    """All offers of a split, product after product; products are split 8:1:1 by number."""
-    shares = {"train": range(8), "val": (8,), "test": (9,)}[split]
-    found = []
-    for number in range(products):
-        if number % 10 in shares:
-            rng = np.random.default_rng([seed, 12, number])
-            count = int(rng.integers(FEWEST, MOST + 1))
-            for place, supplier in enumerate(rng.choice(SUPPLIERS, size=count, replace=False)):
-                draw = rng.random()
-                copies = "exact" if draw < EXACT else "near" if draw < EXACT + NEAR else ""
-                found.append(Offer(place, number, int(supplier), copies))
-    return tuple(found)
-
-
-def item(seed: int, offer: Offer) -> Product:
-    """What the offer shows."""
-    return offers.item(seed, offer.product)
+    """All offers of a split, product after product."""
+    offers = []
+    for product in split_numbers(products, split):
+        rng = np.random.default_rng([seed, Stream.PRODUCT_OFFERS, product])
+        count = int(rng.integers(FEWEST, MOST + 1))
+        for number, supplier in enumerate(rng.choice(SUPPLIERS, size=count, replace=False)):
+            draw = rng.random()
+            copies = "exact" if draw < EXACT else "near" if draw < EXACT + NEAR else ""
+            offers.append(Offer(number, product, int(supplier), copies))
+    return tuple(offers)
 
 
 def picture(
     domain: str, index: int, *, split: str, seed: int, products: int, image_size: int
-) -> shop.Picture:
-    """Offer `index` of a split; the query is its title. There is one domain, "offer"."""
+) -> Picture:
+    """Offer `index` of a split, its text the offer's title. There is one domain, "offer"."""
     del domain
     offer = shelf(seed, products, split)[index]
-    shown, own = item(seed, offer), [seed, 14, offer.product, offer.number]
-    maker = [seed, 13, offer.product]
-    style = offers.style(seed, offer.supplier)
-    words = offers.title(np.random.default_rng([*own, 0]), shown, style, seed=seed)
-    scene = np.random.default_rng(maker if offer.copies else [*own, 1])
-    # The maker shows it before a plain ground, without advertising.
-    how = offers.Style(True, False, 0.0) if offer.copies else style
-    canvas, box = offers.scene(scene, shown, how, image_size)
-    film = np.random.default_rng(maker if offer.copies == "exact" else [*own, 2])
-    image = offers.picture(film, canvas)
-    return shop.Picture(image, words, box, shown.id, shown.category)
+    item = catalogue_product(seed, offer.product)
+    style = supplier_style(seed, offer.supplier)
+    # Title, scene and camera have streams of their own: a copy shares the maker's scene, an exact
+    # one its camera too, and either has the supplier's title.
+    offer_key = [seed, Stream.OFFER_PICTURE, offer.product, offer.number]
+    maker_key = [seed, Stream.MAKER_PICTURE, offer.product]
+    title_rng = np.random.default_rng([*offer_key, 0])
+    scene_rng = np.random.default_rng(maker_key if offer.copies else [*offer_key, 1])
+    camera_rng = np.random.default_rng(maker_key if offer.copies == "exact" else [*offer_key, 2])
+    title = offer_title(title_rng, item, style, seed=seed)
+    scene_style = MAKER_STYLE if offer.copies else style
+    canvas, box_xyxy = offer_scene(scene_rng, item, scene_style, image_size)
+    image = photograph(camera_rng, LOOK, canvas)
+    return Picture(image, title, box_xyxy, item.id, item.category)
 
 
 def serve() -> None:
-    """A rendering worker's life, see `shop.serve`."""
-    shop.serve(picture)
+    """A rendering worker's life, see `workers.serve`."""
+    workers.serve(picture)
 
 
-def contact_sheet(*, rows: int, split: str, image_size: int, **options: int) -> Image.Image:
-    """A line for each of `rows` random products of the split: all its offers with titles."""
-    tile, gap, text = max(image_size, 144), 10, 30
-    there = shelf(options["seed"], options["products"], split)
-    numbers = sorted({offer.product for offer in there})
-    chosen = np.random.default_rng(options["seed"]).choice(numbers, size=rows, replace=False)
-    sheet = Image.new("RGB", (MOST * (tile + gap) + gap, rows * (tile + text) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, number in enumerate(chosen):
-        places = [place for place, offer in enumerate(there) if offer.product == number]
-        for column, place in enumerate(places):
-            made = picture("offer", place, split=split, image_size=image_size, **options)
-            x, y = gap + column * (tile + gap), gap + row * (tile + text)
-            scaled = Image.fromarray(made.image).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(scaled, (x, y))
-            draw.text((x, y + tile + 2), made.query[:26], fill=(40, 40, 50))
-            draw.text((x, y + tile + 13), made.query[26:52], fill=(40, 40, 50))
-    return sheet
+def product_sheet(*, rows: int, split: str, image_size: int, **options: int) -> Image.Image:
+    """A contact sheet of `rows` random products of the split, a line for each, with its offers."""
+    grid = contact_sheet.Grid(MOST, rows, tile=max(image_size, 144), gap=10, text=30)
+    offers = shelf(options["seed"], options["products"], split)
+    products = sorted({offer.product for offer in offers})
+    rng = np.random.default_rng(options["seed"])
+    for row, product in enumerate(rng.choice(products, size=rows, replace=False)):
+        indices = [index for index, offer in enumerate(offers) if offer.product == product]
+        for column, index in enumerate(indices):
+            offer = picture("offer", index, split=split, image_size=image_size, **options)
+            place = grid.add(column, row, offer.image)
+            grid.add_lines(place, offer.text[:26], offer.text[26:52])
+    return grid.image
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m date_jax.data.suppliers", description=__doc__)
-    parser.add_argument("--out", default="sheet.png", help="the PNG file to write")
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--split", choices=shop.SPLITS, default="test")
-    for name, value in {"seed": 0, "products": 3_000, "image_size": 48}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    options = vars(parser.parse_args())
-    out = options.pop("out")
-    contact_sheet(**options).save(out)
-    print(f"wrote {out}")
+def main(arguments: Sequence[str]) -> int:
+    """Draws the contact sheet that the flags ask for; returns the exit code."""
+    return contact_sheet.main(
+        arguments,
+        "suppliers",
+        __doc__,
+        product_sheet,
+        rows=8,
+        split="test",
+        seed=0,
+        products=3_000,
+        image_size=48,
+    )

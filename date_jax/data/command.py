@@ -1,0 +1,73 @@
+"""The commands of `data/`: how they read flags, and what a mistake in one says and returns."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from date_jax.errors import INTERRUPTED, UsageError, UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of one command, told apart from typos.
+
+        parser = Parser("download", __doc__)
+        parser.add_argument("--list", type=Path, required=True, help="id<TAB>URL a line")
+
+    Args:
+        name: of the command, which is started as `python -m date_jax.data.<name>`.
+        description: for `--help`, printed with the line breaks that it has.
+        options: of argparse, such as `usage`.
+    """
+
+    def __init__(self, name: str, description: str | None, **options: Any):
+        super().__init__(
+            prog=f"python -m date_jax.data.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # the start of a flag's name may soon be the start of two
+            **options,
+        )
+
+    def options(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The values of all flags.
+
+        Raises:
+            UsageError: a flag is unknown or missing, or its value is of another type.
+        """
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        # Typos first: argparse would complain of the flag that the typo was meant for.
+        for argument in arguments:
+            if argument.startswith("--") and argument.partition("=")[0] not in flags:
+                hint = nearest(argument.partition("=")[0], flags)
+                raise UsageError(f"{argument}: unknown flag{hint}; --help lists the flags")
+        return self.parse_args(arguments)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the command line in one line; argparse would print its usage and exit."""
+        raise UsageError(f"{message}; --help lists the flags")
+
+
+def run(
+    parser: Parser,
+    arguments: Sequence[str],
+    work: Callable[[argparse.Namespace], int | None],
+    *,
+    interrupted: str,
+) -> int:
+    """Runs a command and returns its exit code: what `work` returns (None: 0), or its mistake's.
+
+    Args:
+        parser: of its flags.
+        arguments: the command line without the program's name.
+        work: is called with the flags' values.
+        interrupted: what to say after Ctrl-C.
+    """
+    try:
+        return work(parser.options(arguments)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {interrupted}", file=sys.stderr)
+        return INTERRUPTED
