@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from date_jax.errors import UsageError, nearest
+from date_jax.errors import UsageError, spelling_hint
 
 # BERT-base, and the settings of TransVG and QRNet around the two published networks.
 _AROUND_SWIN: dict[str, Any] = {
@@ -81,7 +81,7 @@ def words(arg: str, choices: Sequence[str], file: str) -> list[str]:
     for word in chosen:
         if word not in choices:
             raise UsageError(
-                f"{file}:{arg}: unknown word {word!r}{nearest(word, choices)}\n"
+                f"{file}:{arg}: unknown word {word!r}{spelling_hint(word, choices)}\n"
                 f"It takes any of: {', '.join(choices)} (joined by commas)."
             )
     return chosen

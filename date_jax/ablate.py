@@ -34,7 +34,7 @@ from ml_collections import ConfigDict, config_flags
 import date_jax
 from date_jax.ablation import chart, comparison, records
 from date_jax.config import validate
-from date_jax.errors import DataError, UsageError, UserError, nearest
+from date_jax.errors import DataError, UsageError, UserError, spelling_hint
 from date_jax.run import commandline, config_file, subprocesses, workdir
 
 _SIDES = ("data.source", "data.target")  # that a direction sets
@@ -214,7 +214,7 @@ def named(asked: list[str] | None, known: list[str], flag: str, path: str) -> li
         if name not in known:
             there = ", ".join(known) or f"none: {path} has no {flag.upper()}"
             raise UsageError(
-                f"--{flag}: {name} is unknown{nearest(name, known)}; there are: {there}"
+                f"--{flag}: {name} is unknown{spelling_hint(name, known)}; there are: {there}"
             )
     return [*dict.fromkeys(asked)]
 

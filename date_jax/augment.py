@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published backbones expect
 STD = (0.229, 0.224, 0.225)
 NO_BOX = (0.5, 0.5, 0.0, 0.0)  # binds a crop only to the picture's centre
-WHOLE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
+WHOLE_PICTURE = (0.5, 0.5, 1.0, 1.0)  # the box that is the picture
 KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over half of its area
 
 
@@ -35,18 +35,18 @@ class Strengths(NamedTuple):
     focus: Any = 0.0
 
 
-def normalised(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+def normalised_pixels(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Pixels in [0, 1] to the extractors' zero mean and unit variance."""
     mean, std = jnp.asarray([[[MEAN]]]), jnp.asarray([[[STD]]])
     return (image - mean) / std
 
 
-def plain(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+def plain_view(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """The picture as it is, normalised: as evaluation, search and a teacher's first look see it."""
-    return normalised(image.astype(jnp.float32) / 255.0)
+    return normalised_pixels(image.astype(jnp.float32) / 255.0)
 
 
-def resampled(
+def resampled_image(
     image: Float[Array, "B H W 3"],
     window_xyxy: Float[Array, "B 4"],
     flip: Bool[Array, " B"],
@@ -89,7 +89,7 @@ def resampled(
 def moved_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
-    """Boxes in the coordinates of the view `resampled` gives, cut at its border."""
+    """Boxes in the coordinates of the view `resampled_image` gives, cut at its border."""
     size = jnp.tile(window_xyxy[:, 2:] - window_xyxy[:, :2], (1, 2))
     half = box_cxcywh[:, 2:] / 2
     corners = jnp.concatenate([box_cxcywh[:, :2] - half, box_cxcywh[:, :2] + half], axis=1)
@@ -115,13 +115,13 @@ def original_box(
     )
 
 
-def close_up(box_cxcywh: Float[Array, "B 4"], margin: float) -> Float[Array, "B 4"]:
-    """Square windows around boxes, `margin` times their longer side, for `resampled`."""
+def close_up_window(box_cxcywh: Float[Array, "B 4"], margin: float) -> Float[Array, "B 4"]:
+    """Square windows around boxes, `margin` times their longer side, for `resampled_image`."""
     side = jnp.maximum(margin * box_cxcywh[:, 2:].max(axis=1, keepdims=True), 0.1)
     return jnp.concatenate([box_cxcywh[:, :2] - side / 2, box_cxcywh[:, :2] + side / 2], axis=1)
 
 
-def _window(
+def _random_window(
     box_cxcywh: Float[Array, "B 4"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B 4"]:
     """A random window that keeps the box's centre and more than half of its area."""
@@ -149,7 +149,7 @@ def _window(
     return jnp.concatenate([low, low + size], axis=1)
 
 
-def _recoloured(
+def _recoloured_image(
     image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
     keys = jax.random.split(rng, 5)
@@ -173,7 +173,7 @@ def _recoloured(
     return jnp.clip(image + config.noise * (bits / 127.5 - 1.0), 0.0, 1.0)
 
 
-def _erased(
+def _erased_image(
     image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
     """One rectangle of one random colour over a share of the pictures."""
@@ -224,14 +224,14 @@ def strong(
     )._replace(focus=config.focus * (1.0 - strength))
     window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
     batch = len(image)
-    window = _window(box_cxcywh, window_key, now)
+    window = _random_window(box_cxcywh, window_key, now)
     flip = jax.random.bernoulli(flip_key, now.flip, (batch,))
     radius = 1.0 + now.blur * jax.random.uniform(blur_key, (batch,))
     fill = jax.random.uniform(fill_key, (batch, 3))
-    view = resampled(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
-    view = _erased(_recoloured(view, colour_key, now), erase_key, now)
+    view = resampled_image(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
+    view = _erased_image(_recoloured_image(view, colour_key, now), erase_key, now)
     text = jnp.where(flip[:, None], swap_table[text], text)
-    return normalised(view), moved_box(box_cxcywh, window, flip), text
+    return normalised_pixels(view), moved_box(box_cxcywh, window, flip), text
 
 
 def strong_view(

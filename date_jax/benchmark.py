@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from date_jax.errors import UsageError, nearest
+from date_jax.errors import UsageError, spelling_hint
 from date_jax.run import commandline
 
 PEERS = ("torch", "torch_compile")
@@ -60,7 +60,8 @@ def main(_: list[str]) -> None:
     given = flags.FLAGS
     if given.mode not in MODES:
         raise UsageError(
-            f"--mode={given.mode}: must be one of {', '.join(MODES)}{nearest(given.mode, MODES)}"
+            f"--mode={given.mode}: must be one of {', '.join(MODES)}"
+            f"{spelling_hint(given.mode, MODES)}"
         )
     if given.compare and (given.mode != "step" or given.compare not in PEERS):
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from date_jax.data.sources import SOURCES
-from date_jax.errors import UsageError, nearest
+from date_jax.errors import UsageError, spelling_hint
 from date_jax.networks.sizes import stage_widths, stride
 
 _SHOWN = 7  # messages have at most 8 lines
@@ -186,7 +186,7 @@ def _wrong_values(config: ConfigDict) -> Iterator[str]:
     for key, choices in CHOICES.items():
         value = _get(config, key)
         if value is not None and value not in choices:
-            hint = nearest(str(value), choices)
+            hint = spelling_hint(str(value), choices)
             yield f"config.{key}={value}: must be one of {', '.join(choices)}{hint}"
     for text, is_right, keys in RANGES:
         for key in keys:

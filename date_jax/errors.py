@@ -46,7 +46,7 @@ class Preempted(UserError):  # noqa: N818 - an end, not an error
     exit_code = 75
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def spelling_hint(word: str, choices: Iterable[str]) -> str:
     """A hint to put behind an unknown `word`: the closest of `choices`, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""

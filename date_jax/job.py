@@ -129,7 +129,7 @@ def on_all_hosts(read: Callable[[], Any], what: str) -> Any:
         value = read()
     except UserError as error:
         problem = error
-    failed = sharding.rows_of_hosts(np.array(problem is not None))
+    failed = sharding.values_of_hosts(np.array(problem is not None))
     if problem is not None and failed.all():
         raise problem
     if problem is not None:
@@ -150,7 +150,7 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
     def with_weights(params: Any) -> Any:
         leaves = flatten_dict(params["model"], sep="/")
         for name, value in weights.items():
-            leaves[name] = sharding.placed(value, leaves[name].sharding)
+            leaves[name] = sharding.device_arrays(value, leaves[name].sharding)
         return params | {"model": unflatten_dict(leaves, sep="/")}
 
     if not weights:

@@ -107,12 +107,12 @@ def _keep_programs(config: ConfigDict) -> None:
     import numpy as np
 
     from date_jax.run.workdir import sees_host_0
-    from date_jax.sharding import rows_of_hosts
+    from date_jax.sharding import values_of_hosts
 
     folder = compiled_folder(config.data)
     is_url = "://" in folder  # of a bucket, which is one for all
     seen = sees_host_0(cache_folder(config.data) if is_url else Path(folder)) or is_url
-    if rows_of_hosts(np.array(seen)).all():
+    if values_of_hosts(np.array(seen)).all():
         jax.config.update("jax_compilation_cache_dir", folder)
         if is_url:  # XLA's own are files beside it, which it would make in a folder of that name
             jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
@@ -129,10 +129,10 @@ def _versions() -> dict[str, str]:
 def _default_workdir() -> Path:
     import numpy as np
 
-    from date_jax.sharding import rows_of_hosts
+    from date_jax.sharding import values_of_hosts
 
     path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    seconds = int(rows_of_hosts(np.array(time.time(), np.int32))[0])  # host 0's clock
+    seconds = int(values_of_hosts(np.array(time.time(), np.int32))[0])  # host 0's clock
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
     return Path("runs") / "-".join(filter(None, [Path(path).stem, *words.split(","), stamp]))
 

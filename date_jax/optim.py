@@ -36,7 +36,7 @@ def learning_rate_schedule(
     )
 
 
-def decayed(params: Any) -> Any:
+def decay_mask(params: Any) -> Any:
     """Mask of the parameters that weight decay acts on: matrices, not biases, norms, positions.
 
     A position, type or bias table is a matrix by shape only: pulling it to zero would forget
@@ -50,7 +50,7 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def in_backbone(params: Any) -> Any:
+def backbone_mask(params: Any) -> Any:
     """Mask of the extractors' parameters, which may have come pretrained and then move slower."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(entry, "key", "") in _BACKBONES for entry in path), params
@@ -70,14 +70,14 @@ def optimizer(
     Args:
         schedule: learning rate by step, of `learning_rate_schedule`.
         beta2: decay of the squared gradients' average.
-        weight_decay: decoupled, times the learning rate, on `decayed` parameters only.
+        weight_decay: decoupled, times the learning rate, on `decay_mask` parameters only.
         clip: greatest global norm of the gradient.
-        backbone_scale: factor on the learning rate of `in_backbone` parameters.
+        backbone_scale: factor on the learning rate of `backbone_mask` parameters.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),
-        optax.adamw(schedule, b2=beta2, weight_decay=weight_decay, mask=decayed),
-        optax.masked(optax.scale(backbone_scale), in_backbone),
+        optax.adamw(schedule, b2=beta2, weight_decay=weight_decay, mask=decay_mask),
+        optax.masked(optax.scale(backbone_scale), backbone_mask),
     )
 
 

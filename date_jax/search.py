@@ -22,7 +22,7 @@ from absl import flags, logging
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from date_jax.errors import DataError, UsageError, nearest
+from date_jax.errors import DataError, UsageError, spelling_hint
 from date_jax.run import commandline
 
 KINDS = ("joint", "image", "text")
@@ -93,7 +93,9 @@ def require_question(given: flags.FlagValues) -> None:
     if not given.workdir:
         raise UsageError("--workdir is required: the folder of a run of configs/same_style.py")
     if given.by not in KINDS:
-        raise UsageError(f"--by={given.by}: one of {', '.join(KINDS)}{nearest(given.by, KINDS)}")
+        raise UsageError(
+            f"--by={given.by}: one of {', '.join(KINDS)}{spelling_hint(given.by, KINDS)}"
+        )
     if given.count < 1:
         raise UsageError(f"--count={given.count}: must be 1 or more")
     if bool(given.old) != bool(given.new):
@@ -138,7 +140,9 @@ def opened(run: Path, split: str) -> Searched:
         raise DataError(f"{run}: its data have changed since it was trained")
     if split not in corpus.splits:
         there = ", ".join(corpus.splits)
-        raise UsageError(f"--split={split}: no such offers{nearest(split, corpus.splits)}: {there}")
+        raise UsageError(
+            f"--split={split}: no such offers{spelling_hint(split, corpus.splits)}: {there}"
+        )
     task, mesh = same_style.task(config, corpus), sharding.device_mesh()
     config.eval.batch_size = max(config.eval.batch_size // mesh.size, 1) * mesh.size
     joint = {"joint_embedding": task.predict["joint_embedding"]}
@@ -176,7 +180,7 @@ def answered(
     if given.old:
         vector = moved(searched, vector, given.old, given.new, given.strength)
         words = f"{words}: {given.old} -> {given.new}"
-    found = neighbours.nearest(vector, searched.vectors, given.count + 1, mesh=searched.mesh)
+    found = neighbours.nearest_rows(vector, searched.vectors, given.count + 1, mesh=searched.mesh)
     kept = (found.index[0] >= 0) & (found.index[0] != (-1 if given.row is None else given.row))
     index, score = (part[0][kept][: given.count] for part in (found.index, found.score))
     ids = offers.records.texts("offer_id")

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 _AXES = ("data", "fsdp")
 _MIN_SHARDED = 2**16  # elements; gathering anything smaller costs more than keeping it everywhere
@@ -50,17 +50,17 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     return Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
 
 
-def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows(mesh: Mesh) -> NamedSharding:
+def row_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch, split over all devices."""
     return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
-def bytes_of_a_device(tree: Any, *, devices: int, fsdp: int) -> int:
+def tree_bytes_per_device(tree: Any, *, devices: int, fsdp: int) -> int:
     """What each of `devices` holds of a tree that lies by `tree_shardings`; none need be here."""
     mesh = AbstractMesh((devices // fsdp, fsdp), _AXES)
     return sum(
@@ -79,7 +79,7 @@ def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSh
     fsdp = mesh.shape["fsdp"]
     fits = [d for d in range(len(shape)) if shape[d] % fsdp == 0]
     if fsdp == 1 or not fits or int(np.prod(shape)) < _MIN_SHARDED:
-        return replicated(mesh)
+        return replicated_sharding(mesh)
     longest = max(fits, key=lambda d: shape[d])
     return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
 
@@ -94,7 +94,7 @@ def tree_shardings(mesh: Mesh, shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: array_sharding(mesh, leaf.shape), shapes)
 
 
-def with_shardings(shapes: Any, shardings: Any) -> Any:
+def sharded_shapes(shapes: Any, shardings: Any) -> Any:
     """Joins shapes and shardings into `ShapeDtypeStruct`s, the targets of a restore."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -113,7 +113,7 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The same tree of global arrays `[B ...]`.
     """
-    sharding = rows(mesh)
+    sharding = row_sharding(mesh)
     return jax.tree.map(
         lambda local: jax.make_array_from_process_local_data(sharding, local), dict(batch)
     )
@@ -122,12 +122,12 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
 Gather: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
-def traced_on(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Inside, code that is being traced knows the mesh: `on_own_rows` and what it serves."""
+def mesh_context(mesh: Mesh) -> AbstractContextManager[Any]:
+    """Inside, code that is being traced knows the mesh: `map_rows` and what it serves."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def rows_of_a_device(count: int) -> int:
+def rows_per_device(count: int) -> int:
     """How many of `count` rows of a batch each device has; all where no mesh is known.
 
     Raises:
@@ -140,7 +140,7 @@ def rows_of_a_device(count: int) -> int:
     return count // size
 
 
-def on_own_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) -> Any:
+def map_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) -> Any:
     """`function(all_rows, rows, *shared)` on every device with its own rows `[B/N ...]`, joined.
 
     `all_rows(x)` gives the rows of all devices: one exchange, and one in the backward pass,
@@ -166,27 +166,29 @@ def on_own_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any)
     )
 
 
-def everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Places host arrays, equal on all processes, whole on every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)), tree
-    )
+def device_arrays(tree: Any, sharding: Sharding) -> Any:
+    """Host arrays, equal on all processes, as new arrays that live in `sharding`.
+
+    Args:
+        tree: arrays of their global shapes, or what NumPy makes them of.
+        sharding: of every leaf, e.g. of `replicated_sharding` or `row_sharding`.
+    """
+
+    def device_array(leaf: Any) -> jax.Array:
+        local = np.asarray(leaf)
+        return jax.make_array_from_callback(local.shape, sharding, lambda part: local[part])
+
+    return jax.tree.map(device_array, tree)
 
 
-def placed(local: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A host array, equal on all processes, as a new array that lives in `sharding`."""
-    return jax.make_array_from_callback(local.shape, sharding, lambda part: local[part])
-
-
-def rows_of_hosts(local: np.ndarray) -> np.ndarray:
+def values_of_hosts(local: np.ndarray) -> np.ndarray:
     """A small array of each process, `[...]`, stacked as `[P ...]` on every process."""
     if jax.process_count() == 1:
         return np.asarray(local)[None]
     return np.asarray(multihost_utils.process_allgather(local))
 
 
-def of_first_host(tree: Any) -> Any:
+def value_of_first_host(tree: Any) -> Any:
     """Process 0's tree of host arrays, on every process; the others give arrays of those shapes."""
     if jax.process_count() == 1:
         return tree

@@ -159,19 +159,19 @@ def train_step(
     shardings = sharding.tree_shardings(mesh, shapes)
     # Read by index, and compared, from every row of the batch.
     whole = {
-        name: jax.tree.map(lambda _: sharding.replicated(mesh), getattr(shapes, name))
+        name: jax.tree.map(lambda _: sharding.replicated_sharding(mesh), getattr(shapes, name))
         for name in ("pseudo_boxes", "queue")
     }
     shardings = dataclasses.replace(shardings, **whole)
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return updated(state, batch, task=task, tx=tx, decay=config.optim.ema)
 
     return Step(
-        shapes=sharding.with_shardings(shapes, shardings),
+        shapes=sharding.sharded_shapes(shapes, shardings),
         init=jax.jit(init, out_shardings=shardings),
         update=jax.jit(
-            update, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
+            update, donate_argnums=0, out_shardings=(shardings, sharding.replicated_sharding(mesh))
         ),
     )

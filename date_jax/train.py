@@ -189,7 +189,7 @@ def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
         skipped.append(done)
         # All of the global batch: what is not finite may have come from any host's share of it.
         rows = {
-            name: sharding.rows_of_hosts(np.array(of)).ravel() for name, of in done.rows.items()
+            name: sharding.values_of_hosts(np.array(of)).ravel() for name, of in done.rows.items()
         }
         named = "; ".join(f"{domain} {of.tolist()}" for domain, of in rows.items())
         job.progress.say(f"step {done.step}: not finite, update left out; rows: {named}")
@@ -286,7 +286,9 @@ def with_new_boxes(job: Job, state: State, step: int) -> State:
     drawn = partial(grounding.sheet, job.corpus, name, box, shown, title, chosen=chosen)
     show(job, step, f"pseudo_boxes/{name}", drawn)
     job.record.book("refresh")
-    return dataclasses.replace(state, pseudo_boxes=sharding.everywhere(job.mesh, table))
+    return dataclasses.replace(
+        state, pseudo_boxes=sharding.device_arrays(table, sharding.replicated_sharding(job.mesh))
+    )
 
 
 def show(job: Job, step: int, label: str, drawn: Callable[[], np.ndarray]) -> np.ndarray | None:

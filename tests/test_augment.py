@@ -74,7 +74,7 @@ def corners(cxcywh: np.ndarray) -> np.ndarray:
 
 
 def plain(image: np.ndarray) -> np.ndarray:
-    return np.asarray(augment.plain(jnp.asarray(image)))
+    return np.asarray(augment.plain_view(jnp.asarray(image)))
 
 
 def noise_pictures(rows: int) -> np.ndarray:
@@ -137,7 +137,9 @@ def test_a_window_keeps_the_centre_and_half_of_the_box(focus: float) -> None:
     low = rng.random((2000, 2)) * (1 - size)
     box = np.concatenate([low + size / 2, size], axis=1).astype(np.float32)
     utmost = augment.Strengths(zoom_in=20.0, zoom_out=2.0, aspect=3.0, focus=focus)
-    window = np.asarray(augment._window(jnp.asarray(box), jax.random.key(0), utmost), np.float64)
+    window = np.asarray(
+        augment._random_window(jnp.asarray(box), jax.random.key(0), utmost), np.float64
+    )
     assert (box[:, :2] > window[:, :2] - 1e-6).all()
     assert (box[:, :2] < window[:, 2:] + 1e-6).all()
     kept = []
@@ -151,7 +153,7 @@ def test_a_window_keeps_the_centre_and_half_of_the_box(focus: float) -> None:
 def test_windows_lie_in_the_picture_unless_they_are_larger() -> None:
     box = np.tile(np.float32([[0.5, 0.5, 0.1, 0.1]]), (500, 1))
     window = np.asarray(
-        augment._window(
+        augment._random_window(
             jnp.asarray(box), jax.random.key(0), augment.Strengths(zoom_in=2.0, zoom_out=1.5)
         )
     )
@@ -224,7 +226,7 @@ def test_a_magnified_window_is_interpolated_between_its_pixels() -> None:
     image = jnp.asarray(noise_pictures(1), jnp.float32) / 255
     window = jnp.array([[0.25, 0.5, 0.75, 1.0]])
     ones = jnp.ones((1,))
-    found = augment.resampled(image, window, jnp.array([False]), ones, jnp.zeros((1, 3)))[0]
+    found = augment.resampled_image(image, window, jnp.array([False]), ones, jnp.zeros((1, 3)))[0]
     quarter, pixels = SIDE // 4, np.asarray(image[0], np.float64)
     for row, column in [(0, 0), (5, 7), (38, 20), (39, 39)]:
         y, x = 2 * quarter + (row + 0.5) / 2 - 0.5, quarter + (column + 0.5) / 2 - 0.5
@@ -241,7 +243,7 @@ def test_outside_the_picture_lies_the_fill() -> None:
     fill = jnp.array([[0.2, 0.4, 0.6]])
     window = jnp.array([[-0.5, -0.5, 1.5, 1.5]])
     found = np.asarray(
-        augment.resampled(image, window, jnp.array([False]), jnp.ones((1,)), fill)[0]
+        augment.resampled_image(image, window, jnp.array([False]), jnp.ones((1,)), fill)[0]
     )
     edge = SIDE // 4
     assert not found[edge + 1 : -edge - 1, edge + 1 : -edge - 1].any()

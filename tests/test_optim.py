@@ -47,14 +47,14 @@ def test_the_step_schedule_drops_to_a_tenth_after_two_thirds() -> None:
 
 
 def test_only_matrices_and_word_embeddings_decay() -> None:
-    head = optim.decayed(PARAMS)["model"]["head"]
+    head = optim.decay_mask(PARAMS)["model"]["head"]
     assert head == {
         "dense": {"kernel": True},
         "norm": {"scale": False},
         "words": {"embedding": True},
         "position_embedding": False,
     }
-    assert not optim.decayed(PARAMS)["model"]["image_extractor"]["dense"]["bias"]
+    assert not optim.decay_mask(PARAMS)["model"]["image_extractor"]["dense"]["bias"]
 
 
 def updates(gradient: float, **changes: float) -> dict:

@@ -74,7 +74,7 @@ def test_arrays_are_born_in_their_shards() -> None:
     shapes = jax.eval_shape(init)
     made = jax.jit(init, out_shardings=sharding.tree_shardings(mesh, shapes))()
     assert made["large"].addressable_shards[0].data.shape == (256, 256)
-    targets = sharding.with_shardings(shapes, sharding.tree_shardings(mesh, shapes))
+    targets = sharding.sharded_shapes(shapes, sharding.tree_shardings(mesh, shapes))
     assert targets["large"].sharding == made["large"].sharding
 
 
@@ -89,6 +89,8 @@ def test_row_i_of_the_global_batch_is_row_i_of_the_local_one() -> None:
 
 
 def test_the_same_everywhere_is_on_every_device() -> None:
-    table = sharding.everywhere(sharding.device_mesh(2), {"weight": np.ones(5, np.float32)})
+    table = sharding.device_arrays(
+        {"weight": np.ones(5, np.float32)}, sharding.replicated_sharding(sharding.device_mesh(2))
+    )
     assert table["weight"].is_fully_replicated
     assert len(table["weight"].addressable_shards) == 8

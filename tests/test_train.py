@@ -448,7 +448,7 @@ def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.Mon
 
     with pytest.raises(DataError, match="no such file") if here else nullcontext():
         assert job.on_all_hosts(read, "its data") == "read"
-    monkeypatch.setattr(sharding, "rows_of_hosts", lambda _: np.array([False, True]))
+    monkeypatch.setattr(sharding, "values_of_hosts", lambda _: np.array([False, True]))
     says = "^shop.jsonl: no such file" if here else "^host 1 cannot read its data"
     with pytest.raises(SetupError, match=says):
         job.on_all_hosts(read, "its data")

@@ -84,7 +84,7 @@ def row(
     for name, tile in (("tiled", TILE), ("dense", batch)):
 
         def value(left: Any, right: Any, identity: Any, tile: int = tile) -> Any:
-            with sharding.traced_on(mesh):
+            with sharding.mesh_context(mesh):
                 return loss(left, right, identity, tile)
 
         gradient = jax.jit(jax.value_and_grad(value, (0, 1)))

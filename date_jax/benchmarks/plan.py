@@ -150,7 +150,7 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
     if config.mesh.fsdp == 1:  # else exchanges in groups would grow like those among all
         rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in counts]
 
-    batch = sharding.bytes_of_a_device(step.batch_shapes(config), devices=1, fsdp=1)
+    batch = sharding.tree_bytes_per_device(step.batch_shapes(config), devices=1, fsdp=1)
     fixed = line.temporary[0] if line else 0.0
     return {
         "compiled": source,
@@ -203,7 +203,7 @@ def line_through_small_steps(config: ConfigDict) -> Line:
         per_row = (high - low) / (SMALL[1] - SMALL[0])
         return low - SMALL[0] * per_row, per_row
 
-    gradients = sharding.bytes_of_a_device(made.shapes.params, devices=1, fsdp=1)
+    gradients = sharding.tree_bytes_per_device(made.shapes.params, devices=1, fsdp=1)
     temporary, traffic, flops = (line(*pair) for pair in zip(*needs, strict=True))
     return Line(temporary, traffic, flops, made.shapes, gradients)
 
@@ -218,9 +218,9 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
 
     # The products at their peak and the traffic overlap; the slower of the two is the time.
     seconds = max(at_rows(*line.flops) / chip.flops, at_rows(*line.traffic) / chip.bandwidth)
-    arguments = sharding.bytes_of_a_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
+    arguments = sharding.tree_bytes_per_device(line.state, devices=devices, fsdp=config.mesh.fsdp)
     batch = step.batch_shapes(config)
-    arguments += sharding.bytes_of_a_device(batch, devices=1, fsdp=1) // devices
+    arguments += sharding.tree_bytes_per_device(batch, devices=1, fsdp=1) // devices
     exchanged = {"all-reduce": line.gradients}
     if config.mesh.fsdp > 1:  # parameters come again for the backward pass
         exchanged["all-gather"] = line.gradients

@@ -39,7 +39,7 @@ def run(
 
     # What is timed: `ranks` compares every pair twice, and faiss may not be installed.
     calls: dict[str, Callable[[], Any]] = {
-        "nearest": lambda: neighbours.nearest(query_vectors, vectors, K, mesh=mesh).index,
+        "nearest": lambda: neighbours.nearest_rows(query_vectors, vectors, K, mesh=mesh).index,
         "ranks": lambda: neighbours.ranks(query_items, gallery_items, mesh=mesh),
     }
     passes = {"nearest": 1, "ranks": 2, "faiss": 1}

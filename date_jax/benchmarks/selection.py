@@ -103,18 +103,18 @@ def row(source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
 
 def temporary_bytes(sources: int, targets: int, width: int, mesh: jax.sharding.Mesh) -> int:
     """Bytes a device needs besides the block of the source and its share of the targets."""
-    cut = all_pairs.cuts(sources, targets, mesh.size)
+    cut = all_pairs.tiling(sources, targets, mesh.size)
 
     def sources_of(*shape: int, dtype: Any = jnp.float32) -> Any:
         """An array of a block of the source, whole on every device."""
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.replicated(mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.replicated_sharding(mesh))
 
     def targets_of(*shape: int, dtype: Any = jnp.float32) -> Any:
         """An array of the targets, cut over the devices."""
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.rows(mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.row_sharding(mesh))
 
     block = cut.tiles, cut.source_tile
-    lowered = all_pairs.after_sources.lower(
+    lowered = all_pairs.add_block.lower(
         targets_of(cut.targets, dtype=jnp.int32),
         {"part0": sources_of(*block, width), "number": sources_of(*block, dtype=jnp.int32)},
         {"part0": targets_of(cut.targets, width), "theta": targets_of(cut.targets)},

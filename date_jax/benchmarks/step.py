@@ -16,7 +16,7 @@ from date_jax.benchmarks.flops import matmul_flops
 from date_jax.date import supervised as date
 from date_jax.date.adaptive import adapts
 from date_jax.date.aligner import FEATURES, Aligner
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 from date_jax.step import Step, optimizer, train_step, with_pseudo_boxes
 
 TARGETS = 4096  # rows of the table of pseudo boxes
@@ -115,7 +115,9 @@ def compiled(
     """
     task, step = made(config, mesh)
     shapes = batch_shapes(config)
-    batch = sharding.with_shardings(shapes, jax.tree.map(lambda _: sharding.rows(mesh), shapes))
+    batch = sharding.sharded_shapes(
+        shapes, jax.tree.map(lambda _: sharding.row_sharding(mesh), shapes)
+    )
     lowered = step.update.lower(step.shapes, batch)
     begun = time.perf_counter()
     program = lowered.compile(options)
@@ -210,8 +212,8 @@ def parts(
             return {name: task.predict[name](params, rows)}
 
         def total(params: Any, batch: Any) -> jax.Array:
-            with sharding.traced_on(mesh):
-                found = in_chunks(of, params, batch, at_once=config.model.rows_at_once)
+            with sharding.mesh_context(mesh):
+                found = map_chunks(of, params, batch, at_once=config.model.rows_at_once)
             return found[name].astype(jnp.float32).sum()
 
         return jax.grad(total)
@@ -241,7 +243,7 @@ def parts(
 
     def on_mesh(loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def gradient(out: Any) -> Any:
-            with sharding.traced_on(mesh):
+            with sharding.mesh_context(mesh):
                 return jax.grad(loss)(out)
 
         return gradient

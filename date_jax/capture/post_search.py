@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from date_jax.capture import ranked_lists
-from date_jax.pairs.neighbours import Found, nearest
+from date_jax.pairs.neighbours import Neighbours, nearest_rows
 from date_jax.pairs.vectors import host_unit_vectors
 
 Embedding: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of a post, from its four vectors
@@ -58,7 +58,7 @@ def nearest_posts(
     gallery: Float[np.ndarray, "G 4 E"],
     *,
     mesh: jax.sharding.Mesh,
-) -> Found:
+) -> Neighbours:
     """The posts of the gallery nearest to each query, by the cosine of their embeddings.
 
     There are `ranked_lists.MOST` of them, or all of the gallery where it has fewer.
@@ -70,8 +70,8 @@ def nearest_posts(
     """
     query, gallery = (host_unit_vectors(embedding(x)).astype(np.float32) for x in (query, gallery))
     count = min(ranked_lists.MOST, len(gallery))
-    neighbours = nearest(query.reshape(-1, query.shape[-1]), gallery, count, mesh=mesh)
-    return Found(*(x.reshape(*query.shape[:-1], count) for x in neighbours))
+    neighbours = nearest_rows(query.reshape(-1, query.shape[-1]), gallery, count, mesh=mesh)
+    return Neighbours(*(x.reshape(*query.shape[:-1], count) for x in neighbours))
 
 
 class SearchResults(NamedTuple):

@@ -18,7 +18,7 @@ from date_jax import augment, boxes
 from date_jax.capture import pretext, proposals
 from date_jax.capture.network import Capture, Regions, region_count
 from date_jax.pairs import contrastive
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
 from date_jax.task import Batch, Params, Task
 
@@ -56,7 +56,7 @@ def build(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) 
             text, mask = pretext.joined_titles(views["text"], views["text_mask"], rng=join_key)
             views |= {"joined_text": text, "joined_mask": mask}
         # The network, some rows after the other; then the terms, over all of them.
-        outputs = in_chunks(
+        outputs = map_chunks(
             partial(forward, model),
             (params["model"], dropout_key),
             views,
@@ -146,7 +146,7 @@ def forward(
     Args:
         shared: the network's parameters, and the key of its dropout.
         batch: of `augmented_batch`, `masked_inputs` and, for the fourth loss, `joined_titles`.
-        chunk: see `in_chunks`.
+        chunk: see `map_chunks`.
 
     Returns:
         What `loss_terms` reads, each `[B ...]`.
@@ -264,7 +264,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
         return model.bind({"params": params["model"]})
 
     def normalised(batch: Batch) -> Batch:
-        return {**batch, "image": augment.plain(batch["image"])} if "image" in batch else batch
+        return {**batch, "image": augment.plain_view(batch["image"])} if "image" in batch else batch
 
     def stacked_vectors(network: Any, batch: Batch) -> Array:
         outputs = network(batch["text"], batch["text_mask"], network.regions(batch))
@@ -298,10 +298,10 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
         if config.retrieval.context:
             larger = jnp.array([[1.0, 1.0, config.retrieval.context, config.retrieval.context]])
             pixels, ground = cut_outs(pixels, boxes.xyxy(box * larger))
-        window = augment.close_up(box, config.retrieval.margin)
+        window = augment.close_up_window(box, config.retrieval.margin)
         sharp, upright = jnp.ones((len(box),)), jnp.zeros((len(box),), bool)
-        crop = augment.resampled(pixels, window, upright, sharp, ground)
-        return {**posts, "image": augment.normalised(crop)}
+        crop = augment.resampled_image(pixels, window, upright, sharp, ground)
+        return {**posts, "image": augment.normalised_pixels(crop)}
 
     def instance_vectors(params: Params, batch: Batch) -> Array:
         # Each post once for each of its instances: one crop is one row.

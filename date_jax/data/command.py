@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from date_jax.errors import INTERRUPTED, UsageError, UserError, nearest
+from date_jax.errors import INTERRUPTED, UsageError, UserError, spelling_hint
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         # Typos first: argparse would complain of the flag that the typo was meant for.
         for argument in arguments:
             if argument.startswith("--") and argument.partition("=")[0] not in flags:
-                hint = nearest(argument.partition("=")[0], flags)
+                hint = spelling_hint(argument.partition("=")[0], flags)
                 raise UsageError(f"{argument}: unknown flag{hint}; --help lists the flags")
         return self.parse_args(arguments)
 

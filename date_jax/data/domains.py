@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from date_jax.errors import DataError, nearest
+from date_jax.errors import DataError, spelling_hint
 
 
 def joined_domains(names: str) -> list[str]:
@@ -36,7 +36,7 @@ def check_domains(
             if domain not in domains:
                 raise DataError(
                     f"config.data.{key}: no domain {domain!r} in {where}"
-                    f"{nearest(domain, domains)}\n  its domains: {', '.join(domains)}"
+                    f"{spelling_hint(domain, domains)}\n  its domains: {', '.join(domains)}"
                 )
             if f"{domain}_train" not in there:
                 held = sorted(s for s in there if s.rpartition("_")[0] == domain)

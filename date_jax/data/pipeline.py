@@ -22,7 +22,7 @@ from date_jax.data.cache import tensorflow
 from date_jax.data.corpus import Corpus, Split, load
 from date_jax.data.prepared import Records
 from date_jax.data.sources import PAIRED
-from date_jax.errors import DataError, UsageError, nearest
+from date_jax.errors import DataError, UsageError, spelling_hint
 
 __all__ = ["Corpus", "Split", "load"]  # of `data.corpus`; all else is defined here
 
@@ -240,7 +240,7 @@ class _Table:
         for name in names:
             if name not in corpus.splits:
                 raise DataError(
-                    f"no split {name!r} in the data{nearest(name, corpus.splits)}: "
+                    f"no split {name!r} in the data{spelling_hint(name, corpus.splits)}: "
                     f"it has {', '.join(corpus.splits)}"
                 )
         splits = [corpus.splits[name] for name in names]

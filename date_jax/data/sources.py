@@ -24,7 +24,7 @@ from date_jax.data.files import offers as own_offers
 from date_jax.data.files import published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import PreparedSplit
-from date_jax.errors import UsageError, nearest
+from date_jax.errors import UsageError, spelling_hint
 
 PAIRED = "offer_train"  # the split that training pairs are rows of
 
@@ -80,7 +80,8 @@ def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
     choices = [choice for choice, source in SOURCES.items() if records in source.readers]
     if name not in choices:
         raise UsageError(
-            f"config.data.name: unknown source of {records} {name!r}{nearest(name, choices)}\n"
+            f"config.data.name: unknown source of {records} {name!r}"
+            f"{spelling_hint(name, choices)}\n"
             f"  choices: {', '.join(choices)}"
         )
     return SOURCES[name].readers[records]

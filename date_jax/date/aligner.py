@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from date_jax import losses, sharding
-from date_jax.pairs.tiles import TILE, folded
+from date_jax.pairs.tiles import TILE, fold_tiles
 from date_jax.pairs.vectors import dot_products
 
 KINDS = ("none", "mmd", "adversarial", "conditional_adversarial")
@@ -141,8 +141,8 @@ def _kernel_sum(
 
     others = columns, column_place
     if columns_are_whole:
-        return sharding.on_own_rows(of_device, [rows, place], variance, *others).sum()
-    return sharding.on_own_rows(of_device, [rows, place, *others], variance).sum()
+        return sharding.map_rows(of_device, [rows, place], variance, *others).sum()
+    return sharding.map_rows(of_device, [rows, place, *others], variance).sum()
 
 
 def _kernel_sums(
@@ -177,7 +177,7 @@ def _kernel_sums(
         return total + (kernels * weight).sum(axis=1)
 
     start = jnp.zeros(len(rows.x))
-    return rows.weight * folded(added, start, [*columns, column_place], tile)
+    return rows.weight * fold_tiles(added, start, [*columns, column_place], tile)
 
 
 def _distances(

@@ -13,7 +13,7 @@ from date_jax import augment, boxes, losses
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
 from date_jax.task import Batch, Params, Task
 
@@ -137,13 +137,13 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     def whole(params: Params, batch: Batch) -> dict[str, Array]:
         return apply(
             {"params": params["model"]},
-            augment.plain(batch["image"]),
+            augment.plain_view(batch["image"]),
             batch["text"],
             batch["text_mask"],
         )
 
     def image_embedding(params: Params, batch: Batch) -> Array:
-        image = augment.plain(batch["image"])
+        image = augment.plain_view(batch["image"])
         rep, _ = apply({"params": params["model"]}, image, method=Date.image)
         return unit_vectors(rep)
 
@@ -162,7 +162,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         """The pictures in a view without any other change."""
         pixels = batch["image"].astype(jnp.float32) / 255.0
         sharp, fill = jnp.ones((len(pixels),)), pixels.mean(axis=(1, 2))
-        return augment.normalised(augment.resampled(pixels, window, flip, sharp, fill))
+        return augment.normalised_pixels(augment.resampled_image(pixels, window, flip, sharp, fill))
 
     def found(params: Params, batch: Batch, window: Array, mirrored: bool) -> Array:
         """The box that a view shows, in the whole picture's coordinates and cut at its border."""
@@ -181,11 +181,11 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         There the product has a size that both domains' close-ups share, so a box that was drawn to
         the source's usual size comes out right.
         """
-        picture = jnp.tile(jnp.array([augment.WHOLE]), (len(batch["image"]), 1))
-        first = found(params, batch, augment.close_up(picture, zoom), mirrored)
+        picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch["image"]), 1))
+        first = found(params, batch, augment.close_up_window(picture, zoom), mirrored)
         if looks == 1:
             return first
-        return found(params, batch, augment.close_up(first, SECOND_LOOK), mirrored)
+        return found(params, batch, augment.close_up_window(first, SECOND_LOOK), mirrored)
 
     def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
         return searched(params, batch, 1.0, False)
@@ -243,7 +243,7 @@ def training_view(model: Date, config: ConfigDict, swap_table: Array) -> Callabl
         )
 
         shared = params["model"], dropout_key
-        return in_chunks(network, shared, inputs, at_once=config.model.rows_at_once), box
+        return map_chunks(network, shared, inputs, at_once=config.model.rows_at_once), box
 
     return forward
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from date_jax import sharding
 from date_jax.errors import Preempted
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 
 # Keys of a batch that go with the predictions. The true box is renamed: there is a predicted one.
 _ROW_KEYS = {
@@ -31,7 +31,7 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
     Args:
         predict: by name, `(params, batch) -> [B ...]`.
         mesh: the batch's rows are spread over it, the results are replicated.
-        rows_at_once: of each device; see `in_chunks`. 0 for all.
+        rows_at_once: of each device; see `map_chunks`. 0 for all.
 
     Returns:
         `collect(params, batches, *, should_stop=None) -> dict of arrays [N ...]`. `batches` are
@@ -50,11 +50,11 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         def of_chunk(params: Any, chunk: dict[str, Any], _: Any) -> dict[str, jax.Array]:
             return {name: function(params, chunk) for name, function in predict.items()}
 
-        with sharding.traced_on(mesh):
-            return in_chunks(of_chunk, params, batch, at_once=rows_at_once)
+        with sharding.mesh_context(mesh):
+            return map_chunks(of_chunk, params, batch, at_once=rows_at_once)
 
     # Results are small: every device, and so every host, gets all of them.
-    replicated_rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
+    replicated_rows = jax.jit(rows, out_shardings=sharding.replicated_sharding(mesh))
 
     def collect(
         params: Any,

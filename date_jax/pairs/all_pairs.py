@@ -31,15 +31,15 @@ Rows: TypeAlias = Mapping[str, Any]  # arrays [N ...] by name, rows alike
 class Visitor(Protocol):
     """What is kept of the pairs. Equal visitors share a compiled program: make it hashable."""
 
-    def start(self, target: Rows) -> Any:
+    def initial(self, target: Rows) -> Any:
         """What is kept of the targets `[t ...]` before the first pair: a tree of `[t ...]`."""
 
-    def added(self, kept: Any, source: Rows, target: Rows) -> Any:
+    def add(self, kept: Any, source: Rows, target: Rows) -> Any:
         """The same of a tile of targets, after its pairs with a tile of sources. There
         `source["number"] [s]` counts through all sources, with -1 where a tile is filled up."""
 
 
-def visited(
+def visit_pairs(
     visitor: Visitor,
     source: Mapping[str, np.ndarray],
     target: Mapping[str, np.ndarray],
@@ -67,16 +67,16 @@ def visited(
             fetches what is kept so far.
     """
     source_rows, target_rows = (len(next(iter(rows.values()))) for rows in (source, target))
-    cut = cuts(
+    cut = tiling(
         source_rows, target_rows, mesh.size, tile=tile, source_tile=source_tile or tile, block=block
     )
 
     def spread(x: np.ndarray) -> Array:
-        return sharding.placed(_filled(x, cut.targets), sharding.rows(mesh))
+        return sharding.device_arrays(_filled(x, cut.targets), sharding.row_sharding(mesh))
 
     targets = {name: spread(x) for name, x in target.items()}
     if kept is None:
-        state = before_sources(targets, mesh=mesh, visitor=visitor)
+        state = initial_results(targets, mesh=mesh, visitor=visitor)
     else:
         state = jax.tree.map(spread, kept)
 
@@ -86,15 +86,13 @@ def visited(
     for end, part in _blocks(mesh, source, source_rows, first, cut):
         # The block was on its way while the one before was compared; a third must not be.
         jax.block_until_ready(state)
-        state = after_sources(
-            state, part, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile
-        )
+        state = add_block(state, part, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile)
         if after_block is not None:
             after_block(end, fetched)
     return fetched()
 
 
-class Cuts(NamedTuple):
+class Tiling(NamedTuple):
     """How two sets are cut, so that little is wasted and few programs are compiled.
 
     Attributes:
@@ -110,7 +108,7 @@ class Cuts(NamedTuple):
     tiles: int
 
 
-def cuts(
+def tiling(
     source_rows: int,
     target_rows: int,
     devices: int,
@@ -118,23 +116,23 @@ def cuts(
     tile: int = TILE,
     source_tile: int = TILE,
     block: int = BLOCK,
-) -> Cuts:
-    """Those that `visited` makes, by its arguments."""
+) -> Tiling:
+    """Those that `visit_pairs` makes, by its arguments."""
     own = -(-target_rows // devices)  # targets of a device
     target_tile = _tile_size(own, tile)
     source_tile = _tile_size(source_rows, source_tile)
     tiles = min(block, power_of_two(-(-source_rows // source_tile)))
-    return Cuts(-(-own // target_tile) * target_tile * devices, target_tile, source_tile, tiles)
+    return Tiling(-(-own // target_tile) * target_tile * devices, target_tile, source_tile, tiles)
 
 
 @partial(jax.jit, static_argnames=("mesh", "visitor"))
-def before_sources(target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor) -> Any:
+def initial_results(target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor) -> Any:
     """What is kept of the targets before the first pair."""
-    return jax.lax.with_sharding_constraint(visitor.start(target), sharding.rows(mesh))
+    return jax.lax.with_sharding_constraint(visitor.initial(target), sharding.row_sharding(mesh))
 
 
 @partial(jax.jit, static_argnames=("mesh", "visitor", "tile"), donate_argnums=0)
-def after_sources(
+def add_block(
     kept: Any, source: Rows, target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor, tile: int
 ) -> Any:
     """What is kept of the targets after a block of sources `[S s ...]`."""
@@ -142,18 +140,18 @@ def after_sources(
     def of_device(_: sharding.Gather, given: Sequence[Any], source: Rows) -> Any:
         def of_tile(tiles: tuple[Any, Rows]) -> Any:
             kept, target = tiles
-            return jax.lax.scan(lambda k, s: (visitor.added(k, s, target), None), kept, source)[0]
+            return jax.lax.scan(lambda k, s: (visitor.add(k, s, target), None), kept, source)[0]
 
         return _joined(jax.lax.map(of_tile, tuple(_cut(rows, tile) for rows in given)))
 
-    with sharding.traced_on(mesh):
-        return sharding.on_own_rows(of_device, [kept, target], source)
+    with sharding.mesh_context(mesh):
+        return sharding.map_rows(of_device, [kept, target], source)
 
 
 @partial(jax.jit, static_argnames="mesh")
 def _on_all(kept: Any, *, mesh: jax.sharding.Mesh) -> Any:
     """The same whole on every device, so that every process can fetch it."""
-    return jax.lax.with_sharding_constraint(kept, sharding.replicated(mesh))
+    return jax.lax.with_sharding_constraint(kept, sharding.replicated_sharding(mesh))
 
 
 def _tile_size(rows: int, most: int) -> int:
@@ -178,7 +176,7 @@ def _joined(tree: Any) -> Any:
 
 
 def _blocks(
-    mesh: jax.sharding.Mesh, source: Mapping[str, np.ndarray], count: int, first: int, cut: Cuts
+    mesh: jax.sharding.Mesh, source: Mapping[str, np.ndarray], count: int, first: int, cut: Tiling
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """The sources from `first` on, each block with the row behind its last one.
 
@@ -190,7 +188,8 @@ def _blocks(
         number = np.full(rows, -1, np.int32)
         number[: end - at] = np.arange(at, end)
         parts = {name: _filled(x[at:end], rows) for name, x in source.items()}
-        yield end, sharding.everywhere(mesh, _cut({**parts, "number": number}, cut.source_tile))
+        tiles = _cut({**parts, "number": number}, cut.source_tile)
+        yield end, sharding.device_arrays(tiles, sharding.replicated_sharding(mesh))
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
@@ -206,10 +205,10 @@ class Count(NamedTuple):
 
     parts: tuple[str, ...]
 
-    def start(self, target: Rows) -> Integer[Array, " t"]:
+    def initial(self, target: Rows) -> Integer[Array, " t"]:
         return jnp.zeros(len(target["theta"]), jnp.int32)
 
-    def added(self, kept: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
+    def add(self, kept: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
         found = [dot_products(target[name], source[name]) for name in self.parts]
         above = (jnp.stack(found).min(axis=0) > target["theta"][:, None]) & is_real(source)
         return kept + above.sum(axis=1, dtype=jnp.int32)
@@ -260,7 +259,7 @@ def counts(
         if after_block is not None:
             after_block(end, len(source[0]))
 
-    return visited(
+    return visit_pairs(
         Count(names),
         dict(zip(names, source, strict=True)),
         dict(zip(names, target, strict=True)) | {"theta": limits},
@@ -294,7 +293,7 @@ def _begun(saved: Path | None, key: str, targets: int) -> tuple[int, Integer[np.
             members = np.load(file, allow_pickle=False)
             if str(members["key"]) == key:
                 done, total = members["done"], members["total"]
-    done, total = sharding.of_first_host((done, total))
+    done, total = sharding.value_of_first_host((done, total))
     return int(done), total
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from date_jax import sharding
 from date_jax.losses import MASKED
-from date_jax.pairs.tiles import TILE, folded, swept
+from date_jax.pairs.tiles import TILE, fold_tiles, scan_tiles
 from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
 
@@ -78,11 +78,11 @@ def softmax(
 
         none = jnp.zeros(len(query))
         columns = [all_rows(image), all_rows(identity), *image_claim]
-        sums, of_images = swept(added, (none + MASKED, none, none), columns, tile)
+        sums, of_images = scan_tiles(added, (none + MASKED, none, none), columns, tile)
         return (*sums, *(x[None] for x in of_images))
 
     rows = [query, image, identity, *claims[:1]]
-    found = sharding.on_own_rows(of_rows, rows, scale, *claims[1:])
+    found = sharding.map_rows(of_rows, rows, scale, *claims[1:])
     by_query, wanted, count, by_image, of_images = found
     by_image = jax.nn.logsumexp(by_image, axis=0)
     # A row has as many positives among the images as among the queries.
@@ -114,9 +114,9 @@ def sigmoid(
             return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
 
         columns = [all_rows(image), all_rows(identity)]
-        return folded(added, jnp.zeros(len(query)), columns, tile)
+        return fold_tiles(added, jnp.zeros(len(query)), columns, tile)
 
-    return sharding.on_own_rows(of_rows, [query, image, identity], scale, bias)
+    return sharding.map_rows(of_rows, [query, image, identity], scale, bias)
 
 
 def nt_xent(
@@ -147,11 +147,11 @@ def nt_xent(
             logits = jnp.where(others, dot_products(x, part) / temperature, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
 
-        return folded(added, jnp.full(len(x), MASKED), [all_rows(x), all_rows(number)], tile)
+        return fold_tiles(added, jnp.full(len(x), MASKED), [all_rows(x), all_rows(number)], tile)
 
     number = jnp.arange(len(image))
     both = [
-        jnp.logaddexp(sharding.on_own_rows(of_rows, [x, number]), other)
+        jnp.logaddexp(sharding.map_rows(of_rows, [x, number]), other)
         for x, other in zip((image, text), across, strict=True)
     ]
     return (both[0] + both[1]) / 2 - (image * text).sum(axis=1) / temperature
@@ -177,8 +177,8 @@ def _log_sums(
             logits = jnp.where(real[None], logits, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), of_columns
 
-        total, own = swept(added, jnp.full(len(rows), MASKED), [all_rows(columns)], tile)
+        total, own = scan_tiles(added, jnp.full(len(rows), MASKED), [all_rows(columns)], tile)
         return total, own[None]
 
-    by_row, by_column = sharding.on_own_rows(of_rows, [rows, columns])
+    by_row, by_column = sharding.map_rows(of_rows, [rows, columns])
     return by_row, jax.nn.logsumexp(by_column, axis=0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.pairs.all_pairs import BLOCK, TILE, Rows, is_real, power_of_two, visited
+from date_jax.pairs.all_pairs import BLOCK, TILE, Rows, is_real, power_of_two, visit_pairs
 from date_jax.pairs.vectors import dot_products
 
 WIDER = 2  # tiles of the gallery that are compared at once when the nearest are looked for
@@ -20,7 +20,7 @@ GROUP = 16  # columns of which the largest stands for all, where the k largest a
 TIE = 1e-6
 
 
-class Found(NamedTuple):
+class Neighbours(NamedTuple):
     """Attributes:
     score: float32 `[Q k]`, the largest first; -inf where the gallery has fewer rows.
     index: int32 `[Q k]`, rows of the gallery; -1 there.
@@ -30,14 +30,14 @@ class Found(NamedTuple):
     index: Any
 
 
-def nearest(
+def nearest_rows(
     query: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "N D"],
     k: int,
     *,
     mesh: jax.sharding.Mesh,
     tile: int = TILE,
-) -> Found:
+) -> Neighbours:
     """The k rows of the gallery with the largest products, exact in float32.
 
     Of equal scores the row that comes first; what is not a number is never found.
@@ -48,8 +48,8 @@ def nearest(
         mesh: of `sharding.device_mesh`.
         tile: queries that a device compares at a time, with WIDER times as many rows.
     """
-    found = visited(
-        _Nearest(k),
+    found = visit_pairs(
+        _NearestRows(k),
         {"row": gallery},
         {"row": query},
         mesh=mesh,
@@ -57,17 +57,17 @@ def nearest(
         source_tile=WIDER * tile,
         block=BLOCK // WIDER,
     )
-    return Found(*found)
+    return Neighbours(*found)
 
 
-class _Nearest(NamedTuple):
+class _NearestRows(NamedTuple):
     k: int
 
-    def start(self, query: Rows) -> Found:
+    def initial(self, query: Rows) -> Neighbours:
         shape = (len(query["row"]), self.k)
-        return Found(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+        return Neighbours(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
 
-    def added(self, kept: Found, gallery: Rows, query: Rows) -> Found:
+    def add(self, kept: Neighbours, gallery: Rows, query: Rows) -> Neighbours:
         scores = dot_products(query["row"], gallery["row"])
         scores = jnp.where(is_real(gallery) & ~jnp.isnan(scores), scores, -jnp.inf)
         scores, column = _narrowed(scores, self.k)
@@ -75,7 +75,7 @@ class _Nearest(NamedTuple):
         score, place = jax.lax.top_k(jnp.concatenate([kept.score, scores], axis=1), self.k)
         number = jnp.concatenate([kept.index, gallery["number"][column]], axis=1)
         index = jnp.take_along_axis(number, place, axis=1)
-        return Found(score, jnp.where(score > -jnp.inf, index, -1))
+        return Neighbours(score, jnp.where(score > -jnp.inf, index, -1))
 
 
 def _narrowed(score: Float[Array, "q g"], k: int) -> tuple[Float[Array, "q c"], Int[Array, "q c"]]:
@@ -137,8 +137,8 @@ def ranks(
     }
     among = {"row": gallery.embedding, "product": _products_of(gallery, -2)}
     options: dict[str, Any] = {"mesh": mesh, "tile": tile}
-    best = visited(_BestMatch(), among, asked, **options)
-    return 1 + visited(_NotBelow(), among, {**asked, "best": best}, **options)
+    best = visit_pairs(_BestMatch(), among, asked, **options)
+    return 1 + visit_pairs(_NotBelow(), among, {**asked, "best": best}, **options)
 
 
 def _products_of(items: Items, none: int) -> Int[np.ndarray, "N M"]:
@@ -155,10 +155,10 @@ def _products_of(items: Items, none: int) -> Int[np.ndarray, "N M"]:
 class _BestMatch(NamedTuple):
     """The largest score among the right items; -inf where there is none."""
 
-    def start(self, query: Rows) -> Float[Array, " q"]:
+    def initial(self, query: Rows) -> Float[Array, " q"]:
         return jnp.full(len(query["row"]), -jnp.inf)
 
-    def added(self, kept: Array, gallery: Rows, query: Rows) -> Float[Array, " q"]:
+    def add(self, kept: Array, gallery: Rows, query: Rows) -> Float[Array, " q"]:
         scores = dot_products(query["row"], gallery["row"])
         scores = jnp.where(_match(query, gallery), scores, -jnp.inf)
         return jnp.maximum(kept, scores.max(axis=1))
@@ -167,10 +167,10 @@ class _BestMatch(NamedTuple):
 class _NotBelow(NamedTuple):
     """How many wrong items have a score that is not below `best`."""
 
-    def start(self, query: Rows) -> Int[Array, " q"]:
+    def initial(self, query: Rows) -> Int[Array, " q"]:
         return jnp.zeros(len(query["row"]), jnp.int32)
 
-    def added(self, kept: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
+    def add(self, kept: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
         scores = dot_products(query["row"], gallery["row"])
         not_below = ~(scores < query["best"][:, None] - TIE)  # nor a number
         wrong = _others(query, gallery) & ~_match(query, gallery)

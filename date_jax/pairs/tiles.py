@@ -13,7 +13,7 @@ from date_jax import sharding
 TILE = 1024  # columns at a time; fewer are one tile
 
 
-def folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: int) -> Any:
+def fold_tiles(added: Callable[..., Any], start: Any, columns: list[Array], tile: int) -> Any:
     """`carry = added(carry, real, *tiles)` over all tiles of `columns`, from `start` on.
 
     The backward pass computes each tile again instead of keeping what all of them need.
@@ -28,14 +28,14 @@ def folded(added: Callable[..., Any], start: Any, columns: list[Array], tile: in
     def and_nothing(carry: Any, real: Array, *parts: Array) -> tuple[Any, None]:
         return added(carry, real, *parts), None
 
-    return swept(and_nothing, start, columns, tile)[0]
+    return scan_tiles(and_nothing, start, columns, tile)[0]
 
 
-def swept(
+def scan_tiles(
     added: Callable[..., tuple[Any, Any]], start: Any, columns: list[Array], tile: int
 ) -> tuple[Any, Any]:
-    """As `folded`, where `added` gives `(carry, of_columns)`: also arrays `[t ...]` of the tile's
-    columns, which come back joined, `[N ...]`."""
+    """As `fold_tiles`, where `added` gives `(carry, of_columns)`: also arrays `[t ...]` of the
+    tile's columns, which come back joined, `[N ...]`."""
     count = len(columns[0])
     real = jnp.ones(count, bool)
     if count <= tile:
@@ -52,7 +52,7 @@ def swept(
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)
 
 
-def in_chunks(
+def map_chunks(
     function: Callable[..., dict[str, Array]],
     shared: Any,
     rows: dict[str, Array],
@@ -76,7 +76,7 @@ def in_chunks(
             next smaller number that does. 0 for all.
     """
     count = len(next(iter(rows.values())))
-    own = sharding.rows_of_a_device(count)
+    own = sharding.rows_per_device(count)
     size = next((n for n in range(min(at_once, own), 0, -1) if own % n == 0), own)
     if size == own:
         return function(shared, rows, None)
@@ -94,5 +94,5 @@ def in_chunks(
         scalars = {k: x.mean(keepdims=True) for k, x in outputs.items() if x.ndim == 1}
         return {"rows": joined, "scalars": scalars}
 
-    found = sharding.on_own_rows(of_device, [rows, jnp.arange(count // size)], shared)
+    found = sharding.map_rows(of_device, [rows, jnp.arange(count // size)], shared)
     return found["rows"] | {name: x.mean() for name, x in found["scalars"].items()}

@@ -349,7 +349,7 @@ def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
             problem = (first if is_ours else f"{type(error).__name__}: {first}")[:160]
         if problem:
             gc.collect()
-    if sharding.rows_of_hosts(np.array(bool(problem))).any() and not problem:
+    if sharding.values_of_hosts(np.array(bool(problem))).any() and not problem:
         problem = "another host could not read it"
     return value, problem
 

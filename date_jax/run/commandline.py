@@ -24,7 +24,7 @@ from date_jax.errors import (
     SetupError,
     UsageError,
     UserError,
-    nearest,
+    spelling_hint,
 )
 from date_jax.run import subprocesses
 from date_jax.run.config_file import (
@@ -141,7 +141,7 @@ def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
     if len(rest) > 1:
         raise UsageError(
             f"{rest[1]}: unexpected, every argument is a flag"
-            + nearest("--" + rest[1].split("=")[0], [f"--{name}" for name in definitions])
+            + spelling_hint("--" + rest[1].split("=")[0], [f"--{name}" for name in definitions])
         )
     return rest
 
@@ -161,7 +161,7 @@ def check(argv: Sequence[str], definitions: flags.FlagValues) -> None:
             continue
         if paths and name in values_by_key(config_from_file(paths[0])):
             raise UsageError(f"--{name}: unknown flag (did you mean '--config.{name}'?)")
-        hint = nearest(f"--{name}", [f"--{other}" for other in definitions])
+        hint = spelling_hint(f"--{name}", [f"--{other}" for other in definitions])
         raise UsageError(f"--{name}: unknown flag{hint}; --help lists the flags")
     if "config" not in definitions:
         return

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import tuple_parser
 
-from date_jax.errors import UsageError, UserError, nearest
+from date_jax.errors import UsageError, UserError, spelling_hint
 
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
 PARSERS: dict[type, tuple[Any, str]] = {
@@ -54,7 +54,7 @@ def _module(argument: str) -> dict[str, Any]:
     """The names that the config file defines, by running it."""
     path = argument.partition(":")[0]
     if not Path(path).is_file():
-        hint = nearest(path, config_files().split(", "))
+        hint = spelling_hint(path, config_files().split(", "))
         raise UsageError(f"no such file{hint}\nseen from {Path.cwd()}\nthere are: {config_files()}")
     return runpy.run_path(path)
 
@@ -141,4 +141,4 @@ def key_hint(key: str, defaults: dict[str, Any]) -> str:
     if neighbours:
         names = ", ".join(path.rpartition(".")[2] for path in neighbours)
         return f"; config{'.' * bool(section)}{section} has: {names}"
-    return nearest(f"config.{key}", [f"config.{path}" for path in leaves])
+    return spelling_hint(f"config.{key}", [f"config.{path}" for path in leaves])

@@ -56,7 +56,7 @@ class Workdir:
         problem = ""
         if jax.process_index() == 0:
             problem = self._problem()
-        if sharding.rows_of_hosts(np.array(bool(problem))).any():
+        if sharding.values_of_hosts(np.array(bool(problem))).any():
             raise SetupError(problem or f"{path}: host 0 cannot use it")
         require_equal_hosts({"what it sees of --workdir": sees_host_0(path)})
 
@@ -100,7 +100,7 @@ def sees_host_0(folder: Path) -> bool:
     if jax.process_count() == 1:
         return True
     # Host 0 puts down a file whose name nobody can know, and removes it when all have looked.
-    number = sharding.rows_of_hosts(np.array(secrets.randbits(31), np.int32))[0]
+    number = sharding.values_of_hosts(np.array(secrets.randbits(31), np.int32))[0]
     mark = folder / f".seen_{number:08x}"
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):
@@ -207,13 +207,13 @@ def require_equal_hosts(values: dict[str, Any]) -> None:
 
     # Then the names, for values can only be compared one by one where their number is the same.
     keys = sorted(values)
-    sets = sharding.rows_of_hosts(np.array(digest(str(keys)), np.uint32))
+    sets = sharding.values_of_hosts(np.array(digest(str(keys)), np.uint32))
     for host in np.flatnonzero(sets != sets[0]):
         refuse(int(host), "which keys its config has")
 
     # Last the values.
     local = np.array([digest(json.dumps(values[key], sort_keys=True)) for key in keys], np.uint32)
-    hosts = sharding.rows_of_hosts(local)
+    hosts = sharding.values_of_hosts(local)
     for host, row in enumerate(hosts):
         unequal = [key for key, differs in zip(keys, row != hosts[0], strict=True) if differs]
         if unequal:

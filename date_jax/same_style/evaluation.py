@@ -86,7 +86,7 @@ def evaluator(
             rows = collect(params, offers(config, corpus, name), should_stop=should_stop)
             metrics = modes.metrics(modes.ranks(rows, product, mesh=mesh), asked)
             metrics |= {"offers": float(split.size), "queries": float(len(asked)), **pairs}
-            nearest = neighbours.nearest(
+            nearest = neighbours.nearest_rows(
                 rows["joint_embedding"], rows["joint_embedding"], SHOWN + 1, mesh=mesh
             )
             yield name, Evaluated(metrics, partial(sheet, corpus, name, nearest.index))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from date_jax import sharding
-from date_jax.pairs.tiles import TILE, folded
+from date_jax.pairs.tiles import TILE, fold_tiles
 from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
 
@@ -62,10 +62,10 @@ def hinge(
             return total + jnp.where(real[None] & is_other, excess, 0.0).sum(axis=1)
 
         all_columns, all_numbers = all_rows(columns), all_rows(number)
-        total = folded(add_tile, jnp.zeros(len(rows)), [all_columns, all_numbers], tile)
+        total = fold_tiles(add_tile, jnp.zeros(len(rows)), [all_columns, all_numbers], tile)
         return total / len(all_columns)
 
-    return sharding.on_own_rows(of_rows, [rows, columns, jnp.arange(len(rows))])
+    return sharding.map_rows(of_rows, [rows, columns, jnp.arange(len(rows))])
 
 
 def locality(
@@ -113,7 +113,7 @@ def locality(
 
         shape = (len(trigger), nearest)
         start = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
-        d, t = folded(add_tile, start, [all_rows(offer)], tile)
+        d, t = fold_tiles(add_tile, start, [all_rows(offer)], tile)
         return jnp.maximum((d - t) ** 2 - margin, 0.0).mean(axis=1)
 
-    return sharding.on_own_rows(of_rows, [trigger, single, offer])
+    return sharding.map_rows(of_rows, [trigger, single, offer])

@@ -90,7 +90,7 @@ def _links(
         index = order[np.minimum(place, len(rows) - 1)]
         windows = np.zeros((size, window, rows.shape[1]), np.float32)
         windows[: len(index)] = np.where(real[..., None], rows[index], 0)
-        on_devices = sharding.placed(windows, sharding.rows(mesh))
+        on_devices = sharding.device_arrays(windows, sharding.row_sharding(mesh))
         # Places in the window, and from them the rows that are linked.
         first = np.asarray(_first_connected(on_devices, limit, mesh=mesh))[: len(index)]
         first_index = np.take_along_axis(index, first, axis=1)
@@ -121,6 +121,6 @@ def _first_connected(
     def of_device(_: sharding.Gather, parts: Sequence[Array]) -> Int[Array, "n w"]:
         return jax.lax.map(connected_places, parts[0])
 
-    with sharding.traced_on(mesh):
-        first = sharding.on_own_rows(of_device, [rows])
-    return jax.lax.with_sharding_constraint(first, sharding.replicated(mesh))
+    with sharding.mesh_context(mesh):
+        first = sharding.map_rows(of_device, [rows])
+    return jax.lax.with_sharding_constraint(first, sharding.replicated_sharding(mesh))

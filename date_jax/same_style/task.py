@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from date_jax import augment
 from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import matching
 from date_jax.same_style.joint_encoder import JointEncoder
 from date_jax.task import Batch, Params, Task
@@ -117,12 +117,12 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         *view_keys, dropout_key = jax.random.split(rng, 3)
         rows: Batch = {}
         for side, key in zip(("trigger", "offer"), view_keys, strict=True):
-            whole = jnp.tile(jnp.array([augment.WHOLE]), (len(batch[side]["image"]), 1))
+            whole = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch[side]["image"]), 1))
             options: dict[str, Any] = {"config": config, "swap_table": swap_table}
             view, _ = augment.strong_view(batch[side], whole, step=step, rng=key, **options)
             rows |= {f"{side}_{name}": value for name, value in view.items()}
         shared = params["model"], dropout_key
-        out = in_chunks(network, shared, rows, at_once=config.model.rows_at_once)
+        out = map_chunks(network, shared, rows, at_once=config.model.rows_at_once)
         identity = jnp.stack([batch[side]["index"] for side in ("trigger", "offer")], axis=1)
         terms = pair_losses(out, identity.astype(jnp.uint32), singles, config.losses)
         return terms["loss"], terms
@@ -170,7 +170,7 @@ def predictions(model: SameStyle, modality: str, inputs: Callable[..., Any]) -> 
 
     def embedding(params: Params, batch: Batch, *, kind: str) -> Array:
         image, text, text_mask = inputs(
-            augment.plain(batch["image"]), batch["text"], batch["text_mask"]
+            augment.plain_view(batch["image"]), batch["text"], batch["text_mask"]
         )
         if kind == "image":
             text, text_mask = None, None

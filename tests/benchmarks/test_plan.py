@@ -128,5 +128,5 @@ def test_a_plan_is_modelled_from_small_steps(tiny_config: ConfigDict) -> None:
     line = plan.line_through_small_steps(tiny_config)
     assert all(a_row > 0 for _, a_row in (line.temporary, line.traffic, line.flops))
     assert abs(line.flops[0]) < line.flops[1], "products are of rows alone"
-    state = sharding.bytes_of_a_device(line.state, devices=1, fsdp=1)
+    state = sharding.tree_bytes_per_device(line.state, devices=1, fsdp=1)
     assert state > 3 * line.gradients, "two moments and the average beside the parameters"

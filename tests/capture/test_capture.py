@@ -149,7 +149,7 @@ def test_the_loss_on_all_devices_is_that_on_one(main: Compiled) -> None:
     assert mesh.size == 8
 
     def on_mesh(params: Any, given: Any) -> Any:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return loss_of(main.task)(params, given)
 
     given = sharding.global_batch(mesh, main.with_labels(0))

@@ -177,7 +177,7 @@ def test_mmd_in_tiles_on_eight_devices_is_that_of_one(queue: int, unbiased: bool
         return aligner.mmd(source, target, unbiased=unbiased, earlier=earlier, tile=tile)
 
     def tiled(source: jax.Array, target: jax.Array) -> jax.Array:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return loss(source, target, 12)
 
     found = jax.jit(jax.value_and_grad(tiled, (0, 1)))(spread["source"], spread["target"])
@@ -195,7 +195,7 @@ def test_memory_of_mmd_does_not_grow_with_the_square_of_the_batch() -> None:
         spread = sharding.global_batch(mesh, {"s": features(rows, 0), "t": features(rows, 1)})
 
         def loss(source: jax.Array, target: jax.Array) -> jax.Array:
-            with sharding.traced_on(mesh):
+            with sharding.mesh_context(mesh):
                 return aligner.mmd(source, target, tile=64)
 
         program = jax.jit(jax.grad(loss, (0, 1))).lower(spread["s"], spread["t"]).compile()

@@ -192,7 +192,7 @@ def test_no_array_of_all_pairs_is_made() -> None:
     target = sharding.global_batch(mesh, local)
     kept = sharding.global_batch(mesh, {"kept": np.zeros(rows, np.int32)})["kept"]
     program = {"mesh": mesh, "visitor": all_pairs.Count(("part",)), "tile": tile}
-    compiled = all_pairs.after_sources.lower(kept, source, target, **program).compile()
+    compiled = all_pairs.add_block.lower(kept, source, target, **program).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * tile * tile * 4 + rows * 16
 
 

@@ -295,7 +295,7 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     batch["product_id"][1] = batch["product_id"][0]
     model = Date(config.model, config.data.vocab_size, config.data.text_length)
     rows = jax.tree.map(jnp.asarray, batch)
-    inputs = augment.plain(rows["image"]), rows["text"], rows["text_mask"]
+    inputs = augment.plain_view(rows["image"]), rows["text"], rows["text_mask"]
     params = jax.jit(model.init)(jax.random.key(0), *inputs)["params"]
     pretrained.write(tmp_path, config, params)
     peer = torch_peer.Peer(config, tmp_path).eval()

@@ -119,7 +119,7 @@ def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_m
     spread = sharding.global_batch(mesh, dict(zip("qvi", given, strict=True)))
 
     def tiled(query: Any, image: Any, scale: Any, identity: Any) -> Any:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return contrastive.softmax(
                 query, image, identity, scale=scale, prior_temperature=temperature, tile=12
             ).mean()
@@ -143,7 +143,7 @@ def test_the_sigmoid_loss_of_tiles_on_eight_devices_is_that_of_the_whole_matrix(
     spread = sharding.global_batch(mesh, dict(zip("qvi", given, strict=True)))
 
     def tiled(query: Any, image: Any, scale: Any, bias: Any, identity: Any) -> Any:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return contrastive.sigmoid(
                 query, image, identity, scale=scale, bias=bias, tile=12
             ).mean()
@@ -184,7 +184,7 @@ def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch(
         spread = sharding.global_batch(mesh, like)
 
         def loss(query: Any, image: Any) -> Any:
-            with sharding.traced_on(mesh):
+            with sharding.mesh_context(mesh):
                 scale = jnp.float32(SCALE)
                 return form(query, image, spread["i"], scale=scale, tile=64, **options).mean()
 
@@ -288,7 +288,7 @@ def test_nt_xent_and_its_gradient_are_the_same_on_all_devices() -> None:
     assert mesh.size == 8
 
     def on_mesh(image: Any, text: Any) -> Any:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return jax.value_and_grad(loss, argnums=(0, 1))(image, text)
 
     found = jax.jit(on_mesh)(*sharding.global_batch(mesh, {"a": image, "b": text}).values())

@@ -19,7 +19,7 @@ def test_the_nearest_are_those_of_a_sort_and_of_equal_ones_the_first(
 ) -> None:
     query, gallery = whole_numbers(queries, 0), whole_numbers(rows, 1)
     k = min(10, rows)
-    found = neighbours.nearest(query, gallery, k, mesh=sharding.device_mesh(), tile=tile)
+    found = neighbours.nearest_rows(query, gallery, k, mesh=sharding.device_mesh(), tile=tile)
     scores = query @ gallery.T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(found.index, order)
@@ -32,7 +32,7 @@ def test_the_nearest_on_all_devices_are_those_on_one() -> None:
     alone = jax.sharding.Mesh(everywhere.devices[:1, :1], everywhere.axis_names)
     assert everywhere.size == 8
     one, other, folded = (
-        neighbours.nearest(query, gallery, 5, mesh=mesh, tile=32)
+        neighbours.nearest_rows(query, gallery, 5, mesh=mesh, tile=32)
         for mesh in (alone, everywhere, sharding.device_mesh(2))
     )
     for found in (other, folded):
@@ -43,7 +43,7 @@ def test_the_nearest_on_all_devices_are_those_on_one() -> None:
 def test_a_small_gallery_leaves_places_free_and_what_is_no_number_is_not_found() -> None:
     gallery = np.array([[1, 0], [np.nan, 0], [2, 0]], np.float32)
     query = np.array([[1, 0]], np.float32)
-    found = neighbours.nearest(query, gallery, 4, mesh=sharding.device_mesh())
+    found = neighbours.nearest_rows(query, gallery, 4, mesh=sharding.device_mesh())
     assert found.index.tolist() == [[2, 0, -1, -1]]
     assert found.score.tolist() == [[2.0, 1.0, -np.inf, -np.inf]]
 
@@ -56,9 +56,9 @@ def test_a_search_makes_no_array_of_all_pairs() -> None:
         "number": jnp.zeros((rows // tile, tile), int),
     }
     query = sharding.global_batch(mesh, {"row": np.zeros((rows, 4), np.float32)})
-    program = {"mesh": mesh, "visitor": neighbours._Nearest(k), "tile": tile}
-    kept = all_pairs.before_sources(query, mesh=mesh, visitor=neighbours._Nearest(k))
-    compiled = all_pairs.after_sources.lower(kept, gallery, query, **program).compile()
+    program = {"mesh": mesh, "visitor": neighbours._NearestRows(k), "tile": tile}
+    kept = all_pairs.initial_results(query, mesh=mesh, visitor=neighbours._NearestRows(k))
+    compiled = all_pairs.add_block.lower(kept, gallery, query, **program).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     assert temporary < 16 * tile * (tile + k) * 4 + 4 * rows * k * 4
 
@@ -67,11 +67,11 @@ def test_sets_of_about_one_size_share_a_program() -> None:
     query = whole_numbers(100, 4)
 
     def programs() -> int:
-        return all_pairs.after_sources._cache_size()
+        return all_pairs.add_block._cache_size()
 
-    neighbours.nearest(query, whole_numbers(700, 5), 3, mesh=sharding.device_mesh())
+    neighbours.nearest_rows(query, whole_numbers(700, 5), 3, mesh=sharding.device_mesh())
     before = programs()
-    neighbours.nearest(query[:90], whole_numbers(900, 6), 3, mesh=sharding.device_mesh())
+    neighbours.nearest_rows(query[:90], whole_numbers(900, 6), 3, mesh=sharding.device_mesh())
     assert programs() == before
-    neighbours.nearest(query, whole_numbers(1100, 7), 3, mesh=sharding.device_mesh())
+    neighbours.nearest_rows(query, whole_numbers(1100, 7), 3, mesh=sharding.device_mesh())
     assert programs() == before + 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from date_jax import sharding
-from date_jax.pairs.tiles import in_chunks
+from date_jax.pairs.tiles import map_chunks
 
 WIDTH = 3
 
@@ -53,8 +53,8 @@ def test_values_and_gradients_of_a_batch_in_chunks_are_those_of_the_whole(
     mesh = sharding.device_mesh(2 if devices > 1 else 1, jax.devices()[:devices])
 
     def loss(shared: Any, rows: Any, at_once: int) -> tuple[Any, Any]:
-        with sharding.traced_on(mesh):
-            found = in_chunks(network, shared, rows, at_once=at_once)
+        with sharding.mesh_context(mesh):
+            found = map_chunks(network, shared, rows, at_once=at_once)
         # Over all pairs, as the contrastive losses are.
         value = found["scale"] * jnp.sin(found["y"] @ found["y"].T).mean() + found["norm"].mean()
         return value, found
@@ -77,8 +77,8 @@ def test_the_gradient_is_exchanged_once_and_not_in_the_loop() -> None:
     mesh = sharding.device_mesh()
 
     def loss(shared: Any, rows: Any) -> Any:
-        with sharding.traced_on(mesh):
-            return in_chunks(network, shared, rows, at_once=2)["y"].mean()
+        with sharding.mesh_context(mesh):
+            return map_chunks(network, shared, rows, at_once=2)["y"].mean()
 
     program = jax.jit(jax.grad(loss)).lower(shared, sharding.global_batch(mesh, rows)).compile()
     computations = program.as_text().split("\n\n")
@@ -90,7 +90,7 @@ def test_the_gradient_is_exchanged_once_and_not_in_the_loop() -> None:
 def test_rows_that_the_devices_cannot_share_are_refused() -> None:
     shared, rows = given(12)
     with (
-        sharding.traced_on(sharding.device_mesh()),
+        sharding.mesh_context(sharding.device_mesh()),
         pytest.raises(ValueError, match="12 rows cannot be split over 8 devices"),
     ):
-        in_chunks(network, shared, jax.tree.map(jnp.asarray, rows), at_once=1)
+        map_chunks(network, shared, jax.tree.map(jnp.asarray, rows), at_once=1)

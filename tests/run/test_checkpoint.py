@@ -54,7 +54,7 @@ def made(value: float) -> Small:
 
 def target(fsdp: int = 1, **changes: Any) -> Small:
     shapes = jax.eval_shape(lambda: made(1)).replace(**changes)
-    return sharding.with_shardings(
+    return sharding.sharded_shapes(
         shapes, sharding.tree_shardings(sharding.device_mesh(fsdp), shapes)
     )
 
@@ -118,7 +118,7 @@ def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
     """As on GPUs, whose sums have no fixed order: each device writing a share would mix them."""
     monkeypatch.setattr(checkpoint, "_SMALLEST_SLICE", 64)
     monkeypatch.setattr(checkpoint.jax, "default_backend", lambda: "gpu")
-    everywhere = sharding.replicated(sharding.device_mesh())
+    everywhere = sharding.replicated_sharding(sharding.device_mesh())
     copies = [
         jax.device_put(jnp.full((256, 8), 1 + number * 1e-3), device)
         for number, device in enumerate(jax.devices())
@@ -128,7 +128,7 @@ def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
     saving = Checkpoints(tmp_path, keep=1)
     saving.save(1, state, {})
     saving.close()
-    shapes = sharding.with_shardings(
+    shapes = sharding.sharded_shapes(
         jax.eval_shape(lambda: state), jax.tree.map(lambda x: x.sharding, state)
     )
     found = Checkpoints(tmp_path, keep=1).restore(shapes, check=anything)

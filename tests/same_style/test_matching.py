@@ -106,7 +106,7 @@ def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_m
     spread = sharding.global_batch(mesh, {str(i): x for i, x in enumerate(given)})
 
     def on_mesh(*rows: Any) -> Any:
-        with sharding.traced_on(mesh):
+        with sharding.mesh_context(mesh):
             return tiled(*rows)
 
     every = tuple(range(arguments))

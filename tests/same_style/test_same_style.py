@@ -61,7 +61,7 @@ def stepped(task: Task, given: Any, mesh: Any = None) -> Any:
     """`((loss, terms), gradient)` of a step whose views are the pictures."""
 
     def step(params: Any, batch: Any) -> Any:
-        with sharding.traced_on(mesh or sharding.device_mesh(devices=jax.devices()[:1])):
+        with sharding.mesh_context(mesh or sharding.device_mesh(devices=jax.devices()[:1])):
             return jax.value_and_grad(task.loss, has_aux=True)(
                 params, batch, step=jnp.int32(0), rng=jax.random.key(0)
             )

@@ -15,7 +15,7 @@ from date_jax.data.clicks import simulated as simulated_clicks
 from date_jax.data.clicks.rules import RULES, Settings
 from date_jax.data.clicks.tables import database
 from date_jax.data.prepared import PreparedSplit, is_whole
-from date_jax.errors import DataError, UsageError, nearest
+from date_jax.errors import DataError, UsageError, spelling_hint
 
 COLUMNS = {  # of click_rules.CATALOGUE, and what a prepared split calls them
     "offer_id": "offer_id",
@@ -57,7 +57,7 @@ def mined_pairs(split: PreparedSplit, config: Any, cache: Path) -> Pairs:
         if rule not in RULES:
             choices = ", ".join(RULES)
             raise UsageError(
-                f"config.data.clicks.without: no rule {rule!r}{nearest(rule, RULES)}\n"
+                f"config.data.clicks.without: no rule {rule!r}{spelling_hint(rule, RULES)}\n"
                 f"  choices: {choices}"
             )
     file = cache / "pairs" / f"{_key(split, config)}.npz"

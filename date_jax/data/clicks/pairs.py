@@ -21,7 +21,7 @@ from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
 from date_jax.data.clicks.tables import KINDS, check_offers, database, table
-from date_jax.errors import DataError, SetupError, UsageError, nearest
+from date_jax.errors import DataError, SetupError, UsageError, spelling_hint
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -127,7 +127,9 @@ def _check_options(options: argparse.Namespace) -> None:
     for name in options.without:
         if name not in RULES:
             choices = ", ".join(RULES)
-            raise UsageError(f"--without={name}: must be some of {choices}{nearest(name, RULES)}")
+            raise UsageError(
+                f"--without={name}: must be some of {choices}{spelling_hint(name, RULES)}"
+            )
     for name in ("min_support", "max_clicks", "min_coclicks", "max_pairs"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name}={getattr(options, name)}: must be 1 or more")

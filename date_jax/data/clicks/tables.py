@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from date_jax.errors import DataError, SetupError, nearest
+from date_jax.errors import DataError, SetupError, spelling_hint
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -75,7 +75,9 @@ def table(
     said = said or f"--{name}"
     paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     if not paths:
-        near = nearest(Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*")))
+        near = spelling_hint(
+            Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*"))
+        )
         raise DataError(f"{said}: no file {pattern}{near}\n  looked from {Path.cwd()}")
     for path in paths:
         _check_kind(said, Path(path))
@@ -86,7 +88,7 @@ def table(
     missing = [column for column in columns if column not in made.columns]
     if missing:
         raise DataError(
-            f"{paths[0]}: no {', '.join(missing)}{nearest(missing[0], made.columns)}\n"
+            f"{paths[0]}: no {', '.join(missing)}{spelling_hint(missing[0], made.columns)}\n"
             f"  found: {', '.join(made.columns)[:200]}\n  required: {', '.join(columns)}"
             + ("; besides: relevance" if name == "log" else "")
         )
@@ -116,7 +118,9 @@ def _check_kind(said: str, path: Path) -> None:
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise DataError(f"{said}={path}: expected .parquet or .csv files{nearest(kind, KINDS)}")
+        raise DataError(
+            f"{said}={path}: expected .parquet or .csv files{spelling_hint(kind, KINDS)}"
+        )
     with path.open("rb") as file:
         head = file.read(4096)
     if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):

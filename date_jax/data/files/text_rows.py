@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from date_jax.errors import DataError, nearest
+from date_jax.errors import DataError, spelling_hint
 
 SPLITS = ("train", "val", "test")
 
@@ -40,7 +40,7 @@ def text_rows(
     if kind not in (".jsonl", ".csv"):
         raise DataError(
             f"config.data.path={path}: expected a .jsonl (JSON Lines) or .csv file"
-            f"{nearest(kind, ('.jsonl', '.csv'))}"
+            f"{spelling_hint(kind, ('.jsonl', '.csv'))}"
         )
     yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path), check)
 
@@ -57,7 +57,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        near = nearest(path.name, (other.name for other in path.parent.glob("*")))
+        near = spelling_hint(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(f"{option}: no file {path}{near}\n  looked from {Path.cwd()}") from None
     except OSError as error:
         raise DataError(f"{option}: cannot read {path}: {error.strerror}") from None
@@ -140,7 +140,7 @@ def check_columns(
     missing = [name for name in required if name not in names]
     if missing:
         raise DataError(
-            f"{where}: no {', '.join(missing)}{nearest(missing[0], names)}\n"
+            f"{where}: no {', '.join(missing)}{spelling_hint(missing[0], names)}\n"
             f"  found: {', '.join(names)[:200]}\n"
             f"  required: {', '.join(required)}; besides: {', '.join(besides)}"
         )
@@ -154,7 +154,7 @@ def check_splits(path: Path, rows: Sequence[Placed]) -> None:
         raise DataError(
             f"{path}: {len(unknown)} rows have an unknown split: "
             f"{', '.join(f'{name!r} ({count})' for name, count in names.most_common(5))}"
-            f"{nearest(unknown[0].split, SPLITS)}\n"
+            f"{spelling_hint(unknown[0].split, SPLITS)}\n"
             f"  first: {lines(unknown)}; choices: {', '.join(SPLITS)}"
         )
 
