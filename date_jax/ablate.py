@@ -33,7 +33,6 @@ from ml_collections import ConfigDict, config_flags
 
 import date_jax
 from date_jax.ablation import chart, comparison, records
-from date_jax.config import validate
 from date_jax.errors import DataError, UsageError, UserError, spelling_hint
 from date_jax.run import commandline, config_file, subprocesses, workdir
 
@@ -184,6 +183,7 @@ def require_sound(config: ConfigDict, methods: Methods) -> None:
 
     The config alone need not be sound: it may set what only some method reads.
     """
+    from date_jax.config import validate  # brings the networks along, which --help does not need
 
     def problem(changes: dict[str, Any]) -> UsageError | None:
         changed = config.copy_and_resolve_references()

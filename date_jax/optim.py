@@ -1,5 +1,6 @@
 """AdamW as every task uses it, its schedule, and the moving average of the parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,22 @@ import optax
 from jaxtyping import Array, Float, Int
 
 _BACKBONES = ("image_extractor", "text_extractor")  # names of modules
+
+
+def _cosine(peak: float, steps: int, rise: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, max(1, steps - rise))
+
+
+def _step(peak: float, steps: int, rise: int) -> optax.Schedule:
+    drop = round(steps * 2 / 3)  # 60 of 90 epochs, as TransVG trains
+    return optax.piecewise_constant_schedule(peak, {max(1, drop - rise): 0.1})
+
+
+# How the rate falls after a rise of that many steps: `(peak, steps, rise) -> schedule`.
+SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
+    "cosine": _cosine,
+    "step": _step,
+}
 
 
 def learning_rate_schedule(
@@ -19,21 +36,13 @@ def learning_rate_schedule(
         peak: the highest rate.
         steps: of the whole run.
         warmup: share of `steps` spent rising from 0; without it the first step has the peak.
-        schedule: `cosine` or `step`.
+        schedule: one of SCHEDULES.
     """
     rise = max(1, round(warmup * steps)) if warmup else 0
-    falls = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, max(1, steps - rise)),
-        # 60 of 90 epochs, as TransVG trains
-        "step": lambda: optax.piecewise_constant_schedule(
-            peak, {max(1, round(steps * 2 / 3) - rise): 0.1}
-        ),
-    }
+    fall = SCHEDULES[schedule](peak, steps, rise)
     if not rise:
-        return falls[schedule]()
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, rise), falls[schedule]()], boundaries=[rise]
-    )
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), fall], boundaries=[rise])
 
 
 def decay_mask(params: Any) -> Any:

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "date_jax"
 FLOORS = [
     {"main", "ablate", "export", "benchmark", "search"},  # commands
     {"train", "benchmarks", "ablation"},
-    {"job"},
-    {"tasks", "config"},
+    {"job", "config"},
+    {"tasks"},
     {"date", "capture", "same_style"},  # the systems, which do not know each other
     {"evals", "step"},
     {"data", "networks", "augment"},

@@ -18,6 +18,7 @@ from date_jax.losses import MASKED
 from date_jax.networks.transformer import Attention, EncoderLayer, Mlp, apply_layers, sincos_2d
 
 EPSILON = 1e-5
+POOLINGS = ("rep", "mean", "multi_scale")  # where a picture's one vector comes from
 
 
 def _relative_index(window: int) -> np.ndarray:

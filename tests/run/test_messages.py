@@ -7,16 +7,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from configs import pgda
 from date_jax import config, errors
-from date_jax.date import aligner, pseudo_boxes
-from date_jax.run import commandline, config_file
+from date_jax.run import commandline, config_file, workdir
 
 ROOT = Path(__file__).parent.parent.parent
 PGDA = "--config=configs/pgda.py"
@@ -25,16 +25,17 @@ THERE_ARE = "there are: " + ", ".join(f"configs/{file.name}" for file in CONFIGS
 
 
 @pytest.mark.parametrize(
-    ("cores", "batch", "evaluated", "devices"), [(2, 64, 256, 2), (3, 48, 256, 2), (16, 16, 256, 1)]
+    ("cores", "batch", "eval_batch", "devices"),
+    [(2, 64, 256, 2), (3, 48, 256, 2), (16, 16, 256, 1)],
 )
 def test_the_devices_made_of_cores_divide_what_they_share(
-    monkeypatch: pytest.MonkeyPatch, cores: int, batch: int, evaluated: int, devices: int
+    monkeypatch: pytest.MonkeyPatch, cores: int, batch: int, eval_batch: int, devices: int
 ) -> None:
     monkeypatch.setattr("date_jax.run.subprocesses.cores", lambda: [*range(cores)])
-    given = pgda.get_config()
-    given.batch_size, given.eval.batch_size = batch, evaluated
-    assert commandline.cores_worth_a_device(given) == devices
-    config.validate(given, device_count=devices, process_count=1)
+    sized = pgda.get_config()
+    sized.batch_size, sized.eval.batch_size = batch, eval_batch
+    assert commandline.cores_worth_a_device(sized) == devices
+    config.validate(sized, device_count=devices, process_count=1)
 
 
 @pytest.fixture
@@ -222,20 +223,17 @@ VALUES = [
 ]
 
 
-def changed(changes: dict[str, object]) -> ConfigDict:
-    made = pgda.get_config()
-    made.update_from_flattened_dict(changes)
-    return made
-
-
-def validated(changes: dict[str, object]) -> None:
-    config.validate(changed(changes), device_count=8, process_count=2)
+def validate(changes: dict[str, object]) -> None:
+    """Validates configs/pgda.py with some values changed, for 8 devices of 2 processes."""
+    changed = pgda.get_config()
+    changed.update_from_flattened_dict(changes)
+    config.validate(changed, device_count=8, process_count=2)
 
 
 @pytest.mark.parametrize(("changes", "says"), VALUES, ids=lambda x: str(x)[:50])
 def test_a_wrong_value_is_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        validated(changes)
+        validate(changes)
     assert says in str(caught.value)
     assert_readable(str(caught.value))
 
@@ -249,7 +247,7 @@ NO_AUGMENT = {
 
 def test_a_student_without_strong_views_is_refused() -> None:
     with pytest.raises(errors.UsageError, match=r"config\.augment: all off"):
-        validated(NO_AUGMENT)
+        validate(NO_AUGMENT)
 
 
 @pytest.mark.parametrize(
@@ -270,31 +268,38 @@ def test_a_student_without_strong_views_is_refused() -> None:
     ids=str,
 )
 def test_a_sound_config_passes(changes: dict[str, object]) -> None:
-    validated(changes)
+    validate(changes)
 
 
 def test_many_mistakes_fit_in_eight_lines() -> None:
     wrong = {"batch_size": 0, "steps": 0, "log.every": 0, "model.width": 0, "optim.clip": 0.0}
     wrong |= {"checkpoint.keep": 0, "eval.every": 0, "mesh.fsdp": 0, "method": "x"}
     with pytest.raises(errors.UsageError, match="and 3 more") as caught:
-        validated(wrong)
+        validate(wrong)
     assert_readable("error: " + str(caught.value))
 
 
-def test_every_rule_is_about_a_key_that_there_is() -> None:
+def values_of_all_configs() -> dict[str, object]:
+    """A value of every key that some config file has."""
     modules = [importlib.import_module(f"configs.{file.stem}") for file in CONFIGS]
-    there_are = {
-        key for module in modules for key in config_file.values_by_key(module.get_config())
-    }
-    ruled = {*config.CHOICES, *(key for _, _, keys in config.RANGES for key in keys)}
-    assert ruled <= there_are
+    return {k: v for m in modules for k, v in workdir.flat(m.get_config().to_dict()).items()}
 
 
-def test_choices_are_those_the_modules_know() -> None:
-    assert config.CHOICES["aligner.kind"] == aligner.KINDS
-    assert config.CHOICES["pseudo_boxes.combine"] == pseudo_boxes.COMBINE
-    assert config.CHOICES["pseudo_boxes.theta_kind"] == pseudo_boxes.THETA_KINDS
-    assert config.CHOICES["pseudo_boxes.rank"] == pseudo_boxes.RANKS
+def test_every_rule_is_about_a_key_that_there_is() -> None:
+    keys = values_of_all_configs()
+    assert {*config.CHOICES} <= {*keys}
+    about = {key: config.range_of(key) for key in keys}
+    for row in config.RANGES:
+        for pattern in row.keys:
+            assert any(fnmatchcase(k, pattern) for k, r in about.items() if r is row), pattern
+
+
+def test_every_number_of_every_config_has_a_range() -> None:
+    for key, value in values_of_all_configs().items():
+        if isinstance(value, int | float | tuple) and not isinstance(value, bool):
+            assert config.range_of(key), f"config.{key}: a line of config.RANGES must fit it"
+        else:
+            assert not config.range_of(key), f"config.{key} is no number"
 
 
 def raising(error: BaseException) -> Callable[[list[str]], None]:

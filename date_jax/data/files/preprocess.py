@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+FITS = ("letterbox", "stretch")  # how a picture comes to be square
 MAX_BYTES = 256 << 20
 MARGIN = (127, 127, 127)  # the colour beside a letterboxed picture: 0 once pixels are normalised
 

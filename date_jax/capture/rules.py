@@ -1,0 +1,44 @@
+"""What contradicts itself in a config of CAPTURE: values that are each right, but not together."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from date_jax.networks.sizes import token_grid
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What contradicts itself in a config of the task `capture`, a line each."""
+    yield from _precomputed_contradictions(config)
+    regions, side = config.model.regions, config.data.image_size
+    rows, columns = token_grid(config.model.image, side, side)
+    if regions.count > rows * columns and regions.kind != "precomputed":
+        yield (
+            f"config.model.regions.count={regions.count}: there are {rows * columns} tokens to "
+            "propose"
+        )
+    if config.retrieval.instances > regions.count:
+        yield (
+            f"config.retrieval.instances={config.retrieval.instances}: must not be above "
+            f"config.model.regions.count={regions.count}"
+        )
+
+
+def _precomputed_contradictions(config: ConfigDict) -> Iterator[str]:
+    """What contradicts itself about regions that a detector found beforehand."""
+    precomputed = config.model.regions.kind == "precomputed"
+    if precomputed and not config.data.regions:
+        yield (
+            "config.data.regions is empty, but config.model.regions.kind=precomputed: name the "
+            "folder that date_jax.data.region_files wrote"
+        )
+    if config.data.regions and not precomputed:
+        yield (
+            f"config.data.regions={config.data.regions}: not read unless "
+            "config.model.regions.kind=precomputed"
+        )
+    if precomputed and config.data.fit != "stretch":
+        yield (
+            f"config.data.fit={config.data.fit}: precomputed regions lie in shares of the whole "
+            "picture; set fit=stretch"
+        )
