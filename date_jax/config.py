@@ -147,7 +147,7 @@ RANGES = [  # of several that are about one key, the first holds
             *("model.*width", "model.*.heads", "model.*.layers", "model.*embedding"),
             *("model.image.patch", "model.image.window", "model.regions.count"),
             *("aligner.hidden", "pseudo_boxes.every"),
-            *("losses.spelling_hint", "retrieval.instances"),
+            *("losses.nearest", "retrieval.instances"),
         ),
     ),
 ]
