@@ -98,8 +98,8 @@ def main(_: list[str]) -> None:
     from date_jax.config import validate
     from date_jax.tasks import TASKS
 
-    if given.mode in OF_A_TASK and given.config.task not in TASKS:
-        raise UsageError(f"--mode={given.mode}: knows the tasks {' and '.join(TASKS)} alone")
+    if given.mode in OF_A_TASK and "source" not in TASKS[given.config.task].example(given.config):
+        raise UsageError(f"--mode={given.mode}: knows the tasks pgda and date alone")
     config = given.config
     planned: dict[str, Any] = {}
     if given.mode == "plan":

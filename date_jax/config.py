@@ -14,23 +14,20 @@ from ml_collections import ConfigDict
 
 from date_jax import optim
 from date_jax.capture import post_search
-from date_jax.capture import rules as capture
 from date_jax.data.files import preprocess
 from date_jax.data.sources import SOURCES
 from date_jax.date import aligner, pseudo_boxes
-from date_jax.date import rules as date
 from date_jax.errors import UsageError, spelling_hint
 from date_jax.networks import swin
 from date_jax.networks.sizes import stage_widths, stride
 from date_jax.run.workdir import flat
-from date_jax.same_style import rules as same_style
 from date_jax.same_style.task import SINGLES
-from date_jax.tasks import COURSES
+from date_jax.tasks import TASKS
 
 _MOST_LINES = 7  # messages have at most 8, with the one that says whose mistake it is
 
 CHOICES: dict[str, Collection[str]] = {
-    "task": tuple(COURSES),
+    "task": tuple(TASKS),
     "method": ("date", "source_only", "oracle"),
     "modality": tuple(SINGLES),
     "data.name": tuple(SOURCES),
@@ -49,12 +46,6 @@ CHOICES: dict[str, Collection[str]] = {
     "retrieval.embedding": tuple(post_search.EMBEDDINGS),
     "retrieval.merge": post_search.MERGES,
     "optim.schedule": tuple(optim.SCHEDULES),
-}
-CONTRADICTIONS: dict[str, Callable[[ConfigDict], Iterator[str]]] = {  # by config.task
-    "pgda": date.adaptation_contradictions,
-    "date": date.contradictions,
-    "capture": capture.contradictions,
-    "same_style": same_style.contradictions,
 }
 
 
@@ -169,7 +160,7 @@ def validate(config: ConfigDict, *, device_count: int, process_count: int) -> No
     # Contradictions are sought only among values that make sense on their own.
     if not problems:
         problems += _lacking_paths(values)
-        problems += CONTRADICTIONS[config.task](config)
+        problems += TASKS[config.task].contradictions(config)
         problems += _batch_misfits(values, device_count, process_count)
         problems += _width_misfits(values)
         problems += _image_misfits(config) if "model.image.depths" in values else []

@@ -13,98 +13,117 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.date import between_steps as adaptation
-from date_jax.errors import SetupError, UserError
+from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.networks import pretrained
 from date_jax.run import progress, workdir
 from date_jax.run.checkpoint import Checkpoints, steps_in
 from date_jax.run.preemption import Preemption
 from date_jax.run.progress import Progress, Record
 from date_jax.step import State, Step, train_step
-from date_jax.task import Course, Evaluate
-from date_jax.tasks import COURSES
+from date_jax.task import Between, Evaluate, Task
+from date_jax.tasks import TASKS
+
+LAYOUT = 2  # of a saved state; raise it when the fields of `State` or a memory's names change
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the parts of the loop share; made by `prepared`."""
+    """What the parts of the loop share; made by `prepare`.
+
+    Attributes:
+        identity: what tells this start from others: the code, and the fingerprint of the data.
+        ready: when the data was ready, by `time.perf_counter`.
+    """
 
     config: ConfigDict
     directory: Path
-    course: Course
+    task: Task
     corpus: Any
     mesh: jax.sharding.Mesh
     step: Step
-    pseudo_boxes: adaptation.PseudoBoxes | None  # None where the config has none
+    between: Between | None
     evaluate: Evaluate
     checkpoints: Checkpoints
     progress: Progress
     record: Record
     preemption: Preemption
     identity: dict[str, str]
-    ready: float  # when the data was, by `time.perf_counter`
+    ready: float
+
+    def label(self, step: int) -> str:
+        """The part of the training that `step` belongs to, for the console; "" where all is one."""
+        return self.between.label(step) if self.between else ""
 
 
-def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tuple[Job, State]:
+def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tuple[Job, State]:
     """All parts of the loop, and the state: the latest saved one, or the first."""
     begun = time.perf_counter()
+    # What hosts and disks hold, before anything is computed.
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
     published = {} if saved else on_all_hosts(lambda: pretrained.given(config), "config.init")
-    course = COURSES[config.task]
-    corpus = on_all_hosts(lambda: course.load(config), "its data")
+    task = TASKS[config.task]
+    corpus = on_all_hosts(lambda: task.load(config), "its data")
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
     if "text" in published:
         pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
+
+    # The learner and its step on the mesh; nothing is compiled yet.
     mesh = sharding.device_mesh(config.mesh.fsdp)
-    task = course.task(config, corpus)
-    example = next(course.batches(config, corpus, 0))
-    step = train_step(config, task, mesh, example, adaptation.no_pseudo_boxes(config, corpus))
+    sizes = {name: split.size for name, split in corpus.splits.items()}
+    learner = task.learner(config, corpus.tokenizer, sizes)
+    step = train_step(config, learner, mesh, task.example(config))
     weights, report = pretrained.replaced(step.shapes.params["model"], published)
+
+    # The state: the latest saved one, if it is of the same run, or the first.
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
     checkpoints = Checkpoints(directory / "checkpoints", keep=config.checkpoint.keep)
     changes: dict[str, tuple[Any, Any]] = {}
 
     def require_same_run(meta: dict[str, Any]) -> None:
+        require_same_layout(directory, meta)
         changes.update(workdir.config_changes(meta["config"], config.to_dict()))
         if meta["data"] != identity["data"]:
             changes["data"] = ("other data", "this data")
         workdir.require_same_run(directory, changes)
 
-    found = checkpoints.restore(step.shapes, check=require_same_run)
-    state, meta, warnings = found or (first_state(step, weights), {}, [])
-    shown = Progress(directory, first_step=int(state.step))
+    restored = checkpoints.restore(step.shapes, check=require_same_run)
+    state, meta, warnings = restored or (first_state(step, weights), {}, [])
+
+    # What the run tells, and what happens between its steps.
+    console = Progress(directory, first_step=int(state.step))
     record = Record(meta.get("record"), begun=begun)
-    record.lose(shown.dropped_until)
+    record.lose(console.dropped_until)
+    between = None
+    if task.between is not None:
+        between = task.between(config, corpus, learner, mesh, folder=directory, say=console.say)
     job = Job(
         config=config,
         directory=directory,
-        course=course,
+        task=task,
         corpus=corpus,
         mesh=mesh,
         step=step,
-        pseudo_boxes=adaptation.PseudoBoxes(
-            task, config, corpus, mesh, folder=directory, say=shown.say
-        )
-        if "pseudo_boxes" in config
-        else None,
-        evaluate=course.evaluator(config, corpus, task, mesh),
+        between=between,
+        evaluate=task.evaluator(config, corpus, learner, mesh),
         checkpoints=checkpoints,
-        progress=shown,
+        progress=console,
         record=record,
         preemption=preemption,
         identity=identity,
         ready=ready,
     )
-    if config.optim.backbone_scale < 1 and not (found or any(config.get("init", {}).values())):
+
+    # What the user reads before the first step.
+    if config.optim.backbone_scale < 1 and not (restored or published):
         report = [
             "warning: the extractors begin with random numbers and learn at "
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
         ]
     lines = [*report, *(f"warning: {warning}" for warning in warnings)]
-    if found:
+    if restored:
         lines.append(f"going on at step {int(state.step)} of {config.steps}")
         lines += [f"  {key}: {old} before, {new} now" for key, (old, new) in changes.items()]
         if meta["code"] != identity["code"]:
@@ -113,12 +132,22 @@ def prepared(config: ConfigDict, directory: Path, preemption: Preemption) -> tup
     return job, state
 
 
+def require_same_layout(directory: Path, meta: dict[str, Any]) -> None:
+    """Raises CheckpointError if a run's state was saved in another layout than this code's."""
+    if meta.get("layout") != LAYOUT:
+        raise CheckpointError(
+            f"{directory}: its checkpoints were saved by another version of date_jax, whose states "
+            "have another layout\n  finish the run with that version, or begin in another "
+            "--workdir; export reads its network as before"
+        )
+
+
 def on_all_hosts(read: Callable[[], Any], what: str) -> Any:
-    """What `read()` gives; where it fails on one host it fails on all.
+    """The value of `read()`; where it fails on one host it fails on all.
 
     Args:
-        read: the same on all of them.
-        what: it reads, for the message.
+        read: a function that is the same on all of them.
+        what: the thing that it reads, for the message.
 
     Raises:
         UserError: that of `read` where all fail.
@@ -156,15 +185,12 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
     if not weights:
         return state
     return dataclasses.replace(
-        state,
-        params=with_weights(state.params),
-        ema=with_weights(state.ema),
-        teacher=None if state.teacher is None else with_weights(state.teacher),
+        state, params=with_weights(state.params), ema=with_weights(state.ema)
     )
 
 
 def introduce(job: Job, lines: list[str]) -> None:
-    """Says what will run and where, and writes down config, vocabulary and parameters."""
+    """Prints what will run and where, and writes config, vocabulary and parameters."""
     devices, mesh = jax.devices(), job.mesh.shape
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.items())
     kind = devices[0].device_kind

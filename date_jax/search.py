@@ -143,12 +143,12 @@ def opened(run: Path, split: str) -> Searched:
         raise UsageError(
             f"--split={split}: no such offers{spelling_hint(split, corpus.splits)}: {there}"
         )
-    task, mesh = same_style.task(config, corpus), sharding.device_mesh()
+    learner, mesh = same_style.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
     config.eval.batch_size = max(config.eval.batch_size // mesh.size, 1) * mesh.size
-    joint = {"joint_embedding": task.predict["joint_embedding"]}
+    joint = {"joint_embedding": learner.predict["joint_embedding"]}
     collect = collector(joint, mesh, rows_at_once=config.model.rows_at_once)
     rows = collect(found.params, same_style.offers(config, corpus, split))
-    compiled = {name: jax.jit(function) for name, function in task.predict.items()}
+    compiled = {name: jax.jit(function) for name, function in learner.predict.items()}
 
     def predict(kind: str, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "B E"]:
         name = f"{kind}_embedding"

@@ -1,90 +1,301 @@
-"""What the loop needs to know of a task: three pure functions, after optax.GradientTransformation.
+"""The contract between the training loop and a system: what is learned, and what a run needs.
 
-A batch is a dict of arrays, the *global* batch; PG-DA nests two of them as `source` and `target`.
+A `Learner` is three pure functions, after optax.GradientTransformation. A `Task` has a learner and
+what surrounds it: data, batches, measures. The loop knows no more of a system than stands here.
+
+A batch is a dict of arrays, the *global* batch, in one or more named parts:
 
     image        uint8   [B H W 3]
     text         int32   [B T]        token ids, [REP] first
     text_mask    bool    [B T]        False = padding
     box_cxcywh   float32 [B 4]        normalised to the picture; never in the target training stream
     box_mask     bool    [B]          the row has a box
-    pseudo_box_cxcywh, pseudo_weight   float32 [B 4], [B]: in the target stream, 0 = no box yet
+    regions      float   [B R F]      what a detector found beforehand, in place of `image`, with
+                                      `region_box_xyxy` float32 [B R 4] and `region_mask` bool [B R]
     product_id   int32   [B]
     index        int32   [B]          row of its split
     mask         bool    [B]          False = a row that only fills the batch
-
-Beside them `queue` may hold features of earlier batches, see `aligner.remembered`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, UInt8
-from numpy import ndarray
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+from ml_collections import ConfigDict
 
 Batch: TypeAlias = dict[str, Any]
 Params: TypeAlias = Any
+ShouldStop: TypeAlias = Callable[[], bool]
 
 
-class Task(NamedTuple):
-    """One learning problem.
+class Memory(NamedTuple):
+    """What a learner keeps from step to step without learning it; empty for most.
 
     Attributes:
-        init: `(rng, batch) -> params`.
-        loss: `(params, batch, *, step, rng) -> (scalar, metrics)`; metrics are scalars by name,
-            but for `features`, what later batches shall find in their `queue`.
-        predict: by name, `(params, batch) -> [B ...]`: what evaluation, search and export may ask.
+        replicated: a tree of arrays that every device holds whole.
+        sharded: a tree of arrays that are cut over the devices as the parameters are.
     """
 
-    init: Callable[..., Params]
-    loss: Callable[..., tuple[Array, dict[str, Array]]]
-    predict: dict[str, Callable[[Params, Batch], Array]]
+    replicated: Any = ()
+    sharded: Any = ()
 
 
-class Evaluated(NamedTuple):
-    """One split's.
+class Aux(NamedTuple):
+    """What a loss returns besides its value.
+
+    Attributes:
+        metrics: scalars by name.
+        memory: the memory after this step.
+    """
+
+    metrics: dict[str, Array]
+    memory: Memory
+
+
+@runtime_checkable
+class Init(Protocol):
+    """Makes parameters and memory: `params, memory = learner.init(rng, batch)`.
+
+    Only the batch's shapes count, so `jax.ShapeDtypeStruct`s do.
+    """
+
+    def __call__(self, rng: Key[Array, ""], batch: Batch) -> tuple[Params, Memory]: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """The scalar to minimise: `value, aux = learner.loss(params, memory, batch, step=3, rng=rng)`.
+
+    `step` counts the steps done. The same arguments give the same value on any mesh.
+    """
+
+    def __call__(
+        self, params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Float[Array, ""], Aux]: ...
+
+
+@runtime_checkable
+class Prediction(Protocol):
+    """One array for a batch: `learner.predict["box_cxcywh"](params, batch)` is `[B 4]`."""
+
+    def __call__(self, params: Params, batch: Batch) -> Array: ...
+
+
+class Learner(NamedTuple):
+    """One learning problem as pure functions.
+
+    Attributes:
+        init: see `Init`.
+        loss: see `Loss`.
+        predict: by name, all that evaluation, search and export may ask for.
+    """
+
+    init: Init
+    loss: Loss
+    predict: Mapping[str, Prediction]
+
+
+class Evaluation(NamedTuple):
+    """The outcome of one split.
 
     Attributes:
         metrics: by name.
-        sheet: `(count, title) -> picture [Y X 3]` of that many examples; reads them again, so it is
-            asked for on one host only.
-        files: what else a finished run keeps of it, by name: writes the file; on one host only.
+        sheet: `(count, title) -> picture [Y X 3]` of that many examples. It reads them again, so
+            it is called on one host only.
+        files: what a finished run keeps of it, by file name: writes the file; on one host only.
     """
 
     metrics: dict[str, float]
-    sheet: Callable[[int, str], UInt8[ndarray, "Y X 3"]]
+    sheet: Callable[[int, str], UInt8[np.ndarray, "Y X 3"]]
     files: Mapping[str, Callable[[Path], None]] = MappingProxyType({})
 
 
-# `(params, kinds, should_stop)`, kinds such as ("val", "test") -> name and outcome of each split of
-# these kinds, as each is done. `should_stop()` ends the work with `Preempted`.
-Evaluate: TypeAlias = Callable[
-    [Any, Sequence[str], Callable[[], bool]], Iterator[tuple[str, Evaluated]]
-]
+@runtime_checkable
+class Evaluate(Protocol):
+    """Evaluates parameters: `for name, evaluation in evaluate(params, ("val",), should_stop): ...`
 
-
-class Course(NamedTuple):
-    """All functions are the same on every process, but for the rows that `batches` gives.
-
-    Attributes:
-        load: `(config) -> corpus`, with the attributes `fingerprint` (equal on two hosts exactly
-            if their data are), `notes` (lines for the user) and `tokenizer`. Raises DataError where
-            nothing could be learnt from the data.
-        task: `(config, corpus) -> Task`.
-        batches: `(config, corpus, first_step)` -> this process's rows of each step's batch, without
-            end: `{name: {key: array}}`, each part with `index`. Any number of processes gives the
-            same global batches, and any first step the same ones.
-        evaluator: `(config, corpus, task, mesh) -> Evaluate`; called once, for it compiles.
-        shown: `(config, names, kind)`: of the evaluated splits the one to look at, if any.
-        terms: of the loss, that a line of progress names.
-        columns: metrics that people look at first.
+    Gives each split of these kinds ("val", "test") as it is done. `should_stop()` is asked now and
+    then, answers alike on all hosts, and ends the work with `Preempted`.
     """
 
-    load: Callable[[Any], Any]
-    task: Callable[[Any, Any], Task]
-    batches: Callable[[Any, Any, int], Iterator[dict[str, Any]]]
-    evaluator: Callable[..., Evaluate]
-    shown: Callable[[Any, Sequence[str], str], str | None]
+    def __call__(
+        self, params: Params, kinds: Sequence[str], should_stop: ShouldStop
+    ) -> Iterator[tuple[str, Evaluation]]: ...
+
+
+class Change(NamedTuple):
+    """What happened between two steps.
+
+    Attributes:
+        memory: the memory from now on, each array where it lives on the mesh.
+        metrics: scalars by name.
+        sheets: pictures to look at, by name; each is drawn on one host only.
+    """
+
+    memory: Memory
+    metrics: dict[str, float]
+    sheets: Mapping[str, Callable[[], UInt8[np.ndarray, "Y X 3"]]] = MappingProxyType({})
+
+
+class Between(NamedTuple):
+    """What a task does between steps, now and then.
+
+    Attributes:
+        name: of its entry in results.json and of its scalars.
+        title: the same for a person.
+        due: `(step) -> bool`: whether it comes before step `step`.
+        run: `(state, step, should_stop) -> Change`.
+        label: `(step) -> str`: the part of the training that `step` belongs to, for the console.
+    """
+
+    name: str
+    title: str
+    due: Callable[[int], bool]
+    run: Callable[[Any, int, ShouldStop], Change]
+    label: Callable[[int], str]
+
+
+@runtime_checkable
+class Load(Protocol):
+    """Reads the data: `corpus = task.load(config)`, with `splits`, `tokenizer`, `notes` (lines for
+    the user) and `fingerprint` (equal on two hosts exactly if their data are).
+
+    Raises DataError where nothing could be learnt from the data.
+    """
+
+    def __call__(self, config: ConfigDict) -> Any: ...
+
+
+@runtime_checkable
+class MakeLearner(Protocol):
+    """Builds the learner: `learner = task.learner(config, corpus.tokenizer, corpus.sizes)`.
+
+    `sizes` are the rows of each training split, for what the memory keeps of each row. A run that
+    only answers needs none: `task.learner(config, tokenizer, {})`.
+
+    Raises DataError where the vocabulary does not fit.
+    """
+
+    def __call__(self, config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner: ...
+
+
+@runtime_checkable
+class Example(Protocol):
+    """The shapes of a training batch that has all parts: `task.example(config)`.
+
+    Its leaves are `jax.ShapeDtypeStruct`s `[B ...]` of the global batch.
+    """
+
+    def __call__(self, config: ConfigDict) -> Batch: ...
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """This process's rows of each step's batch, without end: `task.batches(config, corpus, 0)`.
+
+    Gives `{part: {key: array}}`, each part with `index`. Any number of processes gives the same
+    global batches, and any first step the same ones.
+    """
+
+    def __call__(self, config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class MakeEvaluator(Protocol):
+    """Compiles an evaluation: `evaluate = task.evaluator(config, corpus, learner, mesh)`."""
+
+    def __call__(
+        self, config: ConfigDict, corpus: Any, learner: Learner, mesh: jax.sharding.Mesh
+    ) -> Evaluate: ...
+
+
+@runtime_checkable
+class Highlight(Protocol):
+    """The split to look at, if any: `task.highlight(config, ["mall_val", "live_val"], "val")`."""
+
+    def __call__(self, config: ConfigDict, names: Sequence[str], kind: str) -> str | None: ...
+
+
+@runtime_checkable
+class MakeBetween(Protocol):
+    """Builds what happens between steps: `task.between(config, corpus, learner, mesh, ...)`.
+
+    `folder` is the run's, for what a stop must not lose; `say` takes a line for the console.
+    """
+
+    def __call__(
+        self,
+        config: ConfigDict,
+        corpus: Any,
+        learner: Learner,
+        mesh: jax.sharding.Mesh,
+        *,
+        folder: Path,
+        say: Callable[[str], None],
+    ) -> Between: ...
+
+
+@runtime_checkable
+class Contradictions(Protocol):
+    """Finds what contradicts itself in a config of the task, a line each for the user:
+    `[*task.contradictions(config)]`. Each value is right on its own."""
+
+    def __call__(self, config: ConfigDict) -> Iterator[str]: ...
+
+
+class Task(NamedTuple):
+    """All that `config.task` names. Its functions are the same on every process, but for the rows
+    that `batches` gives.
+
+    Attributes:
+        contradictions: see `Contradictions`.
+        load: see `Load`.
+        learner: see `MakeLearner`.
+        example: see `Example`.
+        batches: see `Batches`.
+        evaluator: see `MakeEvaluator`.
+        highlight: see `Highlight`.
+        terms: of the loss, that a line of progress names.
+        columns: metrics that people look at first.
+        between: see `MakeBetween`; None where nothing happens between steps.
+    """
+
+    contradictions: Contradictions
+    load: Load
+    learner: MakeLearner
+    example: Example
+    batches: Batches
+    evaluator: MakeEvaluator
+    highlight: Highlight
     terms: tuple[str, ...]
     columns: tuple[str, ...]
+    between: MakeBetween | None = None
+
+
+def record_shapes(
+    config: ConfigDict, *keys: str, boxes: tuple[int, ...] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of one part of a training batch: `keys`, `index` and `mask`, see the module.
+
+    Args:
+        boxes: `(M,)` where each row has M boxes.
+    """
+    rows, side, length = config.batch_size, config.data.image_size, config.data.text_length
+    table: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((side, side, 3), np.uint8),
+        "text": ((length,), np.int32),
+        "text_mask": ((length,), np.bool_),
+        "box_cxcywh": ((*boxes, 4), np.float32),
+        "box_mask": (boxes, np.bool_),
+        "product_id": ((), np.int32),
+        "index": ((), np.int32),
+        "mask": ((), np.bool_),
+    }
+    return {
+        key: jax.ShapeDtypeStruct((rows, *table[key][0]), table[key][1])
+        for key in (*keys, "index", "mask")
+    }

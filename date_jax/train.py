@@ -1,7 +1,7 @@
 """The only loop: a task's loss becomes a trained network, and can be stopped at any time.
 
-At the top of step n, n steps are done. In this order: save, evaluate, refresh the pseudo boxes,
-train. So a restart from the checkpoint of n repeats whatever had not been finished at n.
+At the top of step n, n steps are done. In this order: save, evaluate, do what the task does between
+steps, train. So a restart from the checkpoint of n repeats whatever had not been finished at n.
 """
 
 import dataclasses
@@ -13,22 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from date_jax import sharding
-from date_jax.data.domains import split_names
-from date_jax.date import between_steps as adaptation
-from date_jax.date import evaluation as grounding
 from date_jax.errors import DataError, Preempted, UsageError
-from date_jax.evals import sheets as pictures
-from date_jax.job import Job, prepared
+from date_jax.evals import sheets
+from date_jax.job import LAYOUT, Job, prepare
 from date_jax.run import progress
 from date_jax.run.preemption import Preemption
 from date_jax.run.workdir import Workdir
 from date_jax.step import State
-from date_jax.task import Evaluated
+from date_jax.task import Evaluation
 
 MAX_SKIPPED = 10  # updates in a row that were not finite
 
@@ -58,10 +54,10 @@ def train(config: ConfigDict, directory: Path, *, profile: range = range(0)) -> 
         KeyboardInterrupt: with a text that says what is saved.
     """
     with Preemption() as preemption, Workdir(directory):
-        job, state = prepared(config, directory, preemption)
+        job, state = prepare(config, directory, preemption)
         try:
-            state = trained(job, state, profile)
-            results = finished(job, state)
+            state = train_to_end(job, state, profile)
+            results = finish(job, state)
         except (Preempted, KeyboardInterrupt) as stop:
             job.checkpoints.close()
             saved = job.checkpoints.last_step
@@ -72,8 +68,8 @@ def train(config: ConfigDict, directory: Path, *, profile: range = range(0)) -> 
         return results
 
 
-def trained(job: Job, state: State, profile: range = range(0)) -> State:
-    """The state after the last step.
+def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
+    """Trains from the step that `state` is at to the last one; returns the last state.
 
     Raises:
         Preempted: after saving.
@@ -82,11 +78,11 @@ def trained(job: Job, state: State, profile: range = range(0)) -> State:
     """
     config, record = job.config, job.record
     step = first = int(state.step)
-    batches = job.course.batches(config, job.corpus, step)
-    pending: list[Pending] = []  # one at most
+    batches = job.task.batches(config, job.corpus, step)
+    pending: Pending | None = None
     skipped: list[Pending] = []  # in a row
     compiled: set[Any] = set()
-    # Of its own for each host: the profiler takes whatever it finds there for its own.
+    # Each host has a folder: the profiler takes whatever it finds there for its own.
     trace = Trace(job.directory / "profile" / f"host{jax.process_index()}", profile)
     if profile and not range(max(first, profile.start), min(config.steps, profile.stop)):
         steps = f"{profile.start} to {profile.stop - 1}"
@@ -95,23 +91,28 @@ def trained(job: Job, state: State, profile: range = range(0)) -> State:
     record.book("setup")
     try:
         while step < config.steps:
-            if is_due(job, step, first):
-                settle(job, pending, skipped)
-                state = with_duties_done(job, state, step, first)
+            # What comes at the top of a step; it sees the metrics of the step before.
+            duties = duties_at(job, step, first)
+            if any(duties):
+                skipped = settle(job, pending, skipped)
+                pending = None
+                state = fulfil(job, state, step, duties)
             if job.preemption.requested():
                 raise Preempted("")
             job.checkpoints.raise_failure()
             trace.at(step, pending)
-            asked = time.perf_counter()
+            # The batch, and its step on its way.
+            begun = time.perf_counter()
             local = next(batches)
             batch = sharding.global_batch(job.mesh, local)
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - begun
             state, metrics = job.step.update(state, batch)
             step += 1
             # The devices are busy with this step while the host looks at the one before.
-            settle(job, pending, skipped)
-            rows = {domain: part["index"].tolist() for domain, part in local.items()}
-            pending.append(Pending(step, metrics, rows))
+            skipped = settle(job, pending, skipped)
+            rows = {part: values["index"].tolist() for part, values in local.items()}
+            pending = Pending(step, metrics, rows)
+            # The first batch of each form waits for its compilation, which counts apart.
             if tuple(batch) in compiled:
                 record.train(examples=config.batch_size * len(batch), wait=waited)
             else:
@@ -153,7 +154,7 @@ class Trace:
     def __init__(self, directory: Path, steps: range):
         self._directory, self._steps, self._runs = directory, steps, False
 
-    def at(self, step: int, pending: list[Pending]) -> None:
+    def at(self, step: int, pending: Pending | None) -> None:
         """Begins or ends at the top of `step`; the step on its way is waited for."""
         if step in self._steps and not self._runs:
             self._wait(pending)
@@ -162,160 +163,182 @@ class Trace:
         elif step not in self._steps:
             self.end(pending)
 
-    def end(self, pending: list[Pending]) -> None:
+    def end(self, pending: Pending | None) -> None:
         """Writes what there is, if it runs."""
         if self._runs:
             self._wait(pending)
             jax.profiler.stop_trace()
             self._runs = False
 
-    def _wait(self, pending: list[Pending]) -> None:
-        jax.block_until_ready([each.metrics for each in pending])
+    def _wait(self, pending: Pending | None) -> None:
+        jax.block_until_ready(pending and pending.metrics)
 
 
-def settle(job: Job, pending: list[Pending], skipped: list[Pending]) -> None:
-    """Fetches the metrics of the step on its way, waiting for it; a line when a window is full.
+def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pending]:
+    """Fetches the metrics of the step on its way, waiting for it; prints a line when a window is
+    full.
 
     Args:
-        pending: emptied.
-        skipped: the steps in a row before it whose update was left out; brought up to date.
+        pending: the step; None for none.
+        skipped: the steps in a row before it whose update was left out.
+
+    Returns:
+        The steps in a row, up to this one, whose update was left out.
+
+    Raises:
+        DataError: these are too many.
     """
-    if not pending:
-        return
-    done = pending.pop()
-    config = job.config
-    metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
+    if pending is None:
+        return skipped
+    config, step = job.config, pending.step
+    metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
     if job.record.add(metrics):
-        skipped.append(done)
-        # All of the global batch: what is not finite may have come from any host's share of it.
-        rows = {
-            name: sharding.values_of_hosts(np.array(of)).ravel() for name, of in done.rows.items()
-        }
-        named = "; ".join(f"{domain} {of.tolist()}" for domain, of in rows.items())
-        job.progress.say(f"step {done.step}: not finite, update left out; rows: {named}")
-        if len(skipped) >= MAX_SKIPPED:
-            first = "; ".join(f"{domain} {of[:12].tolist()}" for domain, of in rows.items())
-            raise DataError(
-                f"{len(skipped)} updates in a row were not finite, up to step {done.step}\n"
-                f"  rows of the last, the first of each domain: {first}; all are named above\n"
-                "  look at these rows, or lower --config.optim.learning_rate"
-            )
+        skipped = [*skipped, pending]
+        report_skipped(job, skipped)
     else:
-        skipped.clear()
-    if done.step % config.log.every == 0 or done.step == config.steps:
+        skipped = []
+    if step % config.log.every == 0 or step == config.steps:
         means, lap = job.record.means(), job.record.lap()
-        stage = adaptation.stage(config, done.step - 1)
+        label = job.label(step - 1)
         job.progress.say(
-            progress.window_line(done.step, config.steps, stage, means, lap, job.course.terms)
+            progress.window_line(step, config.steps, label, means, lap, job.task.terms)
         )
         job.progress.write(
-            done.step,
+            step,
             {f"train/{name}": mean for name, mean in means.items()}
             | {f"time/{name}": value for name, value in lap.items()}
             | {"time/run_seconds": job.record.seconds},
         )
+    return skipped
 
 
-def is_due(job: Job, step: int, first: int) -> bool:
-    """Whether anything but training comes at the top of `step`."""
+def report_skipped(job: Job, skipped: list[Pending]) -> None:
+    """Prints the rows of the last step whose update was left out.
+
+    Raises:
+        DataError: there were too many such steps in a row.
+    """
+    # All of the global batch: what is not finite may have come from any host's share of it.
+    step, _, local_rows = skipped[-1]
+    rows = {
+        part: sharding.values_of_hosts(np.array(index)).ravel().tolist()
+        for part, index in local_rows.items()
+    }
+    every = "; ".join(f"{part} {index}" for part, index in rows.items())
+    job.progress.say(f"step {step}: not finite, update left out; rows: {every}")
+    if len(skipped) >= MAX_SKIPPED:
+        first = "; ".join(f"{part} {index[:12]}" for part, index in rows.items())
+        raise DataError(
+            f"{len(skipped)} updates in a row were not finite, up to step {step}\n"
+            f"  rows of the last, the first of each domain: {first}; all are named above\n"
+            "  look at these rows, or lower --config.optim.learning_rate"
+        )
+
+
+class Duties(NamedTuple):
+    """What comes at the top of a step before training goes on, in this order."""
+
+    save: bool
+    evaluate: bool
+    between: bool
+
+
+def duties_at(job: Job, step: int, first: int) -> Duties:
+    """The duties at `step` of a start that began at step `first`."""
     config = job.config
-    saves = step > first and step % config.checkpoint.every == 0
-    return saves or (step > 0 and step % config.eval.every == 0) or refreshes(job, step)
+    return Duties(
+        save=step > first and step % config.checkpoint.every == 0,
+        evaluate=step > 0 and step % config.eval.every == 0,
+        between=job.between is not None and job.between.due(step),
+    )
 
 
-def refreshes(job: Job, step: int) -> bool:
-    """Whether the pseudo boxes are made anew at the top of `step`."""
-    return job.pseudo_boxes is not None and job.pseudo_boxes.due(step)
-
-
-def with_duties_done(job: Job, state: State, step: int, first: int) -> State:
-    """Saves, evaluates and refreshes the pseudo boxes as is due at `step`."""
-    config = job.config
-    if step > first and step % config.checkpoint.every == 0:
+def fulfil(job: Job, state: State, step: int, duties: Duties) -> State:
+    """Does the duties of a step; returns the state to go on with."""
+    if duties.save:
         save(job, state, step)
-    if step > 0 and step % config.eval.every == 0:
-        found = evaluate(job, state, step, "val")
-        if name := job.course.shown(config, [*found], "val"):
-            show(job, step, f"eval/{name}", partial(found[name].sheet, 12, f"{name}, step {step}"))
-    if refreshes(job, step):
-        return with_new_boxes(job, state, step)
+    if duties.evaluate:
+        evaluations = evaluate(job, state, step, "val")
+        if name := job.task.highlight(job.config, [*evaluations], "val"):
+            draw = partial(evaluations[name].sheet, 12, f"{name}, step {step}")
+            show(job, step, f"eval/{name}", draw)
+    if duties.between:
+        state = change(job, state, step)
     return state
 
 
 def save(job: Job, state: State, step: int) -> None:
     """Writes the checkpoint of `step`, in the background."""
-    meta = {"config": job.config.to_dict(), "record": job.record.saved(), **job.identity}
+    meta = {
+        "layout": LAYOUT,
+        "config": job.config.to_dict(),
+        "record": job.record.saved(),
+        **job.identity,
+    }
     job.checkpoints.save(step, state, meta)
     job.record.book("save")
 
 
-def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evaluated]:
-    """Evaluates the moving average on splits of these kinds, says and writes what comes out."""
-    found = {}
-    for name, evaluated in job.evaluate(state.ema, kinds, job.preemption.requested):
-        found[name] = evaluated
-        line = progress.evaluation_line(evaluated.metrics, job.course.columns)
+def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evaluation]:
+    """Evaluates the moving average on splits of these kinds; prints and writes what comes out."""
+    evaluations: dict[str, Evaluation] = {}
+    for name, evaluation in job.evaluate(state.ema, kinds, job.preemption.requested):
+        evaluations[name] = evaluation
+        line = progress.evaluation_line(evaluation.metrics, job.task.columns)
         job.progress.say(f"step {step} | {name}: {line}")
-    metrics = {name: evaluated.metrics for name, evaluated in found.items()}
-    scalars = {f"eval/{n}/{k}": v for n, of in metrics.items() for k, v in of.items()}
+    metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
+    scalars = {f"eval/{n}/{k}": v for n, values in metrics.items() for k, v in values.items()}
     job.progress.write(step, scalars)
     # What has a part in its name is one of many, and in the last evaluation anyway.
-    shown = {n: {k: v for k, v in of.items() if "/" not in k} for n, of in metrics.items()}
-    job.record.add_evaluation(step, shown)
+    history = {
+        name: {key: value for key, value in values.items() if "/" not in key}
+        for name, values in metrics.items()
+    }
+    job.record.add_evaluation(step, history)
     job.record.book("evaluate")
-    return found
+    return evaluations
 
 
-def with_new_boxes(job: Job, state: State, step: int) -> State:
-    """The state with a new table of pseudo boxes, and at their start the frozen teacher."""
-    assert job.pseudo_boxes is not None
-    if state.teacher is not None and job.pseudo_boxes.begins(step):
-        state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, state.ema))
-    teacher = state.ema if state.teacher is None else state.teacher
-    table, metrics = job.pseudo_boxes.refreshed(
-        state.params, teacher, step, job.preemption.requested
-    )
-    job.record.add_pseudo_boxes(step, metrics)
-    job.progress.say(f"step {step} | pseudo boxes: {progress.numbers(metrics)}")
-    job.progress.write(step, {f"pseudo_boxes/{name}": value for name, value in metrics.items()})
-    name = split_names(job.config.data.target, "train")[0]
-    rows = job.corpus.splits[name].size
-    box, chosen = table["box_cxcywh"][:rows], table["weight"][:rows] > 0
-    title = f"{name}, step {step}"
-    shown = pictures.spread(rows, 12)
-    drawn = partial(grounding.sheet, job.corpus, name, box, shown, title, chosen=chosen)
-    show(job, step, f"pseudo_boxes/{name}", drawn)
+def change(job: Job, state: State, step: int) -> State:
+    """Runs what the task does between steps; returns the state with the memory that comes of it."""
+    assert job.between is not None
+    name = job.between.name
+    outcome = job.between.run(state, step, job.preemption.requested)
+    job.record.add_change(step, outcome.metrics)
+    job.progress.say(f"step {step} | {job.between.title}: {progress.numbers(outcome.metrics)}")
+    job.progress.write(step, {f"{name}/{key}": value for key, value in outcome.metrics.items()})
+    for label, draw in outcome.sheets.items():
+        show(job, step, f"{name}/{label}", draw)
     job.record.book("refresh")
-    return dataclasses.replace(
-        state, pseudo_boxes=sharding.device_arrays(table, sharding.replicated_sharding(job.mesh))
-    )
+    return dataclasses.replace(state, memory=outcome.memory)
 
 
-def show(job: Job, step: int, label: str, drawn: Callable[[], np.ndarray]) -> np.ndarray | None:
+def show(job: Job, step: int, label: str, draw: Callable[[], np.ndarray]) -> np.ndarray | None:
     """Draws a sheet of pictures for TensorBoard; returns it on host 0."""
     if jax.process_index() > 0:
         return None
-    sheet = drawn()
+    sheet = draw()
     job.progress.picture(step, label, sheet)
     return sheet
 
 
-def finished(job: Job, state: State) -> dict[str, Any]:
-    """Evaluates the trained network, writes results.json, predictions.png and what else the course
-    keeps of each split; returns the first.
+def finish(job: Job, state: State) -> dict[str, Any]:
+    """Evaluates the trained network; writes results.json, predictions.png and what else the task
+    keeps of each split. Returns the first.
 
     Raises:
         CheckpointError: the last save failed.
     """
     config, record = job.config, job.record
-    found = evaluate(job, state, config.steps, "val", "test")
+    evaluations = evaluate(job, state, config.steps, "val", "test")
     job.checkpoints.close()
     record.book("save")
-    metrics = {name: evaluated.metrics for name, evaluated in found.items()}
+    # results.json: the measures, and how the run came to them.
+    metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     seconds = record.totals["train_seconds"]
     results = {
         "eval": metrics,
-        "pseudo_boxes": record.pseudo_boxes,
+        **({job.between.name: record.changes} if job.between else {}),
         "history": record.history,
         "examples_per_second": record.totals["examples"] / seconds if seconds else None,
         "wall_seconds": record.seconds,
@@ -324,19 +347,21 @@ def finished(job: Job, state: State) -> dict[str, Any]:
         "data": job.identity["data"],
         "config": config.to_dict(),
     }
+    # A sheet of the split that people look at first, and the files of all splits.
     written = "results.json"
-    if name := job.course.shown(config, [*found], "test"):
-        title = f"{name}, step {config.steps}"
-        sheet = show(job, config.steps, f"test/{name}", partial(found[name].sheet, 24, title))
+    if name := job.task.highlight(config, [*evaluations], "test"):
+        draw = partial(evaluations[name].sheet, 24, f"{name}, step {config.steps}")
+        sheet = show(job, config.steps, f"test/{name}", draw)
         if sheet is not None:
-            pictures.write(job.directory / "predictions.png", sheet)
+            sheets.write(job.directory / "predictions.png", sheet)
             written += " and predictions.png"
     if jax.process_index() == 0:
-        for evaluated in found.values():
-            for file, write in evaluated.files.items():
+        for evaluation in evaluations.values():
+            for file, write in evaluation.files.items():
                 write(job.directory / file)
         (job.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    job.progress.say(progress.evaluation_table(metrics, job.course.columns))
+    # The last lines on the console.
+    job.progress.say(progress.evaluation_table(metrics, job.task.columns))
     job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")
     spent = progress.duration(record.seconds)
     job.progress.say(f"done in {spent}: {job.directory}/{written}")

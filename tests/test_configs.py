@@ -19,11 +19,10 @@ from date_jax import sharding
 from date_jax.capture import evaluation as capture_evaluation
 from date_jax.data import pipeline
 from date_jax.data.sources import PAIRED
-from date_jax.date import between_steps
 from date_jax.run.workdir import flat
 from date_jax.same_style import evaluation as same_style
 from date_jax.step import train_step
-from date_jax.tasks import COURSES
+from date_jax.tasks import TASKS
 from tests.data import test_product1m
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -120,6 +119,15 @@ def write_posts(config: ConfigDict, corpus: pipeline.Corpus, folder: Path) -> No
         config.data.regions = str(folder / "regions")
 
 
+def shapes_of(batch: dict[str, dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """Shape and dtype of each array, without the dtype in which a detector wrote its regions."""
+    return {
+        (part, key): (value.shape, "" if key == "regions" else np.dtype(value.dtype))
+        for part, rows in batch.items()
+        for key, value in rows.items()
+    }
+
+
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_every_config_gives_data_and_a_step_that_fit(
     name: str,
@@ -148,13 +156,16 @@ def test_every_config_gives_data_and_a_step_that_fit(
     tiny_sizes = {"capture": tiny_capture_sizes, "same_style": tiny_same_style_sizes}
     config = small_config(config, tiny_config, tiny_sizes)
     rules.validate(config, **counts)
-    course = COURSES[config.task]
-    corpus = course.load(config)
+    task = TASKS[config.task]
+    corpus = task.load(config)
     # The last step's batch: every stage's data are in it.
-    batch = next(course.batches(config, corpus, config.steps - 1))
-    table = between_steps.no_pseudo_boxes(config, corpus)
+    batch = next(task.batches(config, corpus, config.steps - 1))
+    example = task.example(config)
+    assert shapes_of(example) == shapes_of(batch)
     mesh = sharding.device_mesh(config.mesh.fsdp)
-    step = train_step(config, course.task(config, corpus), mesh, batch, table)
+    sizes = {name: split.size for name, split in corpus.splits.items()}
+    learner = task.learner(config, corpus.tokenizer, sizes)
+    step = train_step(config, learner, mesh, example)
     # Traced, and not compiled: that takes a tenth of the time.
     state, metrics = step.update.eval_shape(step.shapes, batch)
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, step.shapes)

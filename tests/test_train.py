@@ -18,15 +18,15 @@ from ml_collections import ConfigDict
 
 from configs import date
 from date_jax import export, job, sharding, tasks, train
-from date_jax.data import cache
-from date_jax.date import between_steps as adaptation
-from date_jax.date import evaluation as grounding
-from date_jax.errors import DataError, Preempted, SetupError, UsageError
-from date_jax.job import Job
+from date_jax.data import cache, pipeline
+from date_jax.data.corpus import Corpus
+from date_jax.date import between_steps, evaluation
+from date_jax.errors import CheckpointError, DataError, Preempted, SetupError, UsageError
 from date_jax.pairs import all_pairs
 from date_jax.run import progress, workdir
 from date_jax.run.progress import Progress, Record
 from date_jax.step import State
+from date_jax.task import Between, Change, Learner, Memory
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -66,17 +66,17 @@ def uninterrupted(whole: Path, tiny_config: ConfigDict) -> Path:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the batch of a step come with a signal to this process."""
-    course = tasks.COURSES["pgda"]
+    task = tasks.TASKS["pgda"]
 
     def install(step: int, number: int) -> None:
         def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
             first = arguments[-1]
-            for at, batch in enumerate(course.batches(*arguments), first):
+            for at, batch in enumerate(task.batches(*arguments), first):
                 if at == step and first < step:
                     os.kill(os.getpid(), number)
                 yield batch
 
-        monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(batches=interrupted))
+        monkeypatch.setitem(tasks.TASKS, "pgda", task._replace(batches=interrupted))
 
     yield install
     monkeypatch.undo()
@@ -137,14 +137,19 @@ def test_a_run_stopped_again_and_again_goes_on_to_the_bit(
     with pytest.raises(Preempted, match=saved):
         train.train(tiny_config, tmp_path)
 
-    refreshed = adaptation.PseudoBoxes.refreshed
+    task = tasks.TASKS["pgda"]
 
-    def interrupted(self: Any, params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return refreshed(self, params, teacher, step, should_stop)
+    def interrupted_between(*arguments: Any, **options: Any) -> Between:
+        between = task.between(*arguments, **options)
+
+        def run(*arguments: Any) -> Change:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return between.run(*arguments)
+
+        return between._replace(run=run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation.PseudoBoxes, "refreshed", interrupted)
+        patch.setitem(tasks.TASKS, "pgda", task._replace(between=interrupted_between))
         with pytest.raises(Preempted, match="step 6 is saved"):
             train.train(tiny_config, tmp_path)
     stop_at(7, signal.SIGTERM)
@@ -214,12 +219,12 @@ def test_another_config_does_not_go_on_with_the_run(
 def test_other_data_do_not_go_on_with_the_run(
     uninterrupted: Path, tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = tasks.COURSES["pgda"]
+    task = tasks.TASKS["pgda"]
 
     def load(config: ConfigDict) -> Any:
-        return dataclasses.replace(course.load(config), fingerprint="0")
+        return dataclasses.replace(task.load(config), fingerprint="0")
 
-    monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(load=load))
+    monkeypatch.setitem(tasks.TASKS, "pgda", task._replace(load=load))
     with pytest.raises(UsageError, match="data: other data there, this data now"):
         train.train(tiny_config, uninterrupted)
 
@@ -238,36 +243,40 @@ def test_a_finished_run_may_log_and_evaluate_otherwise(
 def test_updates_that_stay_infinite_end_the_run_and_name_their_rows(
     tiny_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = tasks.COURSES["pgda"]
+    task = tasks.TASKS["pgda"]
 
     def poisoned(*arguments: Any) -> Iterator[dict[str, Any]]:
-        for batch in course.batches(*arguments):
+        for batch in task.batches(*arguments):
             batch["source"]["box_cxcywh"] = np.full_like(batch["source"]["box_cxcywh"], np.nan)
             batch["source"]["box_mask"][:] = True
             yield batch
 
-    monkeypatch.setitem(tasks.COURSES, "pgda", course._replace(batches=poisoned))
+    monkeypatch.setitem(tasks.TASKS, "pgda", task._replace(batches=poisoned))
     says = r"10 updates in a row .* up to step 10\n .*source \[\d+.*target \[\d+"
     with pytest.raises(DataError, match=says) as error:
         train.train(tiny_config, tmp_path)
     assert len(str(error.value)) < 500
 
 
-def test_boxes_are_asked_for_only_where_they_are_learnt(tiny_config: ConfigDict) -> None:
-    none = SimpleNamespace(arrays=lambda: {"has_box": np.zeros(3, bool)})
-    some = SimpleNamespace(arrays=lambda: {"has_box": np.arange(3) > 1})
-    splits = {"mall_train": none, "live_train": some}
+def test_boxes_are_asked_for_only_where_they_are_learnt(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = SimpleNamespace(records=SimpleNamespace(has_box=lambda: np.zeros(3, bool)))
+    some = SimpleNamespace(records=SimpleNamespace(has_box=lambda: np.arange(3) > 1))
+    corpus = object.__new__(Corpus)  # with no more than this asks for
+    vars(corpus)["splits"] = {"mall_train": none, "live_train": some}
+    monkeypatch.setattr(pipeline, "load", lambda *_: corpus)
     with pytest.raises(DataError, match="not one training row of mall has a box"):
-        grounding.require_learnable(tiny_config, splits)
+        evaluation.load_adaptive(tiny_config)
     tiny_config.object_seeker.weight = 0.0
-    grounding.require_learnable(tiny_config, splits)
+    evaluation.load_adaptive(tiny_config)
     tiny_config.object_seeker.weight, tiny_config.data.source = 1.0, "mall+live"
-    grounding.require_learnable(tiny_config, splits)
+    evaluation.load_adaptive(tiny_config)
     tiny_config.method, tiny_config.data.target = "oracle", "mall"
     with pytest.raises(DataError, match="method=oracle: not one training row of mall has a box"):
-        grounding.require_learnable(tiny_config, splits)
+        evaluation.load_adaptive(tiny_config)
     tiny_config.data.target = "live"
-    grounding.require_learnable(tiny_config, splits)
+    evaluation.load_adaptive(tiny_config)
 
 
 def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: Path) -> None:
@@ -278,7 +287,7 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
     results = train.train(config, tmp_path / "run", profile=range(9, 11))
     assert len(list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))) == 1
     assert {"mall_test", "live_test"} <= results["eval"].keys()
-    assert results["pseudo_boxes"] == []
+    assert "pseudo_boxes" not in results
     assert "train/target_image" not in lines(tmp_path / "run", "train/")[-1]
     told = export.exported(tmp_path / "run", tmp_path / "out")
     assert told[-1].startswith("step 12 of")
@@ -290,8 +299,8 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
 def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
     record = Record(begun=0.0)
     for step, selected in ((6, 10.0), (9, 20.0), (9, 30.0)):
-        record.add_pseudo_boxes(step, {"selected": selected})
-    assert record.saved()["pseudo_boxes"] == [
+        record.add_change(step, {"selected": selected})
+    assert record.saved()["changes"] == [
         {"step": 6, "selected": 10},
         {"step": 9, "selected": 30},
     ]
@@ -301,34 +310,39 @@ def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
     assert again.history == [{"step": 9, "eval": {"live_val": {"acc_at_0.5": 0.6}}}]
 
 
+@pytest.mark.parametrize(("kind", "teachers"), [("frozen", [2.0, 2.0]), ("ema", [2.0, 3.0])])
 def test_a_frozen_teacher_stays_what_the_average_was_when_pseudo_boxes_began(
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch, kind: str, teachers: list[float]
 ) -> None:
-    taught = []
+    """A refresh at step 6, where stage 3 begins, and one at step 9."""
+    calls = []
 
-    def refreshed(params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
-        taught.append((step, float(params), float(teacher)))
+    def table(params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
+        calls.append((step, float(params), float(teacher)))
         return {"box_cxcywh": np.zeros((2, 4)), "weight": np.zeros(2)}, {}
 
-    monkeypatch.setattr(train, "show", lambda *_: None)
-    job = object.__new__(Job)  # with no more than this asks for
-    vars(job).update(
-        config=ConfigDict({"data": {"target": "live"}}),
-        corpus=SimpleNamespace(splits={"live_train": SimpleNamespace(size=2)}),
-        mesh=sharding.device_mesh(),
-        pseudo_boxes=SimpleNamespace(begins=lambda step: step == 6, refreshed=refreshed),
-        progress=SimpleNamespace(say=lambda _: None, write=lambda *_: None),
-        preemption=SimpleNamespace(requested=lambda: False),
-        record=Record(begun=0.0),
+    monkeypatch.setattr(between_steps, "table_maker", lambda *_, **__: table)
+    between = between_steps.between(
+        tiny_config, None, Learner(abs, abs, {}), sharding.device_mesh(), folder=Path(), say=print
     )
-    for teacher, expected in ((0.0, [2.0, 2.0]), (None, [2.0, 3.0])):
-        taught.clear()
-        at = State(**dict.fromkeys(State.__dataclass_fields__, None))
-        at = dataclasses.replace(at, params=jnp.float32(1), ema=jnp.float32(2), teacher=teacher)
-        at = train.with_new_boxes(job, at, 6)
-        at = dataclasses.replace(at, params=jnp.float32(5), ema=jnp.float32(3))
-        train.with_new_boxes(job, at, 9)
-        assert taught == [(6, 1.0, expected[0]), (9, 5.0, expected[1])]
+    sharded = {"teacher": jnp.float32(0)} if kind == "frozen" else {}
+    fields = dict.fromkeys(State.__dataclass_fields__, None)
+    state = State(**{**fields, "memory": Memory({"pseudo_boxes": {}}, sharded)})
+    for step, params, average in ((6, 1, 2), (9, 5, 3)):
+        assert between.due(step)
+        state = dataclasses.replace(state, params=jnp.float32(params), ema=jnp.float32(average))
+        change = between.run(state, step, lambda: False)
+        state = dataclasses.replace(state, memory=change.memory)
+    assert calls == [(6, 1.0, teachers[0]), (9, 5.0, teachers[1])]
+
+
+def test_a_state_of_another_layout_is_refused_and_not_read_by_halves(
+    uninterrupted: Path, tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "LAYOUT", job.LAYOUT + 1)
+    with pytest.raises(CheckpointError, match="another version of date_jax") as error:
+        train.train(tiny_config, uninterrupted)
+    assert len(str(error.value).splitlines()) <= 7
 
 
 def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
@@ -361,11 +375,13 @@ def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
 def test_the_line_of_a_window_says_how_long_the_input_was_waited_for() -> None:
     means = {"loss": 1.83, "gradient_norm": 0.5, "skipped_updates": 0.0}
     lap = {"examples_per_second": 170.4, "input_wait": 0.012, "step_seconds": 0.1}
-    told = progress.window_line(300, 2000, 2, means, lap, ("loss", "box"))
+    told = progress.window_line(300, 2000, "stage 2", means, lap, ("loss", "box"))
     assert told == (
         "step  300/2000 | stage 2 | loss 1.830 gradient_norm 0.500 | 170 examples/s | input 1% | "
         "2m50s left"
     )
+    without_label = progress.window_line(300, 2000, "", means, lap, ("loss", "box"))
+    assert without_label == told.replace("stage 2 | ", "")
 
 
 def test_numbers_stand_under_their_names_also_where_these_are_long() -> None:
@@ -414,7 +430,7 @@ def test_one_split_is_looked_at_the_target_s_first(
     tiny_config: ConfigDict, target: str, names: list[str], expected: str | None
 ) -> None:
     tiny_config.data.target = target
-    assert grounding.shown(tiny_config, names, "val") == expected
+    assert evaluation.highlight(tiny_config, names, "val") == expected
 
 
 def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:

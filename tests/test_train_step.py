@@ -1,5 +1,6 @@
 """The gradient step with the real, tiny task, on batches made by hand."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax import sharding, tasks
-from date_jax.step import State, Step, train_step, with_pseudo_boxes
+from date_jax import sharding
+from date_jax.date import adaptive
+from date_jax.step import State, Step, train_step
 from tests.date.test_tasks import plain_view
 
 ROWS = 30  # of the target's training split
@@ -41,22 +43,28 @@ def batch_of(config: ConfigDict, seed: int) -> dict[str, Any]:
     }
 
 
-def table() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(7)
-    return {
+def step_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
+    learner = adaptive.learner(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32), ROWS)
+    return train_step(config, learner, mesh, batch_of(config, 0))
+
+
+def first_state(step: Step, mesh: jax.sharding.Mesh) -> State:
+    """The state before the first step, as it would be in stage 3: half of the rows have a box."""
+    state, rng = step.init(), np.random.default_rng(7)
+    table = {
         "box_cxcywh": rng.uniform(0.3, 0.6, (ROWS, 4)).astype(np.float32),
         "weight": (np.arange(ROWS) % 2).astype(np.float32),
     }
-
-
-def step_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
-    task = tasks.build(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
-    return train_step(config, task, mesh, batch_of(config, 0), table())
+    replicated = {
+        **state.memory.replicated,
+        "pseudo_boxes": sharding.device_arrays(table, sharding.replicated_sharding(mesh)),
+    }
+    return dataclasses.replace(state, memory=state.memory._replace(replicated=replicated))
 
 
 def steps(config: ConfigDict, mesh: jax.sharding.Mesh, count: int) -> tuple[State, list[dict]]:
     step = step_on(config, mesh)
-    state, metrics = step.init(), []
+    state, metrics = first_state(step, mesh), []
     given = sharding.global_batch(mesh, batch_of(config, 0))
     update = step.update.lower(state, given).compile()
     for seed in range(count):
@@ -87,10 +95,11 @@ def test_eight_devices_learn_what_one_learns(
     # Not each alone: what has no gradient (the keys' biases) Adam moves by the noise in its zeros.
     apart = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), many.params, one.params)
     assert optax.tree.norm(apart) < 1e-4 * optax.tree.norm(jax.device_get(one.params))
-    assert int(many.queue["filled"]) == int(one.queue["filled"]) == 24
+    queue, expected = (state.memory.replicated["queue"] for state in (many, one))
+    assert int(queue["filled"]) == int(expected["filled"]) == 24
     for side in ("source", "target"):
-        for name, rows in one.queue[side].items():
-            np.testing.assert_allclose(many.queue[side][name], rows, 1e-4, 1e-4)
+        for name, rows in expected[side].items():
+            np.testing.assert_allclose(queue[side][name], rows, 1e-4, 1e-4)
 
 
 def test_a_batch_in_chunks_has_the_loss_and_gradient_of_the_whole_in_less_memory(
@@ -107,7 +116,7 @@ def test_a_batch_in_chunks_has_the_loss_and_gradient_of_the_whole_in_less_memory
         given = sharding.global_batch(mesh, batch_of(tiny_config, 0))
         update = step.update.lower(step.shapes, given).compile()
         taken[rows] = update.memory_analysis().temp_size_in_bytes
-        state, metrics = update(step.init(), given)
+        state, metrics = update(first_state(step, mesh), given)
         found[rows] = jax.device_get((state.opt_state, metrics))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), found[3], found[0])
     assert taken[3] < 0.6 * taken[0]
@@ -119,7 +128,7 @@ def test_an_update_that_is_not_finite_is_left_out(
     monkeypatch.setattr("date_jax.augment.strong_view", plain_view)
     mesh = sharding.device_mesh()
     step = step_on(tiny_config, mesh)
-    state = step.init()
+    state = first_state(step, mesh)
     before = jax.device_get(state.params)
     poisoned = batch_of(tiny_config, 0)
     poisoned["source"]["box_cxcywh"][:] = np.nan
@@ -133,25 +142,20 @@ def test_an_update_that_is_not_finite_is_left_out(
     assert not bool(metrics["skipped"])
 
 
-def test_each_target_row_finds_its_own_pseudo_box() -> None:
-    index = jnp.array([4, 0, 4])
-    boxes = jnp.arange(20.0).reshape(5, 4)
-    batch = {"source": {}, "target": {"index": index}}
-    joined = with_pseudo_boxes(batch, {"box_cxcywh": boxes, "weight": jnp.arange(5.0)})["target"]
-    assert joined["pseudo_box_cxcywh"].tolist() == [
-        [16, 17, 18, 19],
-        [0, 1, 2, 3],
-        [16, 17, 18, 19],
-    ]
-    assert joined["pseudo_weight"].tolist() == [4, 0, 4]
-    assert with_pseudo_boxes({"source": {}}, {}) == {"source": {}}
-
-
-def test_the_frozen_teacher_is_a_part_of_the_state_and_the_average_s_is_none(
-    tiny_config: ConfigDict,
+def test_memory_lives_where_the_learner_says(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh = sharding.device_mesh()
-    assert step_on(tiny_config, mesh).shapes.teacher is None
+    monkeypatch.setattr(sharding, "_MIN_SHARDED", 256)
+    mesh = sharding.device_mesh(2)
+    tiny_config.aligner.queue = 24
+    assert not step_on(tiny_config, mesh).shapes.memory.sharded
     tiny_config.pseudo_boxes.teacher = "frozen"
     shapes = step_on(tiny_config, mesh).shapes
-    assert jax.tree.structure(shapes.teacher) == jax.tree.structure(shapes.params)
+    assert shapes.memory.replicated.keys() == {"pseudo_boxes", "queue"}
+    for leaf in jax.tree.leaves(shapes.memory.replicated):
+        assert leaf.sharding.is_fully_replicated
+    # A frozen teacher is cut as the parameters are.
+    teacher = shapes.memory.sharded["teacher"]
+    assert jax.tree.map(lambda leaf: leaf.sharding, teacher) == jax.tree.map(
+        lambda leaf: leaf.sharding, shapes.params
+    )

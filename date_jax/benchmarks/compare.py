@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import sharding, tasks
+from date_jax import sharding
 from date_jax.benchmarks import step
 from date_jax.benchmarks.children import Child, answer
 from date_jax.errors import SetupError, UsageError
@@ -142,14 +142,14 @@ class Side:
         mesh = sharding.device_mesh(config.mesh.fsdp)
         words = config.data.vocab_size
         rows = [step.random_batch(config, seed, words) for seed in range(3)]
-        _, made = step.made(config, mesh)
+        _, made = step.learner_and_step(config, mesh)
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
         self._turn, self._update, self._state = 0, made.update, made.init()
         params = self._state.params
         pretrained.write(weights, config, params["model"])
         exactly = config.copy_and_resolve_references()
         exactly.model.dtype = "float32"
-        predict = tasks.build(exactly, words, step.no_swaps(words)).predict
+        predict = step.learner_of(exactly).predict
         names = ("box_cxcywh", "query_embedding", "image_embedding")
         batch = jax.tree.map(jnp.asarray, rows[0]["source"])
         with jax.default_matmul_precision("highest"):  # an accelerator's default is not float32

@@ -10,14 +10,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from date_jax import augment, optim, sharding, tasks
+from date_jax import augment, optim, sharding
 from date_jax.benchmarks import measure, profile
 from date_jax.benchmarks.flops import matmul_flops
-from date_jax.date import supervised as date
-from date_jax.date.adaptive import adapts
+from date_jax.data.domains import split_names
+from date_jax.data.tokenizer import SPECIAL, Tokenizer
 from date_jax.date.aligner import FEATURES, Aligner
+from date_jax.date.supervised import cooperation_terms
 from date_jax.pairs.tiles import map_chunks
-from date_jax.step import Step, optimizer, train_step, with_pseudo_boxes
+from date_jax.step import Step, optimizer, train_step
+from date_jax.task import Learner
+from date_jax.tasks import TASKS
 
 TARGETS = 4096  # rows of the table of pseudo boxes
 QUICK = {"xla_backend_optimization_level": 0}  # for what is not run; the program is the same
@@ -45,7 +48,9 @@ def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
     source["box_cxcywh"] = rng.uniform(0.3, 0.6, (rows, 4)).astype(np.float32)
     source["box_mask"] = np.ones(rows, bool)
     batch = {"source": source}
-    return batch | {"target": random_domain(config, rng, words)} if adapts(config) else batch
+    if "target" not in batch_shapes(config):
+        return batch
+    return batch | {"target": random_domain(config, rng, words)}
 
 
 def with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
@@ -64,41 +69,35 @@ def without_loops(config: ConfigDict) -> ConfigDict:
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, Any]:
-    """Those of `random_batch`. A row is drawn, not all: a pod's batch may not fit this machine."""
-    row = random_batch(with_batch(config, 1), 0, config.data.vocab_size)
-
-    def shape(of: np.ndarray) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch_size, *of.shape[1:]), of.dtype)
-
-    return jax.tree.map(shape, row)
+    """The shapes of `random_batch`."""
+    return TASKS[config.task].example(config)
 
 
-def table() -> dict[str, np.ndarray]:
-    """Pseudo boxes for every target row."""
-    return {
-        "box_cxcywh": np.full((TARGETS, 4), 0.5, np.float32),
-        "weight": np.ones(TARGETS, np.float32),
-    }
+def learner_of(config: ConfigDict) -> Learner:
+    """The config's learner for as many made-up words as its vocabulary may have."""
+    words = [f"word{n}" for n in range(config.data.vocab_size - len(SPECIAL))]
+    tokenizer = Tokenizer([*SPECIAL, *words], length=config.data.text_length)
+    sizes = dict.fromkeys(split_names(config.data.target, "train"), TARGETS)
+    return TASKS[config.task].learner(config, tokenizer, sizes)
 
 
-def made(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[tasks.Task, Any]:
-    """The task and its step, for batches like `random_batch`'s."""
-    words = config.data.vocab_size
-    task = tasks.build(config, words, no_swaps(words))
-    return task, train_step(config, task, mesh, batch_shapes(config), table())
+def learner_and_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Learner, Any]:
+    """The learner and its step, for batches like `random_batch`'s."""
+    learner = learner_of(config)
+    return learner, train_step(config, learner, mesh, batch_shapes(config))
 
 
 class Compiled(NamedTuple):
     """A step ready to run.
 
     Attributes:
-        task, step: see `made`.
+        learner, step: see `learner_and_step`.
         batch: shapes of what it takes beside the state.
         program: what XLA made of `step.update`.
         seconds: that XLA took.
     """
 
-    task: tasks.Task
+    learner: Learner
     step: Step
     batch: dict[str, Any]
     program: Any
@@ -113,7 +112,7 @@ def compiled(
     Args:
         options: of the compiler.
     """
-    task, step = made(config, mesh)
+    learner, step = learner_and_step(config, mesh)
     shapes = batch_shapes(config)
     batch = sharding.sharded_shapes(
         shapes, jax.tree.map(lambda _: sharding.row_sharding(mesh), shapes)
@@ -121,7 +120,7 @@ def compiled(
     lowered = step.update.lower(step.shapes, batch)
     begun = time.perf_counter()
     program = lowered.compile(options)
-    return Compiled(task, step, batch, program, time.perf_counter() - begun)
+    return Compiled(learner, step, batch, program, time.perf_counter() - begun)
 
 
 def no_swaps(words: int) -> jax.Array:
@@ -138,7 +137,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     """
     mesh = sharding.device_mesh(config.mesh.fsdp)
     words = config.data.vocab_size
-    task, step, _, program, compile_seconds = compiled(config, mesh)
+    learner, step, _, program, compile_seconds = compiled(config, mesh)
     batches = [sharding.global_batch(mesh, random_batch(config, n, words)) for n in range(3)]
     state = step.init()
     turn = 0
@@ -165,27 +164,25 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         "bytes_per_device": measure.bytes_per_device(program),
         "peak_bytes": peak_bytes,
         "profile": profile.of_calls(program, one),
-        "parts": parts(config, mesh, task, step, batches[0], rounds=max(3, rounds // 4)),
+        "parts": parts(config, mesh, learner, step, batches[0], rounds=max(3, rounds // 4)),
     }
 
 
 def step_flops(config: ConfigDict, step: Step, batch: Any) -> float:
     """Of the matrix products of one step, without the layers that are done twice to save memory."""
-    words = config.data.vocab_size
-    task = tasks.build(without_loops(config), words, no_swaps(words))
+    learner = learner_of(without_loops(config))
 
-    def gradient(params: Any, batch: Any) -> Any:
-        joined = with_pseudo_boxes(batch, jax.tree.map(jnp.asarray, table()))
+    def gradient(params: Any, memory: Any, batch: Any) -> Any:
         begin = {"step": jnp.zeros((), jnp.int32), "rng": jax.random.key(0)}
-        return jax.grad(task.loss, has_aux=True)(params, joined, **begin)
+        return jax.grad(learner.loss, has_aux=True)(params, memory, batch, **begin)
 
-    return matmul_flops(gradient, step.shapes.params, batch)
+    return matmul_flops(gradient, step.shapes.params, step.shapes.memory, batch)
 
 
 def parts(
     config: ConfigDict,
     mesh: jax.sharding.Mesh,
-    task: tasks.Task,
+    learner: Learner,
     step: Step,
     batches: dict[str, Any],
     *,
@@ -209,7 +206,7 @@ def parts(
 
     def embedded(name: str) -> Callable[..., Any]:
         def of(params: Any, rows: Any, _: Any) -> dict[str, jax.Array]:
-            return {name: task.predict[name](params, rows)}
+            return {name: learner.predict[name](params, rows)}
 
         def total(params: Any, batch: Any) -> jax.Array:
             with sharding.mesh_context(mesh):
@@ -232,7 +229,7 @@ def parts(
 
     def supervised(out: Any) -> Any:
         seeker = {"scale": jnp.float32(14.3), "bias": jnp.float32(-10.0)}
-        terms = date.source_losses(out | seeker, batch, batch["box_cxcywh"], config)
+        terms = cooperation_terms(out | seeker, batch, batch["box_cxcywh"], config)
         return terms["loss"]
 
     def aligned(out: Any) -> Any:

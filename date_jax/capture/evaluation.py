@@ -1,6 +1,6 @@
 """Posts of several products, and a gallery to find each of them in: what task capture asks for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from ml_collections import ConfigDict
 
 from date_jax.capture import post_search as search
 from date_jax.capture import proposal_recall as proposals
-from date_jax.capture import ranked_lists
+from date_jax.capture import ranked_lists, rules
 from date_jax.capture import task as capture
 from date_jax.data import pipeline
+from date_jax.data.rendering.post_scenes import MOST
 from date_jax.data.tokenizer import MIRRORED, SPECIAL
 from date_jax.errors import DataError
 from date_jax.evals import findings
 from date_jax.evals import sheets as pictures
 from date_jax.evals.collect import collector
-from date_jax.task import Course, Evaluate, Evaluated, Task
+from date_jax.task import Batch, Evaluate, Evaluation, Learner, Task, record_shapes
 
 SHOWN = 5  # posts of an instance, or proposals of a picture, on a sheet
 QUERY = ("vectors", "proposal_box", "instance_box", "instance_mask", "instance_vectors")
@@ -45,13 +46,13 @@ def load(config: ConfigDict) -> pipeline.Corpus:
     return corpus
 
 
-def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
-    """CAPTURE, for the corpus' vocabulary.
+def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
+    """The learner for a vocabulary; it keeps nothing of rows, so `sizes` do not matter.
 
     Raises:
         DataError: no word stands behind [MASK] in the vocabulary, or a special piece does.
     """
-    tokenizer = corpus.tokenizer
+    del sizes
     mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
     mask_id = tokenizer.vocab.index("[MASK]")
     if not max(map(tokenizer.vocab.index, SPECIAL)) == mask_id < len(tokenizer.vocab) - 1:
@@ -59,7 +60,26 @@ def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
             f"config.data.vocab={config.data.vocab}: [MASK] is line {mask_id + 1}; {SPECIAL} must "
             "come first with [MASK] last of them, for what is behind it is taken for words"
         )
-    return capture.build(config, len(tokenizer.vocab), mask_id, mirrored)
+    return capture.learner(config, len(tokenizer.vocab), mask_id, mirrored)
+
+
+def example(config: ConfigDict) -> Batch:
+    """The shapes of a batch of posts and composites, or of posts with regions alone."""
+    words = ("text", "text_mask")
+    regions = config.model.regions
+    if regions.kind != "precomputed":
+        composites = ("image", "box_cxcywh", "box_mask")
+        return {
+            "posts": record_shapes(config, "image", *words),
+            "composites": record_shapes(config, *composites, boxes=(MOST,)),
+        }
+    shape = (config.batch_size, regions.count)
+    shapes = {
+        "regions": jax.ShapeDtypeStruct((*shape, regions.width), np.float32),
+        "region_box_xyxy": jax.ShapeDtypeStruct((*shape, 4), np.float32),
+        "region_mask": jax.ShapeDtypeStruct(shape, np.bool_),
+    }
+    return {"posts": record_shapes(config, *words) | shapes}
 
 
 def batches(
@@ -94,12 +114,12 @@ def batches(
 
 
 def evaluator(
-    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
+    config: ConfigDict, corpus: pipeline.Corpus, learner: Learner, mesh: jax.sharding.Mesh
 ) -> Evaluate:
     """Searches the gallery of each kind for the products of its queries, instance by instance."""
 
     def made(*names: str) -> Any:
-        predict = {name: task.predict[name] for name in names}
+        predict = {name: learner.predict[name] for name in names}
         return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 
     collect_gallery, collect_queries, collect_boxes = (
@@ -120,14 +140,14 @@ def evaluator(
 
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
-    ) -> Iterator[tuple[str, Evaluated]]:
+    ) -> Iterator[tuple[str, Evaluation]]:
         galleries: dict[str, np.ndarray] = {}
         for kind in kinds:
             name = f"composite_{kind}"
             if name in corpus.splits and not corpus.regions:
                 rows = collect_boxes(params, rows_of(name), should_stop=should_stop)
                 shown = partial(proposals_sheet, corpus, name, rows["proposal_box"])
-                yield name, Evaluated(of_boxes(rows), shown)
+                yield name, Evaluation(of_boxes(rows), shown)
 
             among = gallery_name(corpus, kind)
             for name in (f"suite_{kind}", f"unseen_{kind}"):
@@ -161,7 +181,7 @@ def found_in(
     rows: dict[str, np.ndarray],
     gallery: np.ndarray,
     mesh: jax.sharding.Mesh,
-) -> Evaluated:
+) -> Evaluation:
     """The measures of one split of queries, in the config's form and in all others beside it, and
     the lists in the config's form, to be kept as `ranked_<name>.csv`.
 
@@ -188,7 +208,7 @@ def found_in(
     nearest = instances[config.retrieval.embedding][:, :, :SHOWN]
     right = (first[nearest][..., None] == wanted[:, None, None]).any(axis=-1)
     shown = partial(findings_sheet, corpus, (name, single), rows, nearest, right)
-    return Evaluated(metrics, shown, {f"ranked_{name}.csv": written})
+    return Evaluation(metrics, shown, {f"ranked_{name}.csv": written})
 
 
 def findings_sheet(
@@ -246,19 +266,21 @@ def proposals_sheet(
     return findings.sheet(shown, title=title, columns=4)
 
 
-def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+def highlight(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
     """The suites of that kind."""
     del config
     name = f"suite_{kind}"
     return name if name in names else None
 
 
-COURSE = Course(
+TASK = Task(
+    contradictions=rules.contradictions,
     load=load,
-    task=task,
+    learner=learner,
+    example=example,
     batches=batches,
     evaluator=evaluator,
-    shown=shown,
+    highlight=highlight,
     terms=("loss", "contrast", "joined", "words", "regions", "objectness", "box"),
     columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10", "instances"),
 )

@@ -20,14 +20,14 @@ from date_jax.capture.network import Capture, Regions, region_count
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Batch, Params, Task
+from date_jax.task import Aux, Batch, Learner, Memory, Params
 
 POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
 VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
 _NO_GEOMETRY = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
 
-def build(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) -> Task:
+def learner(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) -> Learner:
     """CAPTURE as three pure functions; see the module's text.
 
     Args:
@@ -37,16 +37,17 @@ def build(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) 
     """
     model = Capture(config.model, vocab_size, config.data.text_length)
 
-    def init(rng: Array, batch: Batch) -> Params:
+    def init(rng: Array, batch: Batch) -> tuple[Params, Memory]:
         posts = {key: batch["posts"][key] for key in POST_KEYS if key in batch["posts"]}
         rows = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in posts.items()}
         if "image" in rows:
             rows["image"] = rows["image"].astype(jnp.float32)
-        return {"model": model.init(rng, rows, method=Capture.init_outputs)["params"]}
+        variables = model.init(rng, rows, method=Capture.init_outputs)
+        return {"model": variables["params"]}, Memory()
 
     def loss(
-        params: Params, batch: Batch, *, step: Array, rng: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Float[Array, ""], Aux]:
         view_key, mask_key, join_key, dropout_key = jax.random.split(rng, 4)
         # What the network reads: views of the pictures, masked words, titles of two posts.
         views = augmented_batch(batch, config, swap_table, step, view_key)
@@ -64,9 +65,9 @@ def build(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) 
         )
         terms = loss_terms(outputs, config.loss.temperature)
         total = sum((config.loss[name] * term for name, term in terms.items()), jnp.zeros(()))
-        return total, {**terms, "loss": total}
+        return total, Aux({**terms, "loss": total}, memory)
 
-    return Task(init, loss, predictions(model, config))
+    return Learner(init, loss, predictions(model, config))
 
 
 def augmented_batch(

@@ -1,107 +1,147 @@
 """PG-DA: grounding learnt where boxes are known (source), carried to where they are not (target).
 
-After DATE (2304.03669). Three stages, each told apart by what the loop puts in the batch:
+After DATE (2304.03669). Three stages, told apart by what the batch and the memory hold:
 
     1  {source}            L_obj(S) + λ_img L_img(S)
     2  {source, target}    + λ_img L_img(T) + λ_DA L_DA(S, T)
-    3  the same            + λ_PO L_pobj(T), on rows whose `pseudo_weight` is above 0, times their
-                           share of the batch
+    3  the same            + λ_PO L_pobj(T), on rows whose pseudo box has a weight above 0, times
+                           their share of the batch
 
 The weight of L_obj(S) is the same in all stages, as is that of L_img(S).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from date_jax import augment
-from date_jax.date import supervised as date
-from date_jax.date.aligner import FEATURES, Aligner
+from date_jax.data.domains import split_names
+from date_jax.date import (
+    aligner,
+    batches,
+    between_steps,
+    evaluation,
+    network,
+    rules,
+    supervised,
+    teacher,
+)
+from date_jax.date.network import Date
 from date_jax.networks import extractors
-from date_jax.task import Batch, Params, Task
+from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
 
 
-def adapts(config: ConfigDict) -> bool:
-    """Whether the run ever sees its target; `source_only` and supervised tasks do not."""
-    return "stages" in config and config.method != "source_only"
+def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows: int) -> Learner:
+    """PG-DA as pure functions; see the module's text for the losses.
 
+    The memory holds
 
-def align_start(config: ConfigDict) -> int:
-    """First step of stage 2; runs without a target stay in stage 1."""
-    return int(config.stages.align * config.steps) if adapts(config) else config.steps
+    - `pseudo_boxes`: `box_cxcywh [N 4]` and `weight [N]` of the target's training rows, 0 = no box;
+    - `queue`: features of earlier batches, where the aligner has one;
+    - `teacher`: parameters of a frozen teacher, zeros before stage 3.
 
-
-def pseudo_start(config: ConfigDict) -> int:
-    """First step at which pseudo boxes may be made."""
-    return int(config.stages.pseudo * config.steps) if adapts(config) else config.steps
-
-
-def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
-    """PG-DA as three pure functions; see the module's text for the losses."""
-    model = date.Date(config.model, vocab_size, config.data.text_length)
-    kind = config.aligner.kind
-    aligner = (
-        None if kind == "none" else Aligner(kind, config.aligner.unbiased, config.aligner.hidden)
-    )
+    Args:
+        vocab_size: of the tokenizer.
+        swap_table: int `[vocab_size]`, token id → token id under a mirror.
+        target_rows: N.
+    """
+    model = Date(config.model, vocab_size, config.data.text_length)
+    forward = network.training_forward(model, config, swap_table)
+    alignment = aligner.build(config.aligner)
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
-    align: Callable[..., Any] | None = aligner.apply if aligner is not None else None
-    forward = date.training_view(model, config, swap_table)
-    begin, end = align_start(config), config.steps
+    align: Callable[..., Any] | None = None if alignment is None else alignment.apply
+    begin, end = batches.align_start(config), config.steps
 
-    def init(rng: Array, batch: Batch) -> Params:
+    def init(rng: Array, batch: Batch) -> tuple[Params, Memory]:
         model_key, aligner_key = jax.random.split(rng)
-        image, text, text_mask = extractors.one_row(batch["source"])
-        params = {"model": model.init(model_key, image, text, text_mask)["params"]}
-        if aligner is not None:
-            out = apply({"params": params["model"]}, image, text, text_mask)
-            variables = aligner.init(aligner_key, out, out, jnp.zeros(()))
+        row = extractors.one_row(batch["source"])
+        params = {"model": model.init(model_key, *row)["params"]}
+        if alignment is not None:
+            outputs = apply({"params": params["model"]}, *row)
+            variables = alignment.init(aligner_key, outputs, outputs, jnp.zeros(()))
             params["aligner"] = variables.get("params", {})
-        return params
+        return params, first_memory(params)
+
+    def first_memory(params: Params) -> Memory:
+        replicated: dict[str, Any] = {"pseudo_boxes": empty_table(target_rows)}
+        if config.aligner.queue:
+            replicated["queue"] = aligner.empty_queue(config.aligner.queue, config.model.width)
+        # A frozen teacher is the average network at the start of stage 3; until then, zeros.
+        sharded = {}
+        if config.pseudo_boxes.teacher == "frozen":
+            sharded["teacher"] = jax.tree.map(jnp.zeros_like, params)
+        return Memory(replicated, sharded)
 
     def loss(
-        params: Params, batch: Batch, *, step: Array, rng: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Float[Array, ""], Aux]:
+        # Stage 1: L_coop on the source.
         source_key, target_key = jax.random.split(rng)
         source = batch["source"]
-        out, box = forward(params, source, date.known_box(source), step, source_key)
-        terms: dict[str, Any] = date.source_losses(out, source, box, config)
+        source_out, box = forward(params, source, supervised.true_box(source), step, source_key)
+        terms: dict[str, Any] = supervised.cooperation_terms(source_out, source, box, config)
         total = terms["loss"]
         if "target" not in batch:
-            return total, terms
+            return total, Aux(terms, memory)
 
-        target = batch["target"]
-        weight = target["pseudo_weight"]
-        known = jnp.where(
-            weight[:, None] > 0, target["pseudo_box_cxcywh"], jnp.array(augment.NO_BOX)
-        )
-        target_out, target_box = forward(params, target, known, step, target_key)
-        terms["target_image"] = date.image_loss(target_out, target, config.image_seeker)
+        # Stage 2: the target's pairs, in views that keep the pseudo box where there is one.
+        target, table = batch["target"], memory.replicated["pseudo_boxes"]
+        weight, pseudo_box = (table[name][target["index"]] for name in ("weight", "box_cxcywh"))
+        focus = jnp.where(weight[:, None] > 0, pseudo_box, jnp.array(augment.NO_BOX))
+        target_out, target_box = forward(params, target, focus, step, target_key)
+        terms["target_image"] = supervised.image_loss(target_out, target, config.image_seeker)
         total = total + config.image_seeker.target_weight * terms["target_image"]
+
+        # Stage 2: both domains' features alike, those of earlier batches among them.
         if align is not None:
             progress = (step - begin) / max(end - begin, 1)
+            queue = memory.replicated.get("queue")
             variables = {"params": params["aligner"]}
-            queue = batch.get("queue")
-            if queue is not None:
-                sides = {"source": out, "target": target_out}
-                features = {
-                    side: {name: jax.lax.stop_gradient(found[name]) for name in FEATURES}
-                    for side, found in sides.items()
-                }
-                terms["features"] = features
-            for name, term in align(variables, out, target_out, progress, queue).items():
+            for name, term in align(variables, source_out, target_out, progress, queue).items():
                 terms[f"align_{name}"] = term
                 share = 1.0 if name == "object" else config.aligner[f"{name}_weight"]
                 total = total + config.aligner.weight * share * term
-        terms["pseudo"] = date.box_loss(
+            if queue is not None:
+                queue = aligner.updated_queue(queue, source_out, target_out)
+                memory = memory._replace(replicated={**memory.replicated, "queue": queue})
+
+        # Stage 3: the boxes that the teacher drew.
+        terms["pseudo"] = supervised.box_loss(
             target_out["box_cxcywh"], target_box, weight, config.object_seeker
         )
         # The mean over the selected rows counts by their share: few boxes, small say.
         terms["pseudo_share"] = (weight > 0).mean()
         total = total + config.pseudo_boxes.weight * terms["pseudo_share"] * terms["pseudo"]
-        return total, {**terms, "loss": total}
+        return total, Aux({**terms, "loss": total}, memory)
 
-    return Task(init, loss, date.predictions(model, config, swap_table))
+    predict = network.predictions(model) | teacher.predictions(model, config, swap_table)
+    return Learner(init, loss, predict)
+
+
+def empty_table(rows: int) -> dict[str, Float[Array, "N ..."]]:
+    """The pseudo boxes before the first refresh: the same box for each row, and none weighs."""
+    rows = max(rows, 1)  # without a target one row that nobody reads: Orbax saves no empty array
+    return {"box_cxcywh": jnp.full((rows, 4), 0.5), "weight": jnp.zeros(rows)}
+
+
+def _learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
+    rows = sum(sizes.get(name, 0) for name in split_names(config.data.target, "train"))
+    return learner(config, *batches.vocabulary(tokenizer), rows)
+
+
+TASK = Task(
+    contradictions=rules.adaptation_contradictions,
+    load=evaluation.load_adaptive,
+    learner=_learner,
+    example=batches.adaptive_example,
+    batches=batches.adaptive_batches,
+    evaluator=evaluation.evaluator,
+    highlight=evaluation.highlight,
+    terms=(*supervised.TASK.terms, "target_image", "pseudo"),
+    columns=evaluation.COLUMNS,
+    between=between_steps.between,
+)

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from date_jax import losses, sharding
 from date_jax.pairs.tiles import TILE, fold_tiles
@@ -206,26 +207,34 @@ def _distances(
     return dict(zip(FEATURES, jax.vmap(distance)(*given), strict=True))
 
 
-def empty_queue(rows: int, width: int) -> dict[str, Any] | None:
-    """Room for the features of `rows` earlier rows of each domain; None for no rows."""
-    if not rows:
-        return None
+def empty_queue(rows: int, width: int) -> dict[str, Any]:
+    """Room for the features of `rows` earlier rows of each domain, `[rows width]` each."""
     side = {name: jnp.zeros((rows, width), jnp.float32) for name in FEATURES}
     return {"source": side, "target": dict(side), "filled": jnp.zeros((), jnp.int32)}
 
 
-def remembered(queue: dict[str, Any], features: dict[str, dict[str, Array]]) -> dict[str, Any]:
-    """The queue with the features of a batch `[B D]` in front, and the oldest gone."""
+def updated_queue(
+    queue: dict[str, Any], source: dict[str, Array], target: dict[str, Array]
+) -> dict[str, Any]:
+    """The queue with a batch's FEATURES `[B D]` in front, held constant, and the oldest gone."""
     sides = {
         side: {
-            name: jnp.concatenate([features[side][name].astype(jnp.float32), old])[: len(old)]
-            for name, old in queue[side].items()
+            name: jnp.concatenate(
+                [jax.lax.stop_gradient(features[name]).astype(jnp.float32), earlier]
+            )[: len(earlier)]
+            for name, earlier in queue[side].items()
         }
-        for side in features
+        for side, features in (("source", source), ("target", target))
     }
-    rows = len(features["source"]["loc"])
-    filled = jnp.minimum(queue["filled"] + rows, len(queue["source"]["loc"]))
+    filled = jnp.minimum(queue["filled"] + len(source["loc"]), len(queue["source"]["loc"]))
     return {**sides, "filled": filled}
+
+
+def build(config: ConfigDict) -> "Aligner | None":
+    """The aligner that `config.aligner` asks for; None for the kind "none"."""
+    if config.kind == "none":
+        return None
+    return Aligner(config.kind, config.unbiased, config.hidden)
 
 
 @jax.custom_vjp
@@ -284,7 +293,7 @@ class Aligner(nn.Module):
         progress: Array,
         queue: dict[str, Any] | None = None,
     ) -> dict[str, Float[Array, ""]]:
-        """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `remembered`."""
+        """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `updated_queue`."""
         if self.kind == "mmd":
             distance = _distances(source, target, queue, unbiased=self.unbiased)
             return {

@@ -1,7 +1,7 @@
-"""What PG-DA asks of the loop: who is in the batch when, and the refresh of the pseudo boxes."""
+"""What PG-DA does between steps: it draws the pseudo boxes of the target anew, now and then."""
 
-import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +10,64 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax import boxes
+from date_jax import boxes, sharding
 from date_jax.data import pipeline
 from date_jax.data.domains import split_names
-from date_jax.date import pseudo_boxes
-from date_jax.date.adaptive import adapts, align_start, pseudo_start
+from date_jax.date import batches, evaluation, pseudo_boxes
 from date_jax.errors import Preempted
+from date_jax.evals import sheets
 from date_jax.evals.collect import Collect, collector
 from date_jax.run.countdown import Countdown
-from date_jax.task import Task
+from date_jax.task import Between, Change, Learner, ShouldStop
+
+SHEET = 12  # pictures of the target on the sheet of a refresh
 
 
-def stage(config: ConfigDict, step: int) -> int:
-    """1: the source alone; 2: aligned with the target; 3: with pseudo boxes."""
-    return 1 + (step >= align_start(config)) + (step >= pseudo_start(config))
+def between(
+    config: ConfigDict,
+    corpus: Any,
+    learner: Learner,
+    mesh: jax.sharding.Mesh,
+    *,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Between:
+    """The refresh of the pseudo boxes; see `task.MakeBetween` for the arguments."""
+    refreshed_table = table_maker(config, corpus, learner, mesh, folder=folder, say=say)
+    target = split_names(config.data.target, "train")[:1]
 
+    def run(state: Any, step: int, should_stop: ShouldStop) -> Change:
+        memory = state.memory
+        # A frozen teacher is the average network as it is where stage 3 begins.
+        if memory.sharded and step == batches.pseudo_start(config):
+            memory = memory._replace(sharded={"teacher": jax.tree.map(jnp.copy, state.ema)})
+        teacher = memory.sharded["teacher"] if memory.sharded else state.ema
+        table, metrics = refreshed_table(state.params, teacher, step, should_stop)
+        replicated = {
+            **memory.replicated,
+            "pseudo_boxes": sharding.device_arrays(table, sharding.replicated_sharding(mesh)),
+        }
+        drawn = {
+            name: partial(table_sheet, corpus, name, table, f"{name}, step {step}")
+            for name in target
+        }
+        return Change(memory._replace(replicated=replicated), metrics, drawn)
 
-def batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[str, Any]]:
-    """This process's part of the batch of each step from `first_step`, without end.
-
-    The target joins at stage 2, and has no boxes.
-    """
-    options = {"batch_size": config.batch_size, "share": pipeline.Share.here()}
-    source = pipeline.train_batches(
-        corpus,
-        split_names(config.data.source, "train"),
-        seed=config.seed,
-        start_step=first_step,
-        boxes=True,
-        **options,
+    return Between(
+        name="pseudo_boxes",
+        title="pseudo boxes",
+        due=partial(is_due, config),
+        run=run,
+        label=lambda step: f"stage {batches.stage(config, step)}",
     )
-    target = None
-    for step in itertools.count(first_step):
-        batch = {"source": next(source)}
-        if step >= align_start(config):
-            if target is None:
-                target = pipeline.train_batches(
-                    corpus,
-                    split_names(config.data.target, "train"),
-                    seed=config.seed + 1,
-                    start_step=step,
-                    boxes=False,
-                    **options,
-                )
-            batch["target"] = next(target)
-        yield batch
 
 
-def no_pseudo_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
-    """The table as it is before the first refresh: a row for each target picture, none weighs."""
-    names = split_names(config.data.get("target", ""), "train")
-    count = sum(corpus.splits[name].size for name in names)
-    count = max(count, 1)  # without a target one row that nobody reads: Orbax saves no empty array
-    return {
-        "box_cxcywh": np.full((count, 4), 0.5, np.float32),
-        "weight": np.zeros(count, np.float32),
-    }
+def is_due(config: ConfigDict, step: int) -> bool:
+    """Whether a refresh comes before step `step`; of the oracle's true boxes there is one."""
+    since = step - batches.pseudo_start(config)
+    if not (batches.adapts(config) and config.pseudo_boxes.weight) or since < 0:
+        return False
+    return since == 0 if config.method == "oracle" else since % config.pseudo_boxes.every == 0
 
 
 def true_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
@@ -80,108 +82,100 @@ def true_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
     return {"box_cxcywh": np.asarray(boxes.cxcywh(jnp.asarray(xyxy))), "box_mask": has_box}
 
 
-class PseudoBoxes:
-    """Makes the table anew when it is time.
+def table_maker(
+    config: ConfigDict,
+    corpus: Any,
+    learner: Learner,
+    mesh: jax.sharding.Mesh,
+    *,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, float]]]:
+    """The function `(params, teacher, step, should_stop) -> (table, metrics)` of a refresh.
+
+    `params` embed both data sets where the config ranks by count; the boxes are those of the
+    network `teacher`. Make it once: its first use compiles.
 
     Args:
-        task: of `tasks.build`.
-        mesh: what the embedding of the two data sets is spread over.
+        mesh: the embedding of the data sets is spread over it.
         folder: of the run; holds what is counted so far while pairs are.
-        say: takes a line about that.
+        say: takes a line about the progress.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        config: ConfigDict,
-        corpus: Any,
-        mesh: jax.sharding.Mesh,
-        *,
-        folder: Path,
-        say: Callable[[str], None],
-    ):
-        self._config, self._corpus, self._mesh = config, corpus, mesh
-        self._folder, self._say = folder, say
+    def collector_of(*names: str) -> Collect:
+        predict = {name: learner.predict[name] for name in names}
+        return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 
-        def made(*names: str) -> Collect:
-            predict = {name: task.predict[name] for name in names}
-            return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
+    embed = collector_of("image_embedding", "query_embedding")
+    draw = collector_of("pseudo_box_cxcywh", "agreement")
 
-        self._embed = made("image_embedding", "query_embedding")
-        self._teach = made("pseudo_box_cxcywh", "agreement")
-
-    def begins(self, step: int) -> bool:
-        """Whether `step` is the first with pseudo boxes."""
-        return step == pseudo_start(self._config)
-
-    def due(self, step: int) -> bool:
-        """Whether a refresh comes before step `step`: of the oracle's table once."""
-        if not (adapts(self._config) and self._config.pseudo_boxes.weight):
-            return False
-        since = step - pseudo_start(self._config)
-        if self._config.method == "oracle":
-            return since == 0
-        return (
-            self._config.method == "date"
-            and since >= 0
-            and since % self._config.pseudo_boxes.every == 0
+    def all_rows(domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """One pass over the training rows of some domains, without their boxes."""
+        names, batch_size = split_names(domains, "train"), config.eval.batch_size
+        rows = pipeline.eval_batches(
+            corpus,
+            names,
+            batch_size=batch_size,
+            boxes=False,
+            share=pipeline.Share.here(),
         )
+        countdown = Countdown(f"step {step} | {domains} pictures embedded", size(domains), say)
+        return countdown.over(rows, rows=batch_size)
 
-    def refreshed(
-        self, params: Any, teacher: Any, step: int, should_stop: Callable[[], bool]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """The table from now on, and what there is to know of it.
+    def size(domains: str) -> int:
+        """The number of training rows of some domains."""
+        return sum(corpus.splits[name].size for name in split_names(domains, "train"))
 
-        Args:
-            params: the network that embeds both data sets.
-            teacher: the network whose boxes they are.
-            step: steps done.
-            should_stop: see `collector`.
-        """
-        config = self._config
-        truth = true_boxes(config, self._corpus)
-        if config.method == "oracle":
-            weight = truth["box_mask"].astype(np.float32)
-            table = {"box_cxcywh": truth["box_cxcywh"], "weight": weight}
-            return table, {"selected": float(weight.sum())}
-        start = pseudo_start(config)
+    def ranking(params: Any, step: int, should_stop: ShouldStop) -> pseudo_boxes.Ranking:
+        """The targets ranked by the number of source rows that resemble them."""
         what = f"step {step} | source rows compared with the target"
-        countdown = Countdown(what, self._size(config.data.source), self._say)
+        countdown = Countdown(what, size(config.data.source), say)
 
         def after_block(done: int, rows: int) -> None:
             if done < rows and should_stop():
                 raise Preempted("stopped while pairs were counted")
             countdown.at(done)
 
-        refreshed = pseudo_boxes.refresh(
-            self._embed,
-            self._teach,
-            params,
-            teacher,
-            lambda: self._all_rows(config.data.source, step),
-            lambda: self._all_rows(config.data.target, step),
+        source, target = (
+            embed(params, all_rows(domains, step), should_stop=should_stop)
+            for domains in (config.data.source, config.data.target)
+        )
+        return pseudo_boxes.resemblance(
+            source,
+            target,
             config.pseudo_boxes,
-            mesh=self._mesh,
-            progress=(step - start) / max(config.steps - start, 1),
+            mesh=mesh,
             rng=jax.random.fold_in(jax.random.key(config.seed), step),
+            counting=pseudo_boxes.Counting(folder, after_block),
+        )
+
+    def table(
+        params: Any, teacher: Any, step: int, should_stop: ShouldStop
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        truth = true_boxes(config, corpus)
+        if config.method == "oracle":
+            weight = truth["box_mask"].astype(np.float32)
+            return {"box_cxcywh": truth["box_cxcywh"], "weight": weight}, {
+                "selected": float(weight.sum())
+            }
+        rows = draw(teacher, all_rows(config.data.target, step), should_stop=should_stop)
+        start = batches.pseudo_start(config)
+        by_count = config.pseudo_boxes.rank == "count"
+        return pseudo_boxes.refresh(
+            rows,
+            config.pseudo_boxes,
+            progress=(step - start) / max(config.steps - start, 1),
+            ranking=ranking(params, step, should_stop) if by_count else None,
             truth=truth,
-            should_stop=should_stop,
-            counting=pseudo_boxes.Counting(self._folder, after_block),
         )
-        return refreshed.table, refreshed.metrics
 
-    def _all_rows(self, domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
-        names, rows = split_names(domains, "train"), self._config.eval.batch_size
-        batches = pipeline.eval_batches(
-            self._corpus,
-            names,
-            share=pipeline.Share.here(),
-            batch_size=rows,
-            boxes=False,
-        )
-        what = f"step {step} | {domains} pictures looked at"
-        return Countdown(what, self._size(domains), self._say).over(batches, rows=rows)
+    return table
 
-    def _size(self, domains: str) -> int:
-        """How many training rows these domains have together."""
-        return sum(self._corpus.splits[name].size for name in split_names(domains, "train"))
+
+def table_sheet(corpus: Any, name: str, table: dict[str, np.ndarray], title: str) -> np.ndarray:
+    """A sheet of a target split's rows with their pseudo boxes, those trained on in blue."""
+    size = corpus.splits[name].size
+    chosen = table["weight"][:size] > 0
+    rows = sheets.spread(size, SHEET)
+    box = table["box_cxcywh"][:size]
+    return evaluation.sheet(corpus, name, box, rows, title, chosen=chosen)

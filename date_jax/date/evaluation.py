@@ -1,4 +1,4 @@
-"""Retrieval and grounding, with a target domain or without: what tasks pgda and date ask for."""
+"""How DATE is measured: retrieval and grounding on every domain, and how far domains are apart."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,39 +14,37 @@ from ml_collections import ConfigDict
 from date_jax import boxes
 from date_jax.data import pipeline
 from date_jax.data.domains import joined_domains, split_names
-from date_jax.data.tokenizer import MIRRORED
-from date_jax.date import adaptive, aligner, supervised
-from date_jax.date import between_steps as adaptation
+from date_jax.date import aligner
 from date_jax.errors import DataError
-from date_jax.evals import grounding, retrieval
-from date_jax.evals import sheets as pictures
+from date_jax.evals import grounding, retrieval, sheets
 from date_jax.evals.collect import Collect, Predict, collector
-from date_jax.evals.grounding import clamped_iou
-from date_jax.task import Course, Evaluate, Evaluated, Task
+from date_jax.task import Evaluate, Evaluation, Learner, ShouldStop
 
-BUILD = {"pgda": adaptive.build, "date": supervised.build}
-EMBEDDED = ("image", "query")
+COLUMNS = ("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10")
+EMBEDDINGS = ("image", "query")
 _COMPARED = 2048  # rows of a split whose features are compared with another's
+_FAILURES = 24  # pictures on the sheet of failures
 
-PREDICTIONS = ("image_embedding", "query_embedding", "box_cxcywh")
 
+class Measures(NamedTuple):
+    """The measures of one split, and what they were made from.
 
-class Evaluation(NamedTuple):
-    """Attributes:
-    metrics: by name, see `retrieval.metrics` and `grounding.metrics`; and `examples`.
-    rows: what was collected of every row of the split, by name; see `collector`.
+    Attributes:
+        metrics: by name, see `retrieval.metrics` and `grounding.metrics`; and `examples`.
+        rows: what was collected of every row of the split, by name; see `collector`.
     """
 
     metrics: dict[str, float]
     rows: dict[str, np.ndarray]
 
 
-def evaluated(predict: Predict) -> Predict:
-    """What `evaluate` needs its collector to make: some of a task's predictions, and `picture`."""
-    return {name: predict[name] for name in PREDICTIONS} | {"picture": picture}
+def required_predictions(predict: Predict) -> Predict:
+    """What `split_measures` needs its collector to make: some predictions, and `picture`."""
+    names = (*(f"{name}_embedding" for name in EMBEDDINGS), "box_cxcywh")
+    return {name: predict[name] for name in names} | {"picture": picture_hash}
 
 
-def picture(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
+def picture_hash(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
     """A number of 64 bits, in two halves, that only rows with the same picture share.
 
     Random weights times the bytes, modulo 2³²: two pictures collide once in about 10¹⁵ pairs.
@@ -56,18 +54,18 @@ def picture(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
     return (pixels * weights).sum(axis=-1, dtype=jnp.uint32)
 
 
-def evaluate_rows(
+def split_measures(
     collect: Collect,
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     *,
     mesh: jax.sharding.Mesh,
-    should_stop: Callable[[], bool] | None = None,
-) -> Evaluation:
-    """The metrics of one split, exact for any number of rows and the same on every process.
+    should_stop: ShouldStop | None = None,
+) -> Measures:
+    """The measures of one split, exact for any number of rows and the same on every process.
 
     Args:
-        collect: `collector(evaluated(task.predict), mesh, ...)`, made once for all splits.
+        collect: `collector(required_predictions(predict), mesh, ...)`, made once for all splits.
         params: the network's.
         batches: this process's evaluation batches of the split, with boxes.
         mesh: of `sharding.device_mesh`.
@@ -82,99 +80,100 @@ def evaluate_rows(
     _, image_id = np.unique(rows["picture"], axis=0, return_inverse=True)
     pairs = rows["image_embedding"], rows["query_embedding"], rows["product_id"]
     metrics |= retrieval.metrics(*pairs, image_id=image_id, mesh=mesh)
+    # Grounding, where the split has boxes.
     if "box_mask" in rows:
-        boxes = rows["box_cxcywh"], rows["true_box_cxcywh"], rows["box_mask"]
-        metrics |= grounding.metrics(*boxes)
-    return Evaluation(metrics, rows)
+        pair = rows["box_cxcywh"], rows["true_box_cxcywh"]
+        metrics |= grounding.metrics(*pair, rows["box_mask"])
+    return Measures(metrics, rows)
 
 
 def load(config: ConfigDict) -> pipeline.Corpus:
-    """The data set of `config.data`.
+    """The corpus of `config.data`.
 
     Raises:
-        DataError: see `pipeline.load`; or boxes shall be learnt and there are none.
+        DataError: see `pipeline.load`; or boxes shall be learnt and the source has none.
     """
     corpus = pipeline.load(config.data, "grounding")
-    require_learnable(config, corpus.splits)
-    return corpus
-
-
-def require_learnable(config: ConfigDict, there: Mapping[str, Any]) -> None:
-    """Raises DataError if boxes shall be learnt and not one training row of the source, or for the
-    oracle of the target, has one."""
-
-    def has_boxes(domains: str) -> bool:
-        names = split_names(domains, "train")
-        return any(there[name].records.has_box().any() for name in names)
-
-    if not config.object_seeker.weight:
-        return
-    if not has_boxes(config.data.source):
+    if config.object_seeker.weight and not has_boxes(corpus.splits, config.data.source):
         raise DataError(
             f"config.data.source: not one training row of {config.data.source} has a box\n"
             "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
             "--config.object_seeker.weight=0"
         )
-    if config.get("method") == "oracle" and not has_boxes(config.data.target):
+    return corpus
+
+
+def load_adaptive(config: ConfigDict) -> pipeline.Corpus:
+    """The corpus of `config.data`, for PG-DA.
+
+    Raises:
+        DataError: see `load`; or the oracle shall learn the target's boxes and there are none.
+    """
+    corpus = load(config)
+    oracle = config.method == "oracle" and config.object_seeker.weight
+    if oracle and not has_boxes(corpus.splits, config.data.target):
         raise DataError(
             f"config.method=oracle: not one training row of {config.data.target} has a box\n"
             "  without the target's boxes there is no oracle; leave it out"
         )
+    return corpus
 
 
-def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
-    """What `config.task` names, for the corpus' vocabulary."""
-    tokenizer = corpus.tokenizer
-    mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
-    return BUILD[config.task](config, len(tokenizer.vocab), mirrored)
+def has_boxes(splits: Mapping[str, Any], domains: str) -> bool:
+    """Whether a training row of these domains has a box."""
+    names = split_names(domains, "train")
+    return any(splits[name].records.has_box().any() for name in names)
 
 
 def evaluator(
-    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
+    config: ConfigDict, corpus: pipeline.Corpus, learner: Learner, mesh: jax.sharding.Mesh
 ) -> Evaluate:
     """Measures retrieval, and grounding where there are boxes, on splits of every domain; and how
     far the target's features are from the source's, see `domain_distance`."""
-    collect = collector(evaluated(task.predict), mesh, rows_at_once=config.model.rows_at_once)
+    predict = required_predictions(learner.predict)
+    collect = collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 
-    def one(
+    def evaluate_split(
         name: str,
         params: Any,
         features: dict[str, dict[str, np.ndarray]],
-        should_stop: Callable[[], bool],
-    ) -> Evaluated:
+        should_stop: ShouldStop,
+    ) -> Evaluation:
         batches = pipeline.eval_batches(
             corpus,
             [name],
-            share=pipeline.Share.here(),
             batch_size=config.eval.batch_size,
             boxes=True,
+            share=pipeline.Share.here(),
         )
-        metrics, rows = evaluate_rows(collect, params, batches, mesh=mesh, should_stop=should_stop)
-        some = pictures.spread(len(rows["index"]), _COMPARED)
-        features[name] = {what: rows[f"{what}_embedding"][some] for what in EMBEDDED}
+        metrics, rows = split_measures(collect, params, batches, mesh=mesh, should_stop=should_stop)
+        # How far the target is from the source, whose splits come first.
+        sample = sheets.spread(len(rows["index"]), _COMPARED)
+        features[name] = {kind: rows[f"{kind}_embedding"][sample] for kind in EMBEDDINGS}
         kind = name.rpartition("_")[2]
         if name in split_names(config.data.target, kind):
             sources = split_names(config.data.source, kind)
             metrics |= domain_distance(sources, name, features)
-        drawn = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
+        # What a person looks at.
+        draw = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
         files = failure_files(corpus, name, rows) if kind == "test" else {}
-        return Evaluated(metrics, drawn, files)
+        return Evaluation(metrics, draw, files)
 
     def evaluate(
-        params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
-    ) -> Iterator[tuple[str, Evaluated]]:
+        params: Any, kinds: Sequence[str], should_stop: ShouldStop
+    ) -> Iterator[tuple[str, Evaluation]]:
         features: dict[str, dict[str, np.ndarray]] = {}
-        for name in ordered(config.data.source, corpus.splits, kinds):
-            yield name, one(name, params, features, should_stop)
+        for name in splits_in_order(config.data.source, corpus.splits, kinds):
+            yield name, evaluate_split(name, params, features, should_stop)
 
     return evaluate
 
 
-def ordered(source: str, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
+def splits_in_order(source: str, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
     """The splits of these kinds, those of the source's domains first."""
     domains = joined_domains(source)
-    chosen = [name for name in names if name.rpartition("_")[2] in kinds]
-    return sorted(chosen, key=lambda name: name.rpartition("_")[0] not in domains)
+    splits = [name for name in names if name.rpartition("_")[2] in kinds]
+    return sorted(splits, key=lambda name: name.rpartition("_")[0] not in domains)
 
 
 def domain_distance(
@@ -184,16 +183,18 @@ def domain_distance(
     embeddings of the source's splits together and those of the target's.
 
     Args:
-        sources: splits; those that are not there have no say, and without any there is no distance.
+        sources: splits; those without features have no say, and without any there is no distance.
         target: a split.
-        features: of the splits that are there, `[N D]` by kind.
+        features: `[N D]` by split and kind.
     """
-    there = [features[name] for name in sources if name in features]
-    if not there:
+    source_features = [features[name] for name in sources if name in features]
+    if not source_features:
         return {}
     return {
-        f"distance_{what}": float(_mmd(np.concatenate([each[what] for each in there]), of))
-        for what, of in features[target].items()
+        f"distance_{kind}": float(
+            _mmd(np.concatenate([split[kind] for split in source_features]), rows)
+        )
+        for kind, rows in features[target].items()
     }
 
 
@@ -204,7 +205,7 @@ def failures(rows: dict[str, np.ndarray]) -> Int[np.ndarray, " F"]:
     """The rows whose box has an IoU below 0.5 with the true one, the worst first."""
     if "box_mask" not in rows:
         return np.zeros(0, np.int64)
-    iou = clamped_iou(rows["box_cxcywh"], rows["true_box_cxcywh"])
+    iou = grounding.clamped_iou(rows["box_cxcywh"], rows["true_box_cxcywh"])
     wrong = np.flatnonzero(rows["box_mask"] & (iou < 0.5))
     return wrong[np.argsort(iou[wrong], kind="stable")]
 
@@ -212,31 +213,33 @@ def failures(rows: dict[str, np.ndarray]) -> Int[np.ndarray, " F"]:
 def failure_files(
     corpus: pipeline.Corpus, name: str, rows: dict[str, np.ndarray]
 ) -> dict[str, Callable[[Path], None]]:
-    """`failures_<name>.png`: 24 of `failures`, evenly from the worst to the nearly right; none of
-    them, no file."""
+    """`failures_<name>.png`: a sheet of `failures`, evenly from the worst to the nearly right.
+
+    Without failures there is no file.
+    """
     wrong = failures(rows)
     if not len(wrong):
         return {}
-    some, box = wrong[pictures.spread(len(wrong), 24)], rows["box_cxcywh"]
-    title = f"{name}: {len(some)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
+    sample, box = wrong[sheets.spread(len(wrong), _FAILURES)], rows["box_cxcywh"]
+    title = f"{name}: {len(sample)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
 
-    def written(path: Path) -> None:
-        pictures.write(path, sheet(corpus, name, box, some, title))
+    def write(path: Path) -> None:
+        sheets.write(path, sheet(corpus, name, box, sample, title))
 
-    return {f"failures_{name}.png": written}
+    return {f"failures_{name}.png": write}
 
 
-def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+def highlight(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
     """The target's first split of that kind, else the last of all."""
-    wanted = [name for name in split_names(config.data.target, kind) if name in names]
-    return next(iter(wanted or names[::-1]), None)
+    targets = [name for name in split_names(config.data.target, kind) if name in names]
+    return next(iter(targets or names[::-1]), None)
 
 
 def spread_sheet(
     corpus: pipeline.Corpus, name: str, box_cxcywh: np.ndarray, count: int, title: str
 ) -> UInt8[np.ndarray, "Y X 3"]:
     """`sheet` of `count` pictures from all over the split."""
-    return sheet(corpus, name, box_cxcywh, pictures.spread(len(box_cxcywh), count), title)
+    return sheet(corpus, name, box_cxcywh, sheets.spread(len(box_cxcywh), count), title)
 
 
 def sheet(
@@ -260,7 +263,7 @@ def sheet(
     """
     split = corpus.splits[name]
     true = np.asarray(boxes.cxcywh(jnp.asarray(split.records.box_xyxy()[rows])))
-    return pictures.grid(
+    return sheets.grid(
         pipeline.pictures(corpus, name, rows),
         [split.texts[row] for row in rows],
         true,
@@ -270,14 +273,3 @@ def sheet(
         pseudo_mask=None if chosen is None else chosen[rows],
         title=title,
     )
-
-
-COURSE = Course(
-    load=load,
-    task=task,
-    batches=adaptation.batches,
-    evaluator=evaluator,
-    shown=shown,
-    terms=("loss", "box", "image", "iou", "target_image", "pseudo"),
-    columns=("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10"),
-)

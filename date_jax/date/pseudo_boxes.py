@@ -6,13 +6,14 @@ source and target are embedded as a whole, and a target pair that resembles many
 where the network has learnt; but crowded, average-looking pictures resemble most.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
+from ml_collections import ConfigDict
 
 from date_jax import boxes
 from date_jax.pairs import all_pairs
@@ -25,9 +26,11 @@ _QUANTILE_ROWS = 2048  # 2 million pairs pin a quantile to three digits
 
 
 class Refreshed(NamedTuple):
-    """Attributes:
-    table: `box_cxcywh` float32 `[N 4]` and `weight` float32 `[N]`, by the target rows' `index`.
-    metrics: scalars by name, see `refresh`.
+    """A new table of pseudo boxes.
+
+    Attributes:
+        table: `box_cxcywh` float32 `[N 4]` and `weight` float32 `[N]`, by the target rows' `index`.
+        metrics: scalars by name, see `refresh`.
     """
 
     table: dict[str, np.ndarray]
@@ -35,9 +38,11 @@ class Refreshed(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Attributes:
-    image: unit vectors `[N D]`.
-    text: unit vectors `[N D]` of the same rows.
+    """The embeddings of a data set's rows.
+
+    Attributes:
+        image: unit vectors `[N D]`.
+        text: unit vectors `[N D]` of the same rows.
     """
 
     image: np.ndarray
@@ -45,89 +50,82 @@ class Features(NamedTuple):
 
 
 class Counting(NamedTuple):
-    """What `all_pairs.counts` is told beside the features.
+    """What `all_pairs.counts` needs besides the features.
 
     Attributes:
         folder: holds what is counted so far until all is, on process 0.
-        after_block: told how many of how many source rows are done; may raise to stop.
+        after_block: is called with the number of source rows done and of all; may raise to stop.
     """
 
     folder: Path
     after_block: Callable[[int, int], None]
 
 
+class Ranking(NamedTuple):
+    """How much each target row resembles the source.
+
+    Attributes:
+        signal: `[N]`, source rows that resemble it, or of "rank" the mean of two percentile ranks.
+        theta: the cosine above which two rows are alike; of "rank" the mean of both.
+    """
+
+    signal: np.ndarray
+    theta: float
+
+
 def refresh(
-    embed: Callable[..., dict[str, np.ndarray]],
-    teach: Callable[..., dict[str, np.ndarray]],
-    params: Any,
-    teacher_params: Any,
-    source_batches: Callable[[], Iterable[dict[str, np.ndarray]]],
-    target_batches: Callable[[], Iterable[dict[str, np.ndarray]]],
-    config: Any,
+    rows: Mapping[str, np.ndarray],
+    config: ConfigDict,
     *,
-    mesh: jax.sharding.Mesh,
     progress: float,
-    rng: Array,
+    ranking: Ranking | None = None,
     truth: Mapping[str, np.ndarray] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    counting: Counting | None = None,
 ) -> Refreshed:
     """The teacher's boxes of all target rows and which of them to train on, from now on.
 
     Args:
-        embed: a collector of `image_embedding` and `query_embedding`; asked to rank by `count`.
-        teach: a collector of `pseudo_box_cxcywh` and `agreement`.
-        params: what `embed` runs with: the current extractors.
-        teacher_params: what `teach` runs with.
-        source_batches: gives one pass over the whole source, unaugmented; likewise
-            `target_batches`, which may be asked twice. Neither needs boxes.
+        rows: `pseudo_box_cxcywh` `[N 4]`, `agreement` `[N]` and `index` `[N]` of all target rows,
+            as collected from the teacher.
         config: the `pseudo_boxes` section.
-        mesh: the pairs are counted on all of it.
         progress: 0 at the start of the stage, 1 at its end.
-        rng: picks the source rows that θ is estimated on.
+        ranking: of the same rows, to rank by count; None ranks by agreement.
         truth: true `box_cxcywh` `[N 4]` and `box_mask` `[N]` of the target rows by `index`. Only
             for `precision_…` and `recall_…` among the metrics; nothing in the table depends on it.
-        should_stop: see `collector`.
-        counting: see `Counting`; without it counting is neither saved nor told.
 
     Returns:
         The table, the same on every process, and as metrics: `selected` (rows that weigh 1),
         `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs), with
-        rank by `count` also `theta`; with `truth` the shares of boxes with IoU >= 0.5:
-        `precision_all`, `precision_selected` (of the rows that rank best, earned or not), and of
-        all rows with a true box the share that ranks best and is right, `recall_selected`.
+        a ranking also `theta`; with `truth` the shares of boxes with IoU >= 0.5: `precision_all`,
+        `precision_selected` (of the rows that rank best, earned or not), and of all rows with a
+        true box the share that ranks best and is right, `recall_selected`.
     """
-    taught = teach(teacher_params, target_batches(), should_stop=should_stop)
-    counted: dict[str, float] = {}
-    reliability = taught["agreement"].astype(np.float64)
-    if config.rank == "count":
-        source = embed(params, source_batches(), should_stop=should_stop)
-        target = embed(params, target_batches(), should_stop=should_stop)
-        reliability, counted["theta"] = _resemblance(
-            source, target, config, mesh=mesh, rng=rng, counting=counting
-        )
+    # The best share of the rows on which the teacher is steady.
+    agreement = rows["agreement"]
+    reliability = agreement.astype(np.float64) if ranking is None else ranking.signal
+    is_steady = agreement >= config.min_row_agreement
     share = keep_share(config, progress)
-    is_steady = taught["agreement"] >= config.min_row_agreement
     chosen = selection(np.where(is_steady, reliability, -np.inf), share) & is_steady
-    mean_agreement = float(np.mean(taught["agreement"]))
+    # A teacher whose views disagree teaches nothing yet.
+    mean_agreement = float(np.mean(agreement))
     earned = mean_agreement >= config.min_agreement
     metrics = {
         "selected": float(chosen.sum() * earned),
         "mean_agreement": mean_agreement,
         "earned": float(earned),
-        **counted,
     }
+    if ranking is not None:
+        metrics["theta"] = ranking.theta
+    # How right the boxes are, where somebody knows.
     if truth is not None:
-        true = {name: np.asarray(value)[taught["index"]] for name, value in truth.items()}
-        right = np.asarray(_is_right(taught["pseudo_box_cxcywh"], true["box_cxcywh"]))
-        metrics |= _quality(right, true["box_mask"], chosen)
-    table = {
-        "box_cxcywh": np.asarray(taught["pseudo_box_cxcywh"], np.float32),
-        "weight": (chosen & earned).astype(np.float32),
-    }
+        true_box, box_mask = (truth[name][rows["index"]] for name in ("box_cxcywh", "box_mask"))
+        metrics |= _quality(_is_right(rows["pseudo_box_cxcywh"], true_box), box_mask, chosen)
     # Collected in the split's order, which is that of `index`; the table is read by `index`.
-    place = np.argsort(taught["index"], kind="stable")
-    return Refreshed({name: rows[place] for name, rows in table.items()}, metrics)
+    order = np.argsort(rows["index"], kind="stable")
+    table = {
+        "box_cxcywh": np.asarray(rows["pseudo_box_cxcywh"], np.float32)[order],
+        "weight": (chosen & earned).astype(np.float32)[order],
+    }
+    return Refreshed(table, metrics)
 
 
 def keep_share(config: Any, progress: float) -> float:
@@ -135,6 +133,36 @@ def keep_share(config: Any, progress: float) -> float:
     its end, which no refresh reaches."""
     progress = min(max(progress, 0.0), 1.0)
     return config.keep_start + (config.keep_end - config.keep_start) * progress
+
+
+def resemblance(
+    source: Mapping[str, np.ndarray],
+    target: Mapping[str, np.ndarray],
+    config: ConfigDict,
+    *,
+    mesh: jax.sharding.Mesh,
+    rng: Array,
+    counting: Counting | None = None,
+) -> Ranking:
+    """The targets' counts of source rows that resemble them.
+
+    Args:
+        source, target: `image_embedding` `[N D]` and `query_embedding` `[N D]` of all rows.
+        config: the `pseudo_boxes` section.
+        mesh: the pairs are counted on all of it.
+        rng: picks the source rows that θ is estimated on.
+        counting: see `Counting`; without it counts are not saved on the way.
+    """
+    pairs = [
+        Features(rows["image_embedding"], rows["query_embedding"]) for rows in (source, target)
+    ]
+    if config.theta_kind == "quantile":
+        pairs = [*centred(*pairs)]
+    kind, combine = config.theta_kind, config.combine
+    theta = thresholds(pairs[0], config.theta, kind=kind, combine=combine, rng=rng)
+    options: dict[str, Any] = {"combine": combine, "mesh": mesh, "counting": counting}
+    count = similarity_counts(pairs[0], pairs[1], theta, **options)
+    return Ranking(count, float(np.mean(theta)))
 
 
 def percentile_rank(values: Real[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -231,28 +259,6 @@ def centred(source: Features, target: Features) -> tuple[Features, Features]:
     return Features(*(s for s, _ in parts)), Features(*(t for _, t in parts))
 
 
-def _resemblance(
-    source: dict[str, np.ndarray],
-    target: dict[str, np.ndarray],
-    config: Any,
-    *,
-    mesh: jax.sharding.Mesh,
-    rng: Array,
-    counting: Counting | None,
-) -> tuple[Float[np.ndarray, " N"], float]:
-    """The targets' counts, and θ (of "rank": the mean of both)."""
-    pairs = [
-        Features(rows["image_embedding"], rows["query_embedding"]) for rows in (source, target)
-    ]
-    if config.theta_kind == "quantile":
-        pairs = [*centred(*pairs)]
-    kind, combine = config.theta_kind, config.combine
-    theta = thresholds(pairs[0], config.theta, kind=kind, combine=combine, rng=rng)
-    options: dict[str, Any] = {"combine": combine, "mesh": mesh, "counting": counting}
-    count = similarity_counts(pairs[0], pairs[1], theta, **options)
-    return count, float(np.mean(theta))
-
-
 def _channels(features: Features, combine: str) -> list[list[np.ndarray]]:
     """What is counted against one θ each, as `all_pairs.counts` takes it."""
     image, text = (np.asarray(modality, np.float32) for modality in features)
@@ -266,9 +272,14 @@ def _channels(features: Features, combine: str) -> list[list[np.ndarray]]:
     raise ValueError(f"combine={combine!r} is none of {COMBINE}")
 
 
+def _is_right(a_cxcywh: Float[np.ndarray, "N 4"], b_cxcywh: Float[np.ndarray, "N 4"]) -> Any:
+    """Whether the IoU is 0.5 or more, `[N]`."""
+    return np.asarray(_overlap(a_cxcywh, b_cxcywh) >= 0.5)
+
+
 @jax.jit
-def _is_right(a_cxcywh: Float[Array, "N 4"], b_cxcywh: Float[Array, "N 4"]) -> Bool[Array, " N"]:
-    return boxes.iou(boxes.xyxy(a_cxcywh), boxes.xyxy(b_cxcywh)) >= 0.5
+def _overlap(a_cxcywh: Float[Array, "N 4"], b_cxcywh: Float[Array, "N 4"]) -> Float[Array, " N"]:
+    return boxes.iou(boxes.xyxy(a_cxcywh), boxes.xyxy(b_cxcywh))
 
 
 def _quality(

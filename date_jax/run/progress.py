@@ -32,7 +32,7 @@ class Record:
         saved = saved or {}
         self.sums: dict[str, list[float]] = saved.get("sums", {})  # since the last line
         self.skipped: int = saved.get("skipped", 0)
-        self.pseudo_boxes: list[dict[str, float]] = saved.get("pseudo_boxes", [])
+        self.changes: list[dict[str, float]] = saved.get("changes", [])  # between steps
         self.history: list[dict[str, Any]] = saved.get("history", [])  # of evaluations
         counted = dict.fromkeys((*_COUNTED, "examples", "steps"), 0.0)
         self.totals: dict[str, float] = counted | saved.get("totals", {})
@@ -45,7 +45,7 @@ class Record:
         return {
             "sums": self.sums,
             "skipped": self.skipped,
-            "pseudo_boxes": self.pseudo_boxes,
+            "changes": self.changes,
             "history": self.history,
             "totals": self.totals,
             "seconds": self.seconds,
@@ -67,9 +67,9 @@ class Record:
                 self.sums[name] = [total + value, count + 1]
         return False
 
-    def add_pseudo_boxes(self, step: int, metrics: dict[str, float]) -> None:
-        """Notes a refresh; one that a restart repeats takes the place of the first."""
-        self.pseudo_boxes = [*_without(self.pseudo_boxes, step), {"step": step, **metrics}]
+    def add_change(self, step: int, metrics: dict[str, float]) -> None:
+        """Notes what a task did between steps; one that a restart repeats replaces the first."""
+        self.changes = [*_without(self.changes, step), {"step": step, **metrics}]
 
     def add_evaluation(self, step: int, metrics: dict[str, dict[str, float]]) -> None:
         """Notes an evaluation, metrics by split; likewise."""
@@ -192,7 +192,7 @@ def _drop_lines_after(path: Path, step: int) -> float:
 def window_line(
     step: int,
     steps: int,
-    stage: int,
+    label: str,
     means: dict[str, float],
     lap: dict[str, float],
     terms: Sequence[str],
@@ -200,9 +200,10 @@ def window_line(
     """`step 300/2000 | stage 2 | loss 1.830 box ... | 170 examples/s | input 1% | 5m10s left`."""
     named = (*terms, "gradient_norm")
     said = " ".join(f"{name} {means[name]:.3f}" for name in named if name in means)
+    part = f"{label} | " if label else ""
     skipped = f" | {means['skipped_updates']:.0f} skipped" if means["skipped_updates"] else ""
     return (
-        f"step {step:>{len(str(steps))}}/{steps} | stage {stage} | {said}{skipped} | "
+        f"step {step:>{len(str(steps))}}/{steps} | {part}{said}{skipped} | "
         f"{lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
         f"{duration((steps - step) * lap['step_seconds'])} left"
     )

@@ -1,6 +1,6 @@
 """Pairs of offers mined from clicks, and a catalogue to search: what task same_style asks for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ from date_jax.evals import findings
 from date_jax.evals import sheets as pictures
 from date_jax.evals.collect import collector
 from date_jax.pairs import neighbours
-from date_jax.same_style import modes
+from date_jax.same_style import modes, rules
 from date_jax.same_style import task as same_style
-from date_jax.task import Course, Evaluate, Evaluated, Task
+from date_jax.task import Batch, Evaluate, Evaluation, Learner, Task, record_shapes
 
 SHOWN = 6  # offers found for one on a sheet
 
@@ -29,11 +29,18 @@ def load(config: ConfigDict) -> pipeline.Corpus:
     return pipeline.load(config.data, "offers")
 
 
-def task(config: ConfigDict, corpus: pipeline.Corpus) -> Task:
-    """For the corpus' vocabulary."""
-    tokenizer = corpus.tokenizer
+def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
+    """The learner for a vocabulary; it keeps nothing of rows, so `sizes` do not matter."""
+    del sizes
     mirrored = jnp.asarray(tokenizer.swap_table(MIRRORED))
-    return same_style.build(config, len(tokenizer.vocab), mirrored)
+    return same_style.learner(config, len(tokenizer.vocab), mirrored)
+
+
+def example(config: ConfigDict) -> Batch:
+    """The shapes of a batch of pairs."""
+    return {
+        side: record_shapes(config, "image", "text", "text_mask") for side in ("trigger", "offer")
+    }
 
 
 def batches(
@@ -64,11 +71,11 @@ def offers(config: ConfigDict, corpus: pipeline.Corpus, name: str) -> Iterator[d
 
 
 def evaluator(
-    config: ConfigDict, corpus: pipeline.Corpus, task: Task, mesh: jax.sharding.Mesh
+    config: ConfigDict, corpus: pipeline.Corpus, learner: Learner, mesh: jax.sharding.Mesh
 ) -> Evaluate:
     """Searches all offers of a split for the other ones of each one's product, in seven modes;
     passes over splits in which no offer has another one."""
-    collect = collector(task.predict, mesh, rows_at_once=config.model.rows_at_once)
+    collect = collector(learner.predict, mesh, rows_at_once=config.model.rows_at_once)
     trained = corpus.splits[PAIRED].products()[corpus.pairs]
     pairs = {"pairs": float(len(trained))}
     if corpus.has_true_products:
@@ -76,7 +83,7 @@ def evaluator(
 
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: Callable[[], bool]
-    ) -> Iterator[tuple[str, Evaluated]]:
+    ) -> Iterator[tuple[str, Evaluation]]:
         for name in (f"offer_{kind}" for kind in kinds if f"offer_{kind}" in corpus.splits):
             split = corpus.splits[name]
             product, category = split.products(), split.records.texts("category")
@@ -89,7 +96,7 @@ def evaluator(
             nearest = neighbours.nearest_rows(
                 rows["joint_embedding"], rows["joint_embedding"], SHOWN + 1, mesh=mesh
             )
-            yield name, Evaluated(metrics, partial(sheet, corpus, name, nearest.index))
+            yield name, Evaluation(metrics, partial(sheet, corpus, name, nearest.index))
 
     return evaluate
 
@@ -120,19 +127,21 @@ def sheet(
     return findings.sheet(shown, title=title)
 
 
-def shown(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
+def highlight(config: ConfigDict, names: Sequence[str], kind: str) -> str | None:
     """The offers of that kind."""
     del config
     name = f"offer_{kind}"
     return name if name in names else None
 
 
-COURSE = Course(
+TASK = Task(
+    contradictions=rules.contradictions,
     load=load,
-    task=task,
+    learner=learner,
+    example=example,
     batches=batches,
     evaluator=evaluator,
-    shown=shown,
+    highlight=highlight,
     terms=("loss", "match_joint", "match_text", "match_image", "distinct_text", "distinct_image",
            "local_text", "local_image"),
     columns=("m-m/recall_at_1", "i-i/recall_at_1", "t-t/recall_at_1", "i-t/recall_at_1",

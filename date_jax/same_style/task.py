@@ -20,7 +20,7 @@ from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import matching
 from date_jax.same_style.joint_encoder import JointEncoder
-from date_jax.task import Batch, Params, Task
+from date_jax.task import Aux, Batch, Learner, Memory, Params
 
 SINGLES = {"both": ("text", "image"), "image": ("image",), "text": ("text",)}  # by config.modality
 
@@ -81,7 +81,7 @@ class SameStyle(nn.Module):
         return {kind: self.joint_encoder(*given[kind], grid, train=train) for kind in kinds}
 
 
-def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
+def learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Learner:
     """Matching of pairs as three pure functions; see the module's text for the losses.
 
     With `config.modality` "image" or "text" the other is never looked at, and "joint" is that one.
@@ -95,9 +95,9 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         words = (text, text_mask) if "text" in singles else (None, None)
         return (image if "image" in singles else None, *words)
 
-    def init(rng: Array, batch: Batch) -> Params:
-        given = inputs(*extractors.one_row(batch["trigger"]))
-        return {"model": model.init(rng, *given)["params"]}
+    def init(rng: Array, batch: Batch) -> tuple[Params, Memory]:
+        row = inputs(*extractors.one_row(batch["trigger"]))
+        return {"model": model.init(rng, *row)["params"]}, Memory()
 
     def network(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
         params, key = shared
@@ -112,8 +112,8 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         return found
 
     def loss(
-        params: Params, batch: Batch, *, step: Array, rng: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
+    ) -> tuple[Float[Array, ""], Aux]:
         *view_keys, dropout_key = jax.random.split(rng, 3)
         rows: Batch = {}
         for side, key in zip(("trigger", "offer"), view_keys, strict=True):
@@ -125,9 +125,9 @@ def build(config: ConfigDict, vocab_size: int, swap_table: Array) -> Task:
         out = map_chunks(network, shared, rows, at_once=config.model.rows_at_once)
         identity = jnp.stack([batch[side]["index"] for side in ("trigger", "offer")], axis=1)
         terms = pair_losses(out, identity.astype(jnp.uint32), singles, config.losses)
-        return terms["loss"], terms
+        return terms["loss"], Aux(terms, memory)
 
-    return Task(init, loss, predictions(model, config.modality, inputs))
+    return Learner(init, loss, predictions(model, config.modality, inputs))
 
 
 def pair_losses(

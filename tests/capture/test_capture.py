@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from configs import capture as configs
 from date_jax import sharding
-from date_jax.capture import evaluation as courses
+from date_jax.capture import evaluation
 from date_jax.capture import task as capture
 from date_jax.data.corpus import Corpus
 from date_jax.data.tokenizer import SPECIAL, Tokenizer
 from date_jax.errors import DataError
-from date_jax.task import Task
+from date_jax.task import Learner, Memory
 
 ROWS, VOCAB, LENGTH, MASK = 16, 24, 6, 4
 TERMS = {"words", "regions", "contrast", "joined", "objectness", "box", "loss"}
@@ -67,21 +67,22 @@ def batch(kind: str = "proposals") -> dict[str, dict[str, np.ndarray]]:
     return {"posts": {"image": pictures()} | posts | common, "composites": composites | common}
 
 
-def built(config: ConfigDict) -> Task:
-    return capture.build(config, VOCAB, MASK, jnp.arange(VOCAB, dtype=jnp.int32))
+def learner_of(config: ConfigDict) -> Learner:
+    return capture.learner(config, VOCAB, MASK, jnp.arange(VOCAB, dtype=jnp.int32))
 
 
-def some_params(task: Task, given: Any) -> Any:
-    shapes = jax.eval_shape(task.init, jax.random.key(0), given)
+def some_params(learner: Learner, given: Any) -> Any:
+    shapes = jax.eval_shape(learner.init, jax.random.key(0), given)[0]
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), s.dtype), shapes)
 
 
-def loss_of(task: Task) -> Any:
+def loss_of(learner: Learner) -> Any:
     def step(params: Any, given: Any, step: Any = 30) -> Any:
-        return jax.value_and_grad(task.loss, has_aux=True)(
-            params, given, step=jnp.int32(step), rng=jax.random.key(2)
+        (loss, aux), gradient = jax.value_and_grad(learner.loss, has_aux=True)(
+            params, Memory(), given, step=jnp.int32(step), rng=jax.random.key(2)
         )
+        return (loss, aux.metrics), gradient
 
     return step
 
@@ -94,9 +95,9 @@ class Compiled:
     """The loss and its gradient, on batches whose posts carry what they never should."""
 
     def __init__(self) -> None:
-        self.task = built(small("proposals"))
-        self.params = some_params(self.task, batch())
-        self.run = compiled(loss_of(self.task), self.params, self.with_labels(0))
+        self.learner = learner_of(small("proposals"))
+        self.params = some_params(self.learner, batch())
+        self.run = compiled(loss_of(self.learner), self.params, self.with_labels(0))
 
     @staticmethod
     def with_labels(seed: int) -> Any:
@@ -150,7 +151,7 @@ def test_the_loss_on_all_devices_is_that_on_one(main: Compiled) -> None:
 
     def on_mesh(params: Any, given: Any) -> Any:
         with sharding.mesh_context(mesh):
-            return loss_of(main.task)(params, given)
+            return loss_of(main.learner)(params, given)
 
     given = sharding.global_batch(mesh, main.with_labels(0))
     found = compiled(on_mesh, main.params, given)(main.params, given)
@@ -164,15 +165,17 @@ def test_the_loss_on_all_devices_is_that_on_one(main: Compiled) -> None:
 
 @pytest.mark.parametrize("kind", ["grid", "precomputed"])
 def test_other_kinds_of_regions_have_the_same_terms(kind: str) -> None:
-    task, given = built(small(kind)), batch(kind)
-    params = some_params(task, given)
+    learner, given = learner_of(small(kind)), batch(kind)
+    params = some_params(learner, given)
     run = compiled(
-        lambda p, b: task.loss(p, b, step=jnp.int32(3), rng=jax.random.key(0)), params, given
+        lambda p, b: learner.loss(p, Memory(), b, step=jnp.int32(3), rng=jax.random.key(0)),
+        params,
+        given,
     )
-    _, terms = run(params, given)
+    _, (terms, _) = run(params, given)
     assert set(terms) == TERMS - ({"objectness", "box"} if kind == "precomputed" else set())
     assert all(np.isfinite(value) for value in terms.values())
-    vectors = jax.eval_shape(task.predict["vectors"], params, given["posts"])
+    vectors = jax.eval_shape(learner.predict["vectors"], params, given["posts"])
     assert vectors.shape == (ROWS, 4, 8)
 
 
@@ -183,12 +186,12 @@ def test_instances_are_close_ups_of_the_proposals(main: Compiled) -> None:
     names = ("instance_box", "instance_mask", "instance_vectors")
 
     def ask(params: Any, given: Any) -> Any:
-        return {name: main.task.predict[name](params, given) for name in names}
+        return {name: main.learner.predict[name](params, given) for name in names}
 
     found = compiled(ask, main.params, given)(main.params, given)
     assert found["instance_box"].shape == (rows, 2, 4)
     assert found["instance_mask"][:, 0].all()
-    vectors = compiled(main.task.predict["vectors"], main.params, given)
+    vectors = compiled(main.learner.predict["vectors"], main.params, given)
     steps = (np.arange(16) + 0.5) / 16
     for instance in range(2):
         box = np.asarray(found["instance_box"][:, instance], np.float64)
@@ -274,13 +277,13 @@ def test_the_published_losses_are_finite_in_bfloat16_with_dropout() -> None:
     config = small("proposals")
     config.loss.joined, config.model.dtype, config.model.streams.dropout = 0.0, "bfloat16", 0.1
     config.model.rows_at_once = 4
-    task = built(config)
-    params = some_params(task, batch())
+    learner = learner_of(config)
+    params = some_params(learner, batch())
 
     def loss(params: Any, given: Any) -> Any:
-        return task.loss(params, given, step=jnp.int32(3), rng=jax.random.key(0))
+        return learner.loss(params, Memory(), given, step=jnp.int32(3), rng=jax.random.key(0))
 
-    _, terms = compiled(loss, params, batch())(params, batch())
+    _, (terms, _) = compiled(loss, params, batch())(params, batch())
     assert set(terms) == TERMS - {"joined"}
     assert all(np.isfinite(value) for value in terms.values())
 
@@ -293,7 +296,7 @@ def test_a_vocabulary_without_words_behind_its_special_pieces_is_refused(last: s
     config.data.vocab = "vocab.txt"
     corpus = Corpus({}, Tokenizer(vocab, length=LENGTH), 16, [], "")
     with pytest.raises(DataError, match=r"vocab.txt: \[MASK\] is line .* must come first"):
-        courses.task(config, corpus)
+        evaluation.learner(config, corpus.tokenizer, {})
 
 
 def test_each_term_falls(main: Compiled) -> None:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from date_jax import train
 from date_jax.errors import Preempted
-from date_jax.tasks import COURSES
+from date_jax.tasks import TASKS
 from tests.run.test_multihost import output, started
 from tests.test_train import fingerprints, lines
 
@@ -59,16 +59,16 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
     uninterrupted: Path, tiny_capture: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = COURSES["capture"]
+    task = TASKS["capture"]
 
     def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
-        for at, batch in enumerate(course.batches(*arguments), arguments[-1]):
+        for at, batch in enumerate(task.batches(*arguments), arguments[-1]):
             if at == 3 and arguments[-1] < 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setitem(COURSES, "capture", course._replace(batches=interrupted))
+        patch.setitem(TASKS, "capture", task._replace(batches=interrupted))
         with pytest.raises(Preempted, match=r"step \d+ is saved"):
             train.train(tiny_capture, tmp_path)
     train.train(tiny_capture, tmp_path)
@@ -78,19 +78,19 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
 
 
 def test_a_training_stream_has_neither_labels_nor_boxes_of_posts(tiny_capture: ConfigDict) -> None:
-    course = COURSES["capture"]
-    corpus = course.load(tiny_capture)
-    batch = next(course.batches(tiny_capture, corpus, 0))
+    task = TASKS["capture"]
+    corpus = task.load(tiny_capture)
+    batch = next(task.batches(tiny_capture, corpus, 0))
     assert set(batch["posts"]) == {"image", "text", "text_mask", "index", "mask"}
     assert set(batch["composites"]) == {"image", "box_cxcywh", "box_mask", "index", "mask"}
 
 
 def test_batches_are_the_same_from_any_first_step(tiny_capture: ConfigDict) -> None:
-    course = COURSES["capture"]
-    corpus = course.load(tiny_capture)
-    batches = course.batches(tiny_capture, corpus, 0)
+    task = TASKS["capture"]
+    corpus = task.load(tiny_capture)
+    batches = task.batches(tiny_capture, corpus, 0)
     third = [next(batches) for _ in range(3)][2]
-    again = next(course.batches(tiny_capture, corpus, 2))
+    again = next(task.batches(tiny_capture, corpus, 2))
     for part, rows in third.items():
         for key, value in rows.items():
             np.testing.assert_array_equal(value, again[part][key], err_msg=f"{part}/{key}")

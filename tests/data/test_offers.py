@@ -21,7 +21,7 @@ from date_jax.data import pipeline
 from date_jax.data.files import offers, published_offers
 from date_jax.errors import DataError, UsageError
 from date_jax.same_style import evaluation as same_style
-from date_jax.task import Task
+from date_jax.task import Learner
 
 Rows = list[dict[str, Any]]
 SIZE = 16
@@ -219,7 +219,7 @@ def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Pa
     assert by_product(corpus)["offer_val"] == [["o6", "o7"], ["o8"]]
     del corpus.splits["offer_val"]
     config = configs.get_config("files")
-    nothing = Task(init=None, loss=None, predict={})
+    nothing = Learner(init=None, loss=None, predict={})
     evaluate = same_style.evaluator(config, corpus, nothing, sharding.device_mesh())
     assert not list(evaluate({}, ["val", "test"], lambda: False))
 

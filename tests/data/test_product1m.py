@@ -20,7 +20,7 @@ from date_jax.capture import evaluation as capture
 from date_jax.data import pipeline
 from date_jax.data.files import photos, product1m, region_files
 from date_jax.errors import DataError, UsageError
-from date_jax.task import Task
+from date_jax.task import Learner
 from tests.capture.test_ranked_lists import counted
 
 HERE = pipeline.Share(0, 1)
@@ -194,7 +194,7 @@ def test_shapes_that_are_told_without_reading_are_those_of_posts_with_regions(
     }
 
 
-def by_regions() -> Task:
+def by_regions() -> Learner:
     """Vectors that are the regions themselves: an instance is one region, a post their mean."""
 
     def four(x: Any) -> Any:
@@ -203,7 +203,7 @@ def by_regions() -> Task:
     def mean(params: Any, batch: Any) -> Any:
         return four(batch["regions"].mean(axis=1) + params)
 
-    return Task(
+    return Learner(
         init=None,
         loss=None,
         predict={

@@ -13,7 +13,7 @@ from date_jax.capture import proposals as regions
 from date_jax.data.files import region_files
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.errors import DataError
-from tests.capture.test_capture import batch, built, compiled, small, some_params
+from tests.capture.test_capture import batch, compiled, learner_of, small, some_params
 
 COUNT, WIDTH = 3, 5
 IDS = ["b", "a", "杯"]
@@ -191,12 +191,12 @@ def test_a_close_up_keeps_the_regions_that_lie_in_it() -> None:
 
 def test_instances_are_the_regions_that_do_not_overlap_seen_close_up() -> None:
     """Against the vectors of posts that have only the regions which lie in one."""
-    task, given = built(small("precomputed")), batch("precomputed")["posts"]
+    learner, given = learner_of(small("precomputed")), batch("precomputed")["posts"]
     given["region_box_xyxy"][0] = [[0.1, 0.1, 0.5, 0.5], [0.1, 0.1, 0.5, 0.52], [0.6, 0.6, 1, 1]]
     given["region_mask"][:2] = [[True] * 3, [True, False, False]]
-    params = some_params(task, {"posts": given})
+    params = some_params(learner, {"posts": given})
     names = ("instance_box", "instance_mask", "instance_vectors", "vectors")
-    ask = {name: task.predict[name] for name in names}
+    ask = {name: learner.predict[name] for name in names}
     run = compiled(lambda p, b: {name: f(p, b) for name, f in ask.items()}, params, given)
     found = run(params, given)
     first, second, third = given["region_box_xyxy"][0]

@@ -108,23 +108,20 @@ def test_a_queue_keeps_the_latest_rows_in_front() -> None:
     filled = []
     for batch in batches:
         shifted = {name: -rows for name, rows in batch.items()}
-        queue = aligner.remembered(queue, {"source": batch, "target": shifted})
+        queue = aligner.updated_queue(queue, batch, shifted)
         filled.append(int(queue["filled"]))
     assert filled == [2, 4, 5]
     for name in FEATURES:
         assert queue["source"][name][:, 0].tolist() == [3, 3, 2, 2, 1]
         assert queue["target"][name][:, 0].tolist() == [-3, -3, -2, -2, -1]
-    assert aligner.empty_queue(0, 3) is None
 
 
 def test_an_aligner_compares_with_the_filled_part_of_its_queue() -> None:
     source, target = outputs(6, 0), outputs(6, 50, 0.5)
-    queue = aligner.remembered(
+    queue = aligner.updated_queue(
         aligner.empty_queue(9, 5),
-        {
-            "source": {n: source[n][:4] + 1 for n in FEATURES},
-            "target": {n: target[n][:4] for n in FEATURES},
-        },
+        {name: source[name][:4] + 1 for name in FEATURES},
+        {name: target[name][:4] for name in FEATURES},
     )
     found = aligner.Aligner("mmd").apply({}, source, target, jnp.float32(0.5), queue)
     rows = np.concatenate([source["loc"], source["loc"][:4] + 1])

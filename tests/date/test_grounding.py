@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from date_jax.data.corpus import Corpus
-from date_jax.date import aligner
-from date_jax.date import evaluation as course
+from date_jax.date import aligner, evaluation
 from date_jax.evals import grounding
 
 
@@ -74,18 +73,21 @@ def test_failures_are_the_rows_below_one_half_the_worst_first() -> None:
     box[3, :2] = 0.1  # the same, but its true box is not known
     known = np.array([True, True, True, False, True])
     rows = {"box_cxcywh": box, "true_box_cxcywh": true, "box_mask": known}
-    assert course.failures(rows).tolist() == [2, 0]
-    assert course.failures({"box_cxcywh": box}).tolist() == []
+    assert evaluation.failures(rows).tolist() == [2, 0]
+    assert evaluation.failures({"box_cxcywh": box}).tolist() == []
     corpus = object.__new__(Corpus)  # is read only when the file is written
-    assert course.failure_files(corpus, "live_test", rows | {"box_cxcywh": true}) == {}
-    assert [*course.failure_files(corpus, "live_test", rows)] == ["failures_live_test.png"]
+    assert evaluation.failure_files(corpus, "live_test", rows | {"box_cxcywh": true}) == {}
+    assert [*evaluation.failure_files(corpus, "live_test", rows)] == ["failures_live_test.png"]
 
 
 def test_the_source_is_evaluated_first_whatever_its_name() -> None:
     names = ["live_val", "live_test", "mall_val", "collage_val", "other_val"]
     expected = ["mall_val", "collage_val", "live_val", "other_val"]
-    assert course.ordered("collage+mall", names, ["val"]) == expected
-    assert course.ordered("live", names, ["val", "test"])[:2] == ["live_val", "live_test"]
+    assert evaluation.splits_in_order("collage+mall", names, ["val"]) == expected
+    assert evaluation.splits_in_order("live", names, ["val", "test"])[:2] == [
+        "live_val",
+        "live_test",
+    ]
 
 
 def test_the_distance_of_the_domains_is_the_mmd_from_all_of_the_source() -> None:
@@ -94,8 +96,8 @@ def test_the_distance_of_the_domains_is_the_mmd_from_all_of_the_source() -> None
         name: {"image": rng.normal(i, 1, (9 + i, 4)).astype(np.float32)}
         for i, name in enumerate(("mall_val", "collage_val", "live_val"))
     }
-    found = course.domain_distance(["mall_val", "absent_val", "collage_val"], "live_val", given)
+    found = evaluation.domain_distance(["mall_val", "absent_val", "collage_val"], "live_val", given)
     both = np.concatenate([given["mall_val"]["image"], given["collage_val"]["image"]])
     expected = aligner.mmd(jnp.asarray(both), jnp.asarray(given["live_val"]["image"]))
     assert found == {"distance_image": pytest.approx(float(expected), rel=1e-5)}
-    assert course.domain_distance(["absent_val"], "live_val", given) == {}
+    assert evaluation.domain_distance(["absent_val"], "live_val", given) == {}

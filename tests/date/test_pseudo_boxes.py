@@ -303,25 +303,24 @@ def toy(
         **{"keep_start": 0.3, "keep_end": 0.5, "rank": rank},
         **{"min_agreement": 0.0, "min_row_agreement": 0.0},
     }
+    settings = ConfigDict(settings | changes)
     mesh = sharding.device_mesh()
     embed = collector(
         {"image_embedding": said("image_vector"), "query_embedding": said("text_vector")}, mesh
     )
-    taught = {"pseudo_box_cxcywh": "box", "agreement": "steadiness"}
-    teach = collector({name: said(key) for name, key in taught.items()}, mesh)
+    drawn = {"pseudo_box_cxcywh": "box", "agreement": "steadiness"}
+    draw = collector({name: said(key) for name, key in drawn.items()}, mesh)
     mask = np.arange(rows) % 10 > 0
     truth = {"box_cxcywh": true.astype(np.float32), "box_mask": mask}
+    ranking = None
+    if rank == "count":
+        sets = [embed(jnp.float32(1), passes(rows)()) for rows in (source, target)]
+        ranking = pseudo_boxes.resemblance(*sets, settings, mesh=mesh, rng=jax.random.key(0))
     refreshed = pseudo_boxes.refresh(
-        embed,
-        teach,
-        jnp.float32(1),
-        jnp.float32(1),
-        passes(source),
-        passes(target),
-        ConfigDict(settings | changes),
-        mesh=mesh,
+        draw(jnp.float32(1), passes(target)()),
+        settings,
         progress=progress,
-        rng=jax.random.key(0),
+        ranking=ranking,
         truth=truth if is_told_the_truth else None,
     )
     return refreshed, target | {"noisy": noisy, "mask": mask}

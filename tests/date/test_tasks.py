@@ -12,15 +12,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import boxes, tasks
+from date_jax import boxes
 from date_jax.data import pipeline
-from date_jax.date import adaptive as pgda
-from date_jax.date import aligner
-from date_jax.date import between_steps as adaptation
-from date_jax.date import supervised as date
+from date_jax.date import adaptive, aligner, between_steps, network, supervised, teacher
+from date_jax.date import batches as streams
 from date_jax.date.aligner import FEATURES
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Task
+from date_jax.task import Learner, Memory
 from tests.date.test_aligner import mmd_by_loop
 
 ROWS, VOCAB = 8, 20
@@ -56,32 +54,35 @@ def some_boxes(seed: int) -> np.ndarray:
 
 
 def batch() -> dict[str, dict[str, np.ndarray]]:
-    """As the train step gives it to the loss in stage 3: every second target row has a box."""
+    """A batch of stage 2 or 3; some source rows have no box."""
     boxes = {"box_cxcywh": some_boxes(2), "box_mask": np.arange(ROWS) % 3 > 0}
-    pseudo = {
-        "pseudo_box_cxcywh": some_boxes(3),
-        "pseudo_weight": (np.arange(ROWS) % 2).astype(np.float32),
-    }
-    return {"source": {**domain(0), **boxes}, "target": {**domain(1), **pseudo}}
+    return {"source": {**domain(0), **boxes}, "target": domain(1)}
 
 
-def some_params(task: Task) -> Any:
+def memory(**pseudo_boxes: np.ndarray) -> Memory:
+    """The memory in stage 3: every second target row has a pseudo box."""
+    weight = (np.arange(ROWS) % 2).astype(np.float32)
+    table = {"box_cxcywh": some_boxes(3), "weight": weight}
+    return Memory({"pseudo_boxes": table | pseudo_boxes}, {})
+
+
+def some_params(learner: Learner) -> Any:
     """In the shapes of `init`, which would take longer to compile than all that is tested here."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0), batch())
+    shapes = jax.eval_shape(learner.init, jax.random.key(0), batch())[0]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), s.dtype), shapes)
 
 
-def built(config: ConfigDict) -> Task:
-    return tasks.build(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
+def learner_of(config: ConfigDict) -> Learner:
+    return adaptive.learner(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32), ROWS)
 
 
-def step_of(task: Task) -> Any:
-    """`(params, batch) -> ((loss, terms), gradient)` in the middle of training."""
+def step_of(learner: Learner) -> Any:
+    """`(params, memory, batch) -> ((loss, aux), gradient)` in the middle of training."""
 
-    def step(params: Any, batch: Any) -> Any:
-        return jax.value_and_grad(task.loss, has_aux=True)(
-            params, batch, step=jnp.int32(10), rng=jax.random.key(0)
+    def step(params: Any, memory: Memory, batch: Any) -> Any:
+        return jax.value_and_grad(learner.loss, has_aux=True)(
+            params, memory, batch, step=jnp.int32(10), rng=jax.random.key(0)
         )
 
     return jax.jit(step)
@@ -92,10 +93,11 @@ class Compiled:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.task = built(config)
-        self.params = some_params(self.task)
-        self.step = step_of(self.task)
-        self.lowered = self.step.lower(self.params, self.with_target_boxes(some_boxes(4)))
+        self.learner = learner_of(config)
+        self.params = some_params(self.learner)
+        self.step = step_of(self.learner)
+        given = self.with_target_boxes(some_boxes(4))
+        self.lowered = self.step.lower(self.params, memory(), given)
         self._run = self.lowered.compile()
 
     @staticmethod
@@ -107,14 +109,20 @@ class Compiled:
             given[side][name] = value
         return given
 
-    def __call__(self, boxes: np.ndarray | None = None, **changes: Any) -> Any:
+    def __call__(
+        self,
+        boxes: np.ndarray | None = None,
+        pseudo_boxes: dict[str, np.ndarray] | None = None,
+        **changes: Any,
+    ) -> Any:
         """`(terms, gradient)`; a change is named `source_<key>` or `target_<key>`."""
         boxes = some_boxes(4) if boxes is None else boxes
-        (loss, terms), gradient = jax.device_get(
-            self._run(self.params, self.with_target_boxes(boxes, **changes))
+        given = self.with_target_boxes(boxes, **changes)
+        (loss, aux), gradient = jax.device_get(
+            self._run(self.params, memory(**pseudo_boxes or {}), given)
         )
-        assert loss == terms["loss"]
-        return terms, gradient
+        assert loss == aux.metrics["loss"]
+        return aux.metrics, gradient
 
 
 _compiled: list[Compiled] = []
@@ -154,20 +162,28 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(compiled: Compiled) -> None:
 
 def test_unselected_targets_have_exactly_no_pseudo_loss(compiled: Compiled) -> None:
     none = np.zeros(ROWS, np.float32)
-    terms, gradient = compiled(target_pseudo_weight=none)
+    terms, gradient = compiled(pseudo_boxes={"weight": none})
     assert terms["pseudo"] == terms["pseudo_share"] == 0
     garbage = np.full((ROWS, 4), np.nan, np.float32)
-    again = compiled(target_pseudo_weight=none, target_pseudo_box_cxcywh=garbage)
+    again = compiled(pseudo_boxes={"weight": none, "box_cxcywh": garbage})
     assert is_same((terms, gradient), again)
 
 
 def test_only_selected_rows_train_on_their_pseudo_boxes(compiled: Compiled) -> None:
-    chosen = batch()["target"]["pseudo_weight"] > 0
+    chosen = memory().replicated["pseudo_boxes"]["weight"] > 0
     before, other = some_boxes(3), some_boxes(9)
     unselected = np.where(chosen[:, None], before, other)
-    assert is_same(compiled(), compiled(target_pseudo_box_cxcywh=unselected))
-    selected, _ = compiled(target_pseudo_box_cxcywh=other)
+    assert is_same(compiled(), compiled(pseudo_boxes={"box_cxcywh": unselected}))
+    selected, _ = compiled(pseudo_boxes={"box_cxcywh": other})
     assert selected["pseudo"] != compiled()[0]["pseudo"]
+
+
+def test_each_target_row_trains_on_its_own_entry_of_the_table(compiled: Compiled) -> None:
+    order = np.random.default_rng(5).permutation(ROWS).astype(np.int32)
+    table = memory().replicated["pseudo_boxes"]
+    place = np.argsort(order)
+    shuffled = {name: value[place] for name, value in table.items()}
+    assert is_same(compiled(), compiled(pseudo_boxes=shuffled, target_index=order))
 
 
 def test_source_rows_without_a_box_have_no_say_in_where_boxes_are(compiled: Compiled) -> None:
@@ -185,14 +201,14 @@ def test_boxes_in_the_target_stream_would_change_nothing_to_the_bit(compiled: Co
 
 
 def test_the_compiled_program_does_not_even_take_target_boxes(compiled: Compiled) -> None:
-    without = compiled.step.lower(compiled.params, batch())
+    without = compiled.step.lower(compiled.params, memory(), batch())
     assert without.as_text() == compiled.lowered.as_text()
 
 
 def test_the_first_stage_needs_the_source_alone(compiled: Compiled) -> None:
     alone = {"source": batch()["source"]}
-    (_, terms), gradient = jax.eval_shape(compiled.step, compiled.params, alone)
-    assert terms.keys() == {"box", "image", "iou", "loss"}
+    (_, aux), gradient = jax.eval_shape(compiled.step, compiled.params, memory(), alone)
+    assert aux.metrics.keys() == {"box", "image", "iou", "loss"}
     assert jax.tree.structure(gradient) == jax.tree.structure(compiled.params)
 
 
@@ -230,10 +246,10 @@ def test_every_other_option_takes_a_gradient_step(
     # No option touches the views, and they are half of what there is to compile.
     monkeypatch.setattr("date_jax.augment.strong_view", plain_view)
     config.update_from_flattened_dict(OPTIONS[name])
-    task = built(config)
-    params, given = some_params(task), batch()
-    step = step_of(task).lower(params, given).compile()
-    (loss, terms), gradient = jax.device_get(step(params, given))
+    learner = learner_of(config)
+    arguments = params, *_ = some_params(learner), memory(), batch()
+    step = step_of(learner).lower(*arguments).compile()
+    (loss, (terms, _)), gradient = jax.device_get(step(*arguments))
     assert all(np.shape(term) == () and np.isfinite(term) for term in terms.values())
     assert jax.tree.all(jax.tree.map(lambda leaf: np.isfinite(leaf).all(), gradient))
     assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves((loss, gradient))} == {
@@ -254,20 +270,26 @@ def test_the_loss_aligns_with_what_the_queue_holds_and_without_the_diagonal_wher
     config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("date_jax.augment.strong_view", plain_view)
-    config.aligner.update(queue=6, unbiased=True)
-    task, rng = built(config), np.random.default_rng(0)
+    config.aligner.update(queue=ROWS + 4, unbiased=True)
+    learner, rng = learner_of(config), np.random.default_rng(0)
     shape = 4, config.model.width
     earlier = {
         side: {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in FEATURES}
         for side in ("source", "target")
     }
-    queue = aligner.remembered(aligner.empty_queue(6, config.model.width), earlier)
-    loss = jax.jit(lambda p, b: task.loss(p, b, step=jnp.int32(10), rng=jax.random.key(0)))
-    _, terms = jax.device_get(loss(some_params(task), {**batch(), "queue": queue}))
-    sides = [
-        np.concatenate([terms["features"][side]["loc"], earlier[side]["loc"]])
-        for side in ("source", "target")
-    ]
+    empty = aligner.empty_queue(ROWS + 4, config.model.width)
+    queue = aligner.updated_queue(empty, earlier["source"], earlier["target"])
+    before = memory()._replace(replicated={**memory().replicated, "queue": queue})
+    options = {"step": jnp.int32(10), "rng": jax.random.key(0)}
+    loss = jax.jit(lambda *arguments: learner.loss(*arguments, **options))
+    _, (terms, after) = jax.device_get(loss(some_params(learner), before, batch()))
+    # What the batch brought lies in front, what came earlier behind it.
+    queue = after.replicated["queue"]
+    assert queue["filled"] == ROWS + 4
+    sides = [queue[side]["loc"] for side in ("source", "target")]
+    for side, rows in zip(("source", "target"), sides, strict=True):
+        np.testing.assert_array_equal(rows[ROWS:], earlier[side]["loc"])
+        assert np.abs(rows[:ROWS]).min() > 0
     assert terms["align_object"] == pytest.approx(mmd_by_loop(*sides, unbiased=True), rel=1e-4)
 
 
@@ -284,7 +306,7 @@ def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: C
 
     def loss(product_id: list[int], text: np.ndarray) -> float:
         batch = {"product_id": jnp.asarray(product_id), "text": jnp.asarray(text)}
-        return float(date.image_loss(out, batch, config.image_seeker))
+        return float(supervised.image_loss(out, batch, config.image_seeker))
 
     assert loss([0, 1, 2, 3], alike) == loss([0, 0, 2, 3], other) != loss([0, 1, 2, 3], other)
 
@@ -293,21 +315,21 @@ def test_equal_texts_are_positives_of_each_other_as_equal_products_are(config: C
 def test_each_chunk_of_a_batch_drops_other_units(config: ConfigDict, dropout: float) -> None:
     config.model.rows_at_once, config.model.fusion.dropout = 2, dropout
     config.augment.focus = 0.0  # and at step 0 nothing else changes a picture
-    model = date.Date(config.model, VOCAB, 6)
-    forward = date.training_view(model, config, jnp.arange(VOCAB, dtype=jnp.int32))
+    model = network.Date(config.model, VOCAB, 6)
+    forward = network.training_forward(model, config, jnp.arange(VOCAB, dtype=jnp.int32))
     alike = {name: jnp.repeat(rows[:1], ROWS, axis=0) for name, rows in domain(0).items()}
     boxes = jnp.full((ROWS, 4), 0.5)
     view = jax.jit(lambda p: forward(p, alike, boxes, jnp.int32(0), jax.random.key(1))[0]["loc"])
-    found = np.asarray(view(some_params(built(config)))).reshape(4, 2, -1)
+    found = np.asarray(view(some_params(learner_of(config)))).reshape(4, 2, -1)
     apart = np.abs(found[:, None] - found[None]).max(axis=(2, 3))
     same = apart < 1e-6
     assert (same == (np.eye(4, dtype=bool) if dropout else np.ones((4, 4), bool))).all()
 
 
 def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> None:
-    task = built(config)
-    params = some_params(task)
-    predict = jax.jit(lambda p, b: {name: f(p, b) for name, f in task.predict.items()})
+    learner = learner_of(config)
+    params = some_params(learner)
+    predict = jax.jit(lambda p, b: {name: f(p, b) for name, f in learner.predict.items()})
     found = jax.device_get(predict.lower(params, domain(0)).compile()(params, domain(0)))
     assert found.keys() == {
         *("image_embedding", "query_embedding", "box_cxcywh"),
@@ -326,10 +348,10 @@ def test_with_one_look_a_pseudo_box_is_what_the_network_finds_in_the_picture(
     config: ConfigDict,
 ) -> None:
     config.pseudo_boxes.looks = 1
-    task = built(config)
-    params, rows = some_params(task), domain(0)
+    learner = learner_of(config)
+    params, rows = some_params(learner), domain(0)
     names = ("box_cxcywh", "pseudo_box_cxcywh")
-    predict = jax.jit(lambda p, b: [boxes.xyxy(task.predict[name](p, b)) for name in names])
+    predict = jax.jit(lambda p, b: [boxes.xyxy(learner.predict[name](p, b)) for name in names])
     found = predict(params, rows)
     np.testing.assert_allclose(found[1], np.clip(found[0], 0, 1), atol=1e-4)
 
@@ -342,10 +364,10 @@ def test_a_pseudo_box_is_found_again_in_a_close_up_and_held_against_that_of_anot
     config.augment.flip = flip
     swapped = np.arange(VOCAB, dtype=np.int32)
     swapped[[6, 9]] = swapped[[9, 6]]  # words such as left and right
-    task = tasks.build(config, VOCAB, jnp.asarray(swapped))
-    params, rows = some_params(task), domain(0)
+    learner = adaptive.learner(config, VOCAB, jnp.asarray(swapped), ROWS)
+    params, rows = some_params(learner), domain(0)
     names = ("box_cxcywh", "pseudo_box_cxcywh", "agreement")
-    predict = jax.jit(lambda p, b: {name: task.predict[name](p, b) for name in names})
+    predict = jax.jit(lambda p, b: {name: learner.predict[name](p, b) for name in names})
     found = jax.device_get(predict(params, rows))
     size = rows["image"].shape[1]
     whole = np.tile(np.float32([0.5, 0.5, 1, 1]), (ROWS, 1))
@@ -371,14 +393,14 @@ def test_a_pseudo_box_is_found_again_in_a_close_up_and_held_against_that_of_anot
         low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
         return np.concatenate([(low + high) / 2, high - low], axis=1)
 
-    again = looked_at(rows, found["box_cxcywh"], date.SECOND_LOOK)
+    again = looked_at(rows, found["box_cxcywh"], teacher.CLOSE_UP)
     np.testing.assert_allclose(found["pseudo_box_cxcywh"], again, atol=0.02)
     if flip:
         mirrored = {"image": rows["image"][:, :, ::-1], "text": swapped[rows["text"]]}
         other = np.array(predict(params, {**rows, **mirrored})["pseudo_box_cxcywh"])
         other[:, 0] = 1 - other[:, 0]
     else:
-        other = looked_at(rows, looked_at(rows, whole, date.OTHER_ZOOM), date.SECOND_LOOK)
+        other = looked_at(rows, looked_at(rows, whole, teacher.OTHER_ZOOM), teacher.CLOSE_UP)
     own = boxes.xyxy(jnp.asarray(found["pseudo_box_cxcywh"]))
     overlap = np.asarray(boxes.iou(boxes.xyxy(jnp.asarray(other, jnp.float32)), own))
     assert overlap.min() < 0.8
@@ -392,7 +414,7 @@ def test_stages_start_at_their_share_of_the_steps(
     config: ConfigDict, method: str, starts: tuple[int, int]
 ) -> None:
     config.method = method
-    assert (pgda.align_start(config), pgda.pseudo_start(config)) == starts
+    assert (streams.align_start(config), streams.pseudo_start(config)) == starts
 
 
 def written(folder: Path, target_box: list[int]) -> Path:
@@ -425,12 +447,12 @@ def test_other_target_boxes_in_the_data_give_the_same_batches_to_the_bit(
     for name, box in {"one": [2, 2, 30, 12], "other": [10, 16, 14, 31]}.items():
         config.data.path = str(written(tmp_path / name, box))
         corpus = pipeline.load(config.data, "grounding")
-        batches = adaptation.batches(config, corpus, 0)
+        batches = streams.adaptive_batches(config, corpus, 0)
         seen.append(list(islice(batches, config.steps)))
-        truths.append(adaptation.true_boxes(config, corpus))
+        truths.append(between_steps.true_boxes(config, corpus))
     assert not np.array_equal(truths[0]["box_cxcywh"], truths[1]["box_cxcywh"])
     assert is_same(*seen)
     for step, given in enumerate(seen[0]):
         assert given["source"].keys() > {"box_cxcywh", "box_mask"}
-        assert ("target" in given) == (step >= pgda.align_start(config))
+        assert ("target" in given) == (step >= streams.align_start(config))
         assert not [key for key in given.get("target", {}) if "box" in key]

@@ -128,8 +128,8 @@ def test_an_evaluation_of_a_perfect_seeker_is_perfect() -> None:
         "box_cxcywh": lambda params, batch: batch["box_cxcywh"] + params,
         "unused": lambda params, batch: 1 / 0,
     }
-    collect = collector(evaluation.evaluated(predict), sharding.device_mesh())
-    metrics, found = evaluation.evaluate_rows(
+    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
+    metrics, found = evaluation.split_measures(
         collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
     )
     assert metrics["examples"] == 37
@@ -152,8 +152,8 @@ def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:
         "query_embedding": of_picture,
         "box_cxcywh": lambda params, batch: batch["box_cxcywh"],
     }
-    collect = collector(evaluation.evaluated(predict), sharding.device_mesh())
-    metrics = evaluation.evaluate_rows(
+    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
+    metrics = evaluation.split_measures(
         collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
     ).metrics
     # As three entries each the others would tie, and count against the query.
@@ -163,9 +163,9 @@ def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:
 def test_pictures_that_differ_in_one_pixel_are_told_apart() -> None:
     images = np.zeros((2000, 8, 8, 3), np.uint8)
     images.reshape(2000, -1)[np.arange(2000), np.arange(2000) % 192] = 1 + np.arange(2000) // 192
-    found = np.asarray(evaluation.picture(None, {"image": jnp.array(images)}))
+    found = np.asarray(evaluation.picture_hash(None, {"image": jnp.array(images)}))
     assert len(np.unique(found, axis=0)) == 2000
-    again = np.asarray(evaluation.picture(None, {"image": jnp.array(images[::-1])}))
+    again = np.asarray(evaluation.picture_hash(None, {"image": jnp.array(images[::-1])}))
     np.testing.assert_array_equal(again[::-1], found)
 
 
@@ -176,8 +176,8 @@ def test_an_evaluation_without_boxes_measures_retrieval_only() -> None:
         "query_embedding": lambda params, batch: jnp.ones((BATCH, 2)) * jnp.sqrt(0.5),
         "box_cxcywh": lambda params, batch: jnp.zeros((BATCH, 4)),
     }
-    collect = collector(evaluation.evaluated(predict), sharding.device_mesh())
-    metrics = evaluation.evaluate_rows(
+    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
+    metrics = evaluation.split_measures(
         collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
     ).metrics
     assert "recall_at_1" in metrics

@@ -251,7 +251,7 @@ def begun(run: Path, tiny_config: ConfigDict) -> State:
     """The state that `run` holds."""
     tiny_config.pseudo_boxes.teacher = "frozen"
     with Preemption() as preemption:
-        parts, state = job.prepared(tiny_config, run, preemption)
+        parts, state = job.prepare(tiny_config, run, preemption)
         if parts.checkpoints.last_step is None:
             average = jax.tree.map(lambda x: x + 1, state.ema)  # no longer the parameters
             state = dataclasses.replace(state, ema=average)
@@ -271,9 +271,9 @@ def test_an_exported_run_begins_another_one(
     tiny_config.seed = 1
     (tmp_path / "second").mkdir()
     with Preemption() as preemption:
-        parts, other = job.prepared(tiny_config, tmp_path / "second", preemption)
+        parts, other = job.prepare(tiny_config, tmp_path / "second", preemption)
         parts.progress.close()
-    for tree in (other.params, other.ema, other.teacher):
+    for tree in (other.params, other.ema):
         for kind in ("image", "text"):
             expected = begun.ema["model"][f"{kind}_extractor"]
             found = tree["model"][f"{kind}_extractor"]

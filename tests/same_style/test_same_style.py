@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from date_jax import sharding
 from date_jax.same_style import task as same_style
-from date_jax.task import Task
+from date_jax.task import Learner, Memory
 from tests.date.test_tasks import ROWS, VOCAB, domain, plain_view
 
 LOSSES = {
@@ -47,31 +47,32 @@ def batch() -> dict[str, dict[str, np.ndarray]]:
     return {"trigger": domain(0), "offer": domain(1)}
 
 
-def some_params(task: Task) -> Any:
-    shapes = jax.eval_shape(task.init, jax.random.key(0), batch())
+def some_params(learner: Learner) -> Any:
+    shapes = jax.eval_shape(learner.init, jax.random.key(0), batch())[0]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), s.dtype), shapes)
 
 
-def built(config: ConfigDict) -> Task:
-    return same_style.build(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
+def learner_of(config: ConfigDict) -> Learner:
+    return same_style.learner(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
 
 
-def stepped(task: Task, given: Any, mesh: Any = None) -> Any:
+def stepped(learner: Learner, given: Any, mesh: Any = None) -> Any:
     """`((loss, terms), gradient)` of a step whose views are the pictures."""
 
     def step(params: Any, batch: Any) -> Any:
         with sharding.mesh_context(mesh or sharding.device_mesh(devices=jax.devices()[:1])):
-            return jax.value_and_grad(task.loss, has_aux=True)(
-                params, batch, step=jnp.int32(0), rng=jax.random.key(0)
+            (loss, aux), gradient = jax.value_and_grad(learner.loss, has_aux=True)(
+                params, Memory(), batch, step=jnp.int32(0), rng=jax.random.key(0)
             )
+        return (loss, aux.metrics), gradient
 
-    params = some_params(task)
+    params = some_params(learner)
     return jax.device_get(jax.jit(step).lower(params, given).compile()(params, given))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(config: ConfigDict) -> None:
-    (loss, terms), gradient = stepped(built(config), batch())
+    (loss, terms), gradient = stepped(learner_of(config), batch())
     kinds = ("match_joint", "match_text", "match_image")
     weights = dict.fromkeys(kinds, 1.0)
     weights |= {"distinct_text": 0.5, "distinct_image": 0.5, "local_text": 2, "local_image": 2}
@@ -84,29 +85,28 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(config: ConfigDict) -> None:
 
 
 def test_product_ids_have_no_way_into_the_loss(config: ConfigDict) -> None:
-    task, given = built(config), batch()
+    learner, given = learner_of(config), batch()
     without = {
         side: {key: value for key, value in rows.items() if key != "product_id"}
         for side, rows in given.items()
     }
-    texts = [
-        jax.jit(lambda b: task.loss(some_params(task), b, step=jnp.int32(0), rng=jax.random.key(0)))
-        .lower(each)
-        .as_text()
-        for each in (given, without)
-    ]
+    params = some_params(learner)
+    loss = jax.jit(
+        lambda b: learner.loss(params, Memory(), b, step=jnp.int32(0), rng=jax.random.key(0))
+    )
+    texts = [loss.lower(each).as_text() for each in (given, without)]
     assert texts[0] == texts[1]
 
 
 def test_a_batch_over_eight_devices_in_chunks_gives_the_step_of_one_device(
     config: ConfigDict,
 ) -> None:
-    one = stepped(built(config), batch())
+    one = stepped(learner_of(config), batch())
     mesh = sharding.device_mesh()
     given = {side: sharding.global_batch(mesh, rows) for side, rows in batch().items()}
     config.model.rows_at_once = 1
     for x, y in zip(
-        jax.tree.leaves(one), jax.tree.leaves(stepped(built(config), given, mesh)), strict=True
+        jax.tree.leaves(one), jax.tree.leaves(stepped(learner_of(config), given, mesh)), strict=True
     ):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
 
@@ -114,19 +114,19 @@ def test_a_batch_over_eight_devices_in_chunks_gives_the_step_of_one_device(
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_one_modality_alone_never_looks_at_the_other(config: ConfigDict, modality: str) -> None:
     config.modality = modality
-    task, given = built(config), batch()
+    learner, given = learner_of(config), batch()
     other = {"image": ("text",), "text": ("image",)}[modality]
-    params = some_params(task)
+    params = some_params(learner)
     assert f"{other[0]}_extractor" not in params["model"]
     changed = batch()
     for side in changed:
         for name in other:
             changed[side][name] = np.roll(given[side][name], 1, axis=0)
-    (_, terms), _ = one = stepped(task, given)
+    (_, terms), _ = one = stepped(learner, given)
     assert terms.keys() == {f"match_{modality}", "loss"}
-    again = stepped(task, changed)
+    again = stepped(learner, changed)
     assert jax.tree.all(jax.tree.map(np.array_equal, one, again))
-    assert task.predict.keys() == {"joint_embedding", f"{modality}_embedding"}
+    assert learner.predict.keys() == {"joint_embedding", f"{modality}_embedding"}
 
 
 def test_the_softmax_takes_the_hinge_s_place() -> None:
@@ -153,9 +153,9 @@ def test_the_softmax_takes_the_hinge_s_place() -> None:
 
 
 def test_predictions_are_the_network_s_vectors_of_what_is_shown(config: ConfigDict) -> None:
-    task = built(config)
-    params, rows = some_params(task), domain(0)
-    predict = jax.jit(lambda b: {name: f(params, b) for name, f in task.predict.items()})
+    learner = learner_of(config)
+    params, rows = some_params(learner), domain(0)
+    predict = jax.jit(lambda b: {name: f(params, b) for name, f in learner.predict.items()})
     found = jax.device_get(predict(rows))
     assert found.keys() == {"joint_embedding", "image_embedding", "text_embedding"}
     for each in found.values():

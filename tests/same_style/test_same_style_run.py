@@ -15,7 +15,7 @@ from PIL import Image
 from date_jax import export, search, train
 from date_jax.errors import Preempted, UsageError
 from date_jax.same_style import modes
-from date_jax.tasks import COURSES
+from date_jax.tasks import TASKS
 from tests.run.test_multihost import output, started
 from tests.test_train import fingerprints, lines
 
@@ -55,16 +55,16 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    course = COURSES["same_style"]
+    task = TASKS["same_style"]
 
     def interrupted(*arguments: Any) -> Iterator[dict[str, Any]]:
-        for at, batch in enumerate(course.batches(*arguments), arguments[-1]):
+        for at, batch in enumerate(task.batches(*arguments), arguments[-1]):
             if at == 3 and arguments[-1] < 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setitem(COURSES, "same_style", course._replace(batches=interrupted))
+        patch.setitem(TASKS, "same_style", task._replace(batches=interrupted))
         with pytest.raises(Preempted, match="is saved"):
             train.train(tiny_same_style, tmp_path)
     train.train(tiny_same_style, tmp_path)

@@ -1,0 +1,90 @@
+"""Who is in DATE's training batch when: the stages of PG-DA (2304.03669), and the streams."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from date_jax.data import pipeline
+from date_jax.data.domains import split_names
+from date_jax.data.tokenizer import MIRRORED
+from date_jax.task import Batch, record_shapes
+
+PAIR = ("image", "text", "text_mask", "product_id")  # what every row of both domains has
+BOX = ("box_cxcywh", "box_mask")  # what rows of the source have besides
+
+
+def adapts(config: ConfigDict) -> bool:
+    """Whether a run of PG-DA ever sees its target; `source_only` does not."""
+    return config.method != "source_only"
+
+
+def align_start(config: ConfigDict) -> int:
+    """The first step of stage 2; a run that never sees its target stays in stage 1."""
+    return int(config.stages.align * config.steps) if adapts(config) else config.steps
+
+
+def pseudo_start(config: ConfigDict) -> int:
+    """The first step at which pseudo boxes may be made, which is where stage 3 begins."""
+    return int(config.stages.pseudo * config.steps) if adapts(config) else config.steps
+
+
+def stage(config: ConfigDict, step: int) -> int:
+    """The stage of a step: 1, the source alone; 2, aligned with the target; 3, pseudo boxes."""
+    return 1 + (step >= align_start(config)) + (step >= pseudo_start(config))
+
+
+def vocabulary(tokenizer: Any) -> tuple[int, Array]:
+    """The number of pieces, and the piece that each becomes in a mirrored picture."""
+    return len(tokenizer.vocab), jnp.asarray(tokenizer.swap_table(MIRRORED))
+
+
+def supervised_example(config: ConfigDict) -> Batch:
+    """The shapes of a batch with boxes."""
+    return {"source": record_shapes(config, *PAIR, *BOX)}
+
+
+def adaptive_example(config: ConfigDict) -> Batch:
+    """The shapes of a batch of the last stage that the run reaches."""
+    example = supervised_example(config)
+    return example | {"target": record_shapes(config, *PAIR)} if adapts(config) else example
+
+
+def supervised_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]:
+    """This process's part `{source}` of the batch of each step from `first_step`, without end."""
+    for batch in _stream(config, corpus, config.data.source, first_step, boxes=True):
+        yield {"source": batch}
+
+
+def adaptive_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]:
+    """This process's part of the batch of each step from `first_step`, without end.
+
+    The target joins at stage 2, and has no boxes.
+    """
+    source = _stream(config, corpus, config.data.source, first_step, boxes=True)
+    target = None
+    for step in itertools.count(first_step):
+        batch = {"source": next(source)}
+        if step >= align_start(config):
+            if target is None:
+                target = _stream(config, corpus, config.data.target, step, boxes=False)
+            batch["target"] = next(target)
+        yield batch
+
+
+def _stream(
+    config: ConfigDict, corpus: Any, domains: str, first_step: int, *, boxes: bool
+) -> Iterator[dict[str, Any]]:
+    """The training rows of some domains; those with boxes in another order than those without."""
+    return pipeline.train_batches(
+        corpus,
+        split_names(domains, "train"),
+        batch_size=config.batch_size,
+        seed=config.seed if boxes else config.seed + 1,
+        start_step=first_step,
+        boxes=boxes,
+        share=pipeline.Share.here(),
+    )

@@ -1,0 +1,136 @@
+"""DATE's network (2304.03669): two extractors, a projection of each into one space, two seekers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from date_jax import augment
+from date_jax.date.seekers import ImageSeeker, ObjectSeeker
+from date_jax.networks import extractors, sizes
+from date_jax.pairs.tiles import map_chunks
+from date_jax.pairs.vectors import unit_vectors
+from date_jax.task import Batch, Params, Prediction
+
+
+class Date(nn.Module):
+    """The whole network; its parameters are those of the parts, by name.
+
+    Attributes:
+        config: `config.model`.
+        vocab_size: rows of the text extractor's embedding table.
+        text_length: T.
+    """
+
+    config: ConfigDict
+    vocab_size: int
+    text_length: int
+
+    def setup(self) -> None:
+        model, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.image_extractor = extractors.image_extractor(model)
+        self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
+        self.image_projection = nn.Dense(model.width, dtype=dtype)
+        self.text_projection = nn.Dense(model.width, dtype=dtype)
+        self.image_seeker = ImageSeeker()
+        self.object_seeker = ObjectSeeker(
+            layers=model.fusion.layers,
+            heads=model.fusion.heads,
+            mlp_width=model.fusion.mlp_width,
+            dropout=model.fusion.dropout,
+            norm_first=model.fusion.norm_first,
+            remat=model.remat,
+            scan=model.scan,
+            dtype=dtype,
+        )
+
+    def image(self, image: Array) -> tuple[Array, Array]:
+        """`(V_rep [B D], V [B P D])` of normalised pixels `[B H W 3]`."""
+        rep, tokens = self.image_extractor(image)
+        return self.image_projection(rep), self.image_projection(tokens)
+
+    def text(self, text: Array, text_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """`(Q_rep [B D], Q [B T D])` of token ids `[B T]`."""
+        rep, tokens = self.text_extractor(text, text_mask, train=train)
+        return self.text_projection(rep), self.text_projection(tokens)
+
+    def __call__(
+        self, image: Array, text: Array, text_mask: Array, *, train: bool = False
+    ) -> dict[str, Array]:
+        """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1]."""
+        image_rep, image_tokens = self.image(image)
+        text_rep, text_tokens = self.text(text, text_mask, train=train)
+        # The box, from all tokens of both.
+        grid = sizes.token_grid(self.config.image, *image.shape[1:3])
+        loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
+        # The vectors of retrieval, from `[REP]` alone.
+        query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
+        # Padding has no say in the mean of a text's tokens.
+        share = text_mask / text_mask.sum(axis=1, keepdims=True)
+        return {
+            "image_rep": image_rep,
+            "image_mean": image_tokens.mean(axis=1),
+            "text_rep": text_rep,
+            "text_mean": (text_tokens * share[:, :, None].astype(text_tokens.dtype)).sum(axis=1),
+            "loc": loc,
+            "box_cxcywh": box,
+            "query_embedding": query,
+            "image_embedding": picture,
+            "scale": scale,
+            "bias": bias,
+        }
+
+
+def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Callable[..., Any]:
+    """The forward pass of training: `(params, batch, box_cxcywh, step, rng) -> (outputs, box)`.
+
+    The network sees a strong view of a domain's batch; `box` is the box inside that view.
+    """
+    apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
+
+    def outputs(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
+        params, key = shared
+        rngs = {"dropout": key if chunk is None else jax.random.fold_in(key, chunk)}
+        return apply({"params": params}, **rows, train=True, rngs=rngs)
+
+    def forward(
+        params: Params, batch: Batch, box: Array, step: Array, rng: Array
+    ) -> tuple[dict[str, Array], Array]:
+        view_key, dropout_key = jax.random.split(rng)
+        options = {"config": config, "swap_table": swap_table}
+        view, box = augment.strong_view(batch, box, step=step, rng=view_key, **options)
+        shared = params["model"], dropout_key
+        return map_chunks(outputs, shared, view, at_once=config.model.rows_at_once), box
+
+    return forward
+
+
+def predictions(model: Date) -> dict[str, Prediction]:
+    """What evaluation, search and export may ask for: `image_embedding [B D]` and
+    `query_embedding [B D]`, both of length 1, and `box_cxcywh [B 4]`."""
+    apply: Callable[..., Any] = model.apply
+
+    def image_embedding(params: Params, batch: Batch) -> Array:
+        image = augment.plain_view(batch["image"])
+        rep, _ = apply({"params": params["model"]}, image, method=Date.image)
+        return unit_vectors(rep)
+
+    def query_embedding(params: Params, batch: Batch) -> Array:
+        text = batch["text"], batch["text_mask"]
+        rep, _ = apply({"params": params["model"]}, *text, method=Date.text)
+        return unit_vectors(rep)
+
+    def box_cxcywh(params: Params, batch: Batch) -> Array:
+        image = augment.plain_view(batch["image"])
+        inputs = image, batch["text"], batch["text_mask"]
+        return apply({"params": params["model"]}, *inputs)["box_cxcywh"]
+
+    return {
+        "image_embedding": image_embedding,
+        "query_embedding": query_embedding,
+        "box_cxcywh": box_cxcywh,
+    }
