@@ -106,11 +106,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.images = ""  # of product1m: a folder of pictures named <id>.<ending>
     config.data.regions = ""  # of precomputed: what date_jax.data.files.region_files wrote
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
-    config.data.image_size = 64
+    config.data.image_size = 64  # pixels of a side
     config.data.fit = "letterbox"  # letterbox | stretch, of product1m's pictures
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
-    config.data.text_length = 28
+    config.data.text_length = 28  # word pieces, [CLS] and [SEP] among them
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
     config.data.vocab_size = 1000
     # Pictures to train on; `queries` of each kind; `views` of each product in the gallery; `unseen`
@@ -130,8 +130,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
-    config.model.remat = False  # compute layers again in the backward pass: less memory
-    config.model.scan = False  # compile equal layers once: sooner at work where they are many
+    config.model.remat = False  # compute layers again in the backward pass: less memory, more time
+    config.model.scan = False  # compile equal layers once: a sooner start where they are many
     config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
     config.model.regions = ConfigDict(
         {
@@ -144,17 +144,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "min_score": 0.5,
         }
     )
-    config.model.image = ConfigDict(
+    config.model.image = ConfigDict(  # a Swin
         {
-            "patch": 4,
-            "width": 32,
-            "depths": (1, 2),
+            "patch": 4,  # pixels
+            "width": 32,  # of the first stage; each further one has twice as many
+            "depths": (1, 2),  # layers of each stage
             "heads": (2, 4),
-            "window": 4,
+            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
             "mlp_ratio": 2.0,
         }
     )
-    config.model.streams = ConfigDict(
+    config.model.streams = ConfigDict(  # text and image alone, then across, then joined
         {
             "width": 64,
             "embedding": 128,
@@ -190,34 +190,34 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment = ConfigDict(
         {
             "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
-            "focus": 0.0,
-            "zoom_in": 1.2,
-            "zoom_out": 1.2,
-            "aspect": 1.15,
-            "flip": 0.5,
-            "brightness": 0.2,
+            "focus": 0.0,  # share of close-ups of a box at the start; fades over the ramp
+            "zoom_in": 1.2,  # how much closer, at most; 1 = off
+            "zoom_out": 1.2,  # how much further away, at most; 1 = off
+            "aspect": 1.15,  # width by height stretched by that, at most; 1 = off
+            "flip": 0.5,  # share of mirrored pictures; "left" becomes "right"
+            "brightness": 0.2,  # of all channels, up to that share; 0 = off, and so for all below
             "contrast": 0.2,
             "saturation": 0.2,
-            "cast": 0.1,
-            "noise": 0.03,
-            "blur": 0.5,
-            "erase": 0.0,
+            "cast": 0.1,  # of each channel
+            "noise": 0.03,  # of each pixel
+            "blur": 0.5,  # pixels
+            "erase": 0.0,  # share of pictures that lose a rectangle
         }
     )
     config.optim = ConfigDict(
         {
             "learning_rate": 1.5e-3,
-            "warmup": 0.05,
+            "warmup": 0.05,  # share of `steps` over which the rate rises
             "schedule": "cosine",  # cosine | step
-            "beta2": 0.98,
-            "weight_decay": 1e-4,
-            "clip": 1.0,
-            "ema": 0.99,
-            "backbone_scale": 1.0,
+            "beta2": 0.98,  # decay of the squared gradients' average
+            "weight_decay": 1e-4,  # of matrices
+            "clip": 1.0,  # greatest norm of the gradient
+            "ema": 0.99,  # share that the averaged weights, which are evaluated, keep at each step
+            "backbone_scale": 1.0,  # of the extractors' rate
         }
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
-    config.log = ConfigDict({"every": 50})
+    config.log = ConfigDict({"every": 50})  # steps; so are the two below
     config.eval = ConfigDict({"every": 600, "batch_size": 128})
     config.checkpoint = ConfigDict({"every": 300, "keep": 2})
 

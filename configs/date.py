@@ -38,13 +38,13 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "shop"  # shop (rendered) | files (your own, at `path`)
-    config.data.path = ""
+    config.data.path = ""  # of files: .jsonl or .csv
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.source = "mall+live"  # domains with boxes, joined by +
     config.data.target = ""  # configs/pgda.py alone has one
-    config.data.image_size = 64
+    config.data.image_size = 64  # pixels of a side
     config.data.fit = "letterbox"  # letterbox | stretch
-    config.data.text_length = 20
+    config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
     config.data.vocab_size = 1000
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
@@ -54,73 +54,74 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
-    config.model.remat = False  # compute layers again in the backward pass: less memory
-    config.model.scan = False  # compile equal layers once: sooner at work where they are many
+    config.model.remat = False  # compute layers again in the backward pass: less memory, more time
+    config.model.scan = False  # compile equal layers once: a sooner start where they are many
     # Rows of a device that go through the network at a time; 0 = all, right for accelerators until
     # their memory is full. On a CPU it is fastest when a chunk's activations fit the cache.
     config.model.rows_at_once = 4
-    config.model.width = 64  # D
-    config.model.image = ConfigDict(
+    config.model.width = 64  # D, of both seekers
+    config.model.image = ConfigDict(  # the picture's extractor, a Swin
         {
-            "patch": 4,
-            "width": 32,
-            "depths": (1, 2),
+            "patch": 4,  # pixels
+            "width": 32,  # of the first stage; each further one has twice as many
+            "depths": (1, 2),  # layers of each stage
             "heads": (2, 4),
-            "window": 4,
+            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
             "mlp_ratio": 2.0,
             "pooling": "rep",  # rep | mean | multi_scale
         }
     )
-    config.model.text = ConfigDict(
+    config.model.text = ConfigDict(  # the query's extractor, a BERT
         {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
     )
-    config.model.fusion = ConfigDict(
+    config.model.fusion = ConfigDict(  # the object seeker's layers over all tokens
         {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
 
     # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
     config.init = ConfigDict({"image": "", "text": ""})
 
-    config.image_seeker = ConfigDict(
+    config.image_seeker = ConfigDict(  # retrieval
         {
-            "weight": 0.1,
+            "weight": 0.1,  # of its loss; 0 = no retrieval
             "loss": "softmax",  # softmax | sigmoid
             "prior": "none",  # none | dual_softmax
-            "prior_temperature": 10.0,
+            "prior_temperature": 10.0,  # of dual_softmax
         }
     )
+    # Grounding: the weight of its loss, 0 = none, and of the two terms in it.
     config.object_seeker = ConfigDict({"weight": 1.0, "l1_weight": 1.0, "giou_weight": 1.0})
     config.augment = ConfigDict(
         {
             "ramp": 0.5,  # share of `steps` over which the strengths grow to what stands here
             "focus": 1.0,  # share of close-ups of the box at the start; fades over the ramp
-            "zoom_in": 1.25,
-            "zoom_out": 1.25,
-            "aspect": 1.15,
-            "flip": 0.5,
-            "brightness": 0.3,
+            "zoom_in": 1.25,  # how much closer, at most; 1 = off
+            "zoom_out": 1.25,  # how much further away, at most; 1 = off
+            "aspect": 1.15,  # width by height stretched by that, at most; 1 = off
+            "flip": 0.5,  # share of mirrored pictures; "left" becomes "right"
+            "brightness": 0.3,  # of all channels, up to that share; 0 = off, and so for all below
             "contrast": 0.3,
             "saturation": 0.3,
-            "cast": 0.15,
-            "noise": 0.05,
-            "blur": 0.7,
-            "erase": 0.3,
+            "cast": 0.15,  # of each channel
+            "noise": 0.05,  # of each pixel
+            "blur": 0.7,  # pixels
+            "erase": 0.3,  # share of pictures that lose a rectangle
         }
     )
     config.optim = ConfigDict(
         {
             "learning_rate": 1.5e-3,
-            "warmup": 0.05,
+            "warmup": 0.05,  # share of `steps` over which the rate rises
             "schedule": "cosine",  # cosine | step
             "beta2": 0.98,  # with 0.999 the plateau at the start lasts twice as long
-            "weight_decay": 1e-4,
-            "clip": 1.0,
-            "ema": 0.995,
-            "backbone_scale": 1.0,
+            "weight_decay": 1e-4,  # of matrices
+            "clip": 1.0,  # greatest norm of the gradient
+            "ema": 0.995,  # share that the averaged weights, which are evaluated, keep at each step
+            "backbone_scale": 1.0,  # of the extractors' rate
         }
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
-    config.log = ConfigDict({"every": 50})
+    config.log = ConfigDict({"every": 50})  # steps; so are the two below
     config.eval = ConfigDict({"every": 500, "batch_size": 256})
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
 

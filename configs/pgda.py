@@ -23,9 +23,9 @@ from configs.scales import SCALES, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
 WORDS = ("files", *DIRECTIONS, *SCALES)
+_NO_BOXES = {"pseudo_boxes.weight": 0.0}
 # What date_jax.ablate compares, and what each changes. All but source_only train retrieval on the
 # target's pairs.
-_NO_BOXES = {"pseudo_boxes.weight": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"method": "source_only"},
     "pairs": {"aligner.kind": "none", **_NO_BOXES},
@@ -54,33 +54,33 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method = "date"  # date | source_only | oracle
     config.data.source = "mall"  # several domains are joined by +
     config.data.target = "live"
-    config.image_seeker.target_weight = 0.1
-    config.aligner = ConfigDict(
+    config.image_seeker.target_weight = 0.1  # of retrieval on the target's pairs
+    config.aligner = ConfigDict(  # makes the features of both domains alike
         {
             "kind": "mmd",  # none | mmd | adversarial | conditional_adversarial
-            "weight": 0.1,
-            "image_weight": 1.0,
-            "text_weight": 1.0,
-            "unbiased": False,
+            "weight": 0.1,  # of all three terms
+            "image_weight": 1.0,  # of the pictures' term, relative to that of the joint feature
+            "text_weight": 1.0,  # of the queries'
+            "unbiased": False,  # MMD without the rows' similarity to themselves
             "queue": 0,  # rows of earlier batches that MMD compares too; for batches below 64
             "hidden": 1024,  # width of the adversarial kinds' discriminators
         }
     )
     # Where stages 2 (target and aligner) and 3 (pseudo boxes) begin, as shares of `steps`.
     config.stages = ConfigDict({"align": 0.4, "pseudo": 0.5})
-    config.pseudo_boxes = ConfigDict(
+    config.pseudo_boxes = ConfigDict(  # a teacher's boxes on the target
         {
-            "weight": 1.0,
-            "every": 250,  # steps
+            "weight": 1.0,  # of their loss; 0 = none
+            "every": 250,  # steps, after which they are made anew
             "teacher": "ema",  # ema | frozen: as it was at the start of the stage
             "looks": 2,  # the second at a close-up of the box that the first one found
             "rank": "agreement",  # agreement (of two views) | count (of similar source pairs)
             # These three make the count.
             "combine": "mean",  # mean | rank | min, of picture and text
             "theta_kind": "quantile",  # quantile | absolute
-            "theta": 0.9,
-            "keep_start": 0.5,
-            "keep_end": 0.8,
+            "theta": 0.9,  # similarity above which a source pair counts, or its quantile
+            "keep_start": 0.5,  # share of the target's rows that get a box, when the stage begins
+            "keep_end": 0.8,  # the same at its end
             "min_agreement": 0.0,  # mean IoU of two views' boxes, below which none is selected
             "min_row_agreement": 0.0,  # IoU of its two boxes, below which a row is not selected
         }

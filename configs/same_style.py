@@ -63,18 +63,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.pairs = ""  # of files: what date_jax.data.clicks.pairs wrote
     config.data.images = ""  # of published: a folder of pictures named <id>.<ending>
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
-    config.data.image_size = 48
+    config.data.image_size = 48  # pixels of a side
     config.data.fit = "letterbox"  # letterbox | stretch
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
-    config.data.text_length = 20
+    config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
     config.data.vocab_size = 1000
+    # `products` of the rendered catalogue; `workers` that render them, 0 = all cores.
     config.data.suppliers = ConfigDict({"products": 2_000, "seed": 0, "workers": 0})
-    # The simulated log, and what the rules of data/click_rules.py ask for.
+    # The simulated log, and the thresholds of the rules in date_jax/data/clicks/rules.py.
     config.data.clicks = ConfigDict(
         {
-            "rows": 2_000_000,
+            "rows": 2_000_000,  # of the log
             "seed": 0,
             "without": "",  # rules to leave out, joined by commas
             "min_support": 5,
@@ -88,26 +89,26 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # float32 | bfloat16, to compute with; the rest is float32
-    config.model.remat = False  # compute layers again in the backward pass: less memory
-    config.model.scan = False  # compile equal layers once: sooner at work where they are many
+    config.model.remat = False  # compute layers again in the backward pass: less memory, more time
+    config.model.scan = False  # compile equal layers once: a sooner start where they are many
     config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
-    config.model.width = 64  # D
-    config.model.embedding = 128  # E
-    config.model.image = ConfigDict(
+    config.model.width = 64  # D, of the joint encoder
+    config.model.embedding = 128  # E, of the vectors that are compared
+    config.model.image = ConfigDict(  # a Swin
         {
-            "patch": 4,
-            "width": 32,
-            "depths": (1, 2),
+            "patch": 4,  # pixels
+            "width": 32,  # of the first stage; each further one has twice as many
+            "depths": (1, 2),  # layers of each stage
             "heads": (2, 4),
-            "window": 4,
+            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
             "mlp_ratio": 2.0,
-            "pooling": "mean",  # of the tokens, which alone are used; rep adds a token among them
+            "pooling": "mean",  # only tokens are read here; rep would add one
         }
     )
-    config.model.text = ConfigDict(
+    config.model.text = ConfigDict(  # a BERT
         {"layers": 1, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
     )
-    config.model.joint = ConfigDict(
+    config.model.joint = ConfigDict(  # over the tokens of both
         {"layers": 2, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
     # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
@@ -118,8 +119,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "match_margin": 0.2,
             "distinct_margin": 0.2,
             "local_margin": 0.01,
-            "distinct_weight": 0.5,
-            "local_weight": 1.0,
+            "distinct_weight": 0.5,  # of distinctiveness; 0 = off
+            "local_weight": 1.0,  # of locality; 0 = off
             "nearest": 10,  # offers around a trigger that locality looks at
             "temperature": 0.07,  # of the softmax
         }
@@ -127,34 +128,34 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment = ConfigDict(
         {
             "ramp": 0.2,  # share of `steps` over which the strengths grow to what stands here
-            "focus": 0.0,
-            "zoom_in": 1.15,
-            "zoom_out": 1.2,
-            "aspect": 1.1,
+            "focus": 0.0,  # share of close-ups of a box at the start; fades over the ramp
+            "zoom_in": 1.15,  # how much closer, at most; 1 = off
+            "zoom_out": 1.2,  # how much further away, at most; 1 = off
+            "aspect": 1.1,  # width by height stretched by that, at most; 1 = off
             "flip": 0.0,  # numbers and marks are printed on the products
-            "brightness": 0.2,
+            "brightness": 0.2,  # of all channels, up to that share; 0 = off, and so for all below
             "contrast": 0.2,
             "saturation": 0.2,
-            "cast": 0.1,
-            "noise": 0.03,
-            "blur": 0.3,
-            "erase": 0.2,
+            "cast": 0.1,  # of each channel
+            "noise": 0.03,  # of each pixel
+            "blur": 0.3,  # pixels
+            "erase": 0.2,  # share of pictures that lose a rectangle
         }
     )
     config.optim = ConfigDict(
         {
             "learning_rate": 1.5e-3,
-            "warmup": 0.05,
+            "warmup": 0.05,  # share of `steps` over which the rate rises
             "schedule": "cosine",  # cosine | step
-            "beta2": 0.98,
-            "weight_decay": 1e-4,
-            "clip": 1.0,
-            "ema": 0.99,
-            "backbone_scale": 1.0,
+            "beta2": 0.98,  # decay of the squared gradients' average
+            "weight_decay": 1e-4,  # of matrices
+            "clip": 1.0,  # greatest norm of the gradient
+            "ema": 0.99,  # share that the averaged weights, which are evaluated, keep at each step
+            "backbone_scale": 1.0,  # of the extractors' rate
         }
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
-    config.log = ConfigDict({"every": 50})
+    config.log = ConfigDict({"every": 50})  # steps; so are the two below
     config.eval = ConfigDict({"every": 250, "batch_size": 128})
     config.checkpoint = ConfigDict({"every": 250, "keep": 2})
     return config.lock()
