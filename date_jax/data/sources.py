@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data.cache import tensorflow
-from date_jax.data.clicks import given as given_pairs
-from date_jax.data.clicks.mined import Pairs, mined_pairs
+from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
 from date_jax.data.domains import joined_domains
 from date_jax.data.files import offers as own_offers
 from date_jax.data.files import published_offers
@@ -48,7 +47,7 @@ class Parts(NamedTuple):
     texts_from: Sequence[str]
     numbered: Sequence[str] = ()
     boxes: bool = False
-    pairs: Callable[[PreparedSplit], Pairs] | None = None
+    pairs: Callable[[PreparedSplit], TrainingPairs] | None = None
     has_true_products: bool = True
     regions: RegionFiles | None = None
     notes: Sequence[str] = ()
@@ -139,19 +138,18 @@ def _suppliers(config: Any, cache: Path) -> Parts:
     tensorflow()
     from date_jax.data.datasets import suppliers
 
-    mined = partial(mined_pairs, config=config.clicks, cache=cache)
-    return Parts([suppliers.builder(config, cache)], ("offer",), pairs=mined)
+    pairs = partial(mined_pairs, config=config.clicks, cache=cache)
+    return Parts([suppliers.builder(config, cache)], ("offer",), pairs=pairs)
 
 
 def _offer_files(config: Any, cache: Path) -> Parts:
     path = Path(config.path).expanduser()
     offers = own_offers.offers(path)
-    id_pairs = given_pairs.read(config.pairs)
     return _paired_offers(
         config,
         cache,
         offers,
-        id_pairs,
+        id_pairs(config.pairs),
         folder=path.parent,
         pairs_from=config.pairs,
         has_true_products=all(offer.product_id for offer in offers if offer.split in ("", "train")),
@@ -177,7 +175,7 @@ def _paired_offers(
     config: Any,
     cache: Path,
     offers: list[own_offers.Offer],
-    id_pairs: own_offers.IdPairs,
+    pairs: own_offers.IdPairs,
     *,
     folder: Path,
     pairs_from: str,
@@ -192,15 +190,15 @@ def _paired_offers(
     tensorflow()
     from date_jax.data.datasets import offers as datasets
 
-    placed = own_offers.placed(offers, id_pairs)
+    placed = own_offers.placed(offers, pairs)
     # Before the first picture is made; once they are, offers without one are gone.
     train_ids = [offer.offer_id for offer in placed if offer.split == "train"]
-    given_pairs.rows_of(id_pairs, train_ids, pairs_from)
+    row_pairs(pairs, train_ids, pairs_from)
     path = Path(config.path).expanduser()
     return Parts(
         [datasets.builder(config, cache, path=path, folder=folder, offers=placed)],
         ("offer",),
-        pairs=lambda split: given_pairs.rows_of(id_pairs, split.texts("offer_id"), pairs_from),
+        pairs=lambda split: row_pairs(pairs, split.texts("offer_id"), pairs_from),
         has_true_products=has_true_products,
         notes=own_offers.notes(offers, placed),
     )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import same_style as configs
 from date_jax.data import pipeline
-from date_jax.data.clicks import mined as mined_pairs
+from date_jax.data.clicks import training_pairs
 from date_jax.data.rendering import suppliers
 from date_jax.data.rendering.offer_scenes import catalogue_product
 from date_jax.data.rendering.parts import NUMBERED, PARTS
@@ -131,15 +131,15 @@ def test_the_rules_are_not_told_which_offers_show_the_same_product(
     corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked = []
-    mined = mined_pairs.click_rules.mined
+    mined = training_pairs.click_rules.mined_pairs
 
     def seen(log: Any, offers: Any, *rest: Any, **options: Any) -> Any:
         asked.extend([*log.columns, *offers.columns])
         return mined(log, offers, *rest, **options)
 
-    monkeypatch.setattr(mined_pairs.click_rules, "mined", seen)
+    monkeypatch.setattr(training_pairs.click_rules, "mined_pairs", seen)
     split = corpus.splits["offer_train"].records
-    found = mined_pairs.mined_pairs(split, small().data.clicks, tmp_path)
+    found = training_pairs.mined_pairs(split, small().data.clicks, tmp_path)
     np.testing.assert_array_equal(found.rows, corpus.pairs)
     assert asked
     assert "product_id" not in asked
@@ -206,4 +206,4 @@ def test_a_rule_that_is_none_is_refused(corpus: pipeline.Corpus, tmp_path: Any) 
     config = small().data.clicks
     config.without = "category,relevanc"
     with pytest.raises(UsageError, match=r"no rule 'relevanc' \(did you mean 'relevance'\?\)"):
-        mined_pairs.mined_pairs(corpus.splits["offer_train"].records, config, tmp_path)
+        training_pairs.mined_pairs(corpus.splits["offer_train"].records, config, tmp_path)

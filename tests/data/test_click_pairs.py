@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 import sqlglot
 
-from date_jax.data.clicks import pairs as click_pairs
+from date_jax.data.clicks import mining as click_pairs
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import tables as click_tables
 from date_jax.data.clicks.rules import CATALOGUE, LOG, RULES, STEPS, Settings
@@ -65,7 +65,7 @@ def mined(
 ) -> dict[Pair, dict[str, Any]]:
     clicked = connection.create_table("log", as_table(log, log_columns(log)), overwrite=True)
     known = connection.create_table("catalogue", as_table(offers, CATALOGUE), overwrite=True)
-    made = click_rules.mined(clicked, known, settings, **options).to_pyarrow()
+    made = click_rules.mined_pairs(clicked, known, settings, **options).to_pyarrow()
     return by_ids(made)
 
 
@@ -505,7 +505,7 @@ def test_ctrl_c_leaves_nothing_behind(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(click_rules, "mined", interrupted)
+    monkeypatch.setattr(click_rules, "mined_pairs", interrupted)
     assert click_pairs.main(command(tmp_path)) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not list(tmp_path.glob("*pairs.csv"))

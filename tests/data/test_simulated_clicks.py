@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from date_jax.data.clicks import simulated as simulated_clicks
+from date_jax.data.clicks import simulated_log
 from date_jax.data.clicks import trials as click_trials
 from date_jax.data.clicks.rules import LOG, RULES
 from date_jax.data.clicks.simulated_catalogue import catalogue
@@ -17,15 +17,15 @@ from date_jax.data.clicks.simulated_catalogue import catalogue
 @pytest.fixture(scope="module")
 def shop() -> tuple[pa.Table, pa.Table]:
     offers = catalogue(150, seed=0)
-    return offers, simulated_clicks.log(offers, rows=60_000, seed=0)
+    return offers, simulated_log.log(offers, rows=60_000, seed=0)
 
 
 def test_the_simulated_log_has_the_columns_of_one_and_not_the_truth(shop: tuple) -> None:
     offers, log = shop
     assert log.num_rows == 60_000
     assert {*LOG, "supplier", "category", "time", "position"} == set(log.column_names)
-    assert log.equals(simulated_clicks.log(offers, rows=60_000, seed=0))
-    assert not log.equals(simulated_clicks.log(offers, rows=60_000, seed=1))
+    assert log.equals(simulated_log.log(offers, rows=60_000, seed=0))
+    assert not log.equals(simulated_log.log(offers, rows=60_000, seed=1))
 
 
 def test_no_page_shows_an_offer_twice(shop: tuple) -> None:
@@ -53,8 +53,8 @@ def test_clicks_grow_fewer_down_the_page_and_stray_into_other_categories(shop: t
 def test_a_log_made_in_parts_has_all_its_rows_and_visits_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(simulated_clicks, "VISITS_AT_ONCE", 64)
-    parts = list(simulated_clicks.batches(catalogue(30, seed=0), rows=1500, seed=0))
+    monkeypatch.setattr(simulated_log, "VISITS_AT_ONCE", 64)
+    parts = list(simulated_log.log_parts(catalogue(30, seed=0), rows=1500, seed=0))
     assert len(parts) == 3
     assert sum(part.num_rows for part in parts) == 1500
     sessions = [set(part["session"].to_pylist()) for part in parts]
@@ -64,8 +64,8 @@ def test_a_log_made_in_parts_has_all_its_rows_and_visits_once(
 def test_a_catalogue_may_be_a_dict_of_columns() -> None:
     offers = catalogue(30, seed=0)
     columns = {name: offers[name].to_numpy() for name in offers.column_names}
-    assert simulated_clicks.log(columns, rows=100, seed=0).equals(
-        simulated_clicks.log(offers, rows=100, seed=0)
+    assert simulated_log.log(columns, rows=100, seed=0).equals(
+        simulated_log.log(offers, rows=100, seed=0)
     )
 
 
@@ -83,7 +83,7 @@ def test_precision_and_recall_by_hand() -> None:
 
 
 def test_the_category_and_relevance_rules_make_the_pairs_of_a_simulated_log_more_precise() -> None:
-    table = dict(click_trials.rules_table(100_000, seed=0))
+    table = dict(click_trials.rule_qualities(100_000, seed=0))
     assert set(table) == {"all rules", "none", *(f"without {rule}" for rule in RULES)}
     best = table["all rules"]
     assert best.precision > table["without category"].precision + 0.01
@@ -105,5 +105,5 @@ def test_the_cost_is_that_of_the_real_commands(capfd: pytest.CaptureFixture) -> 
 
 def test_the_memory_of_a_command_is_its_own_and_not_that_of_who_asks(tmp_path: Path) -> None:
     held = np.ones(2**28)  # 2 GiB
-    spent = click_trials.cost("simulated_clicks", "--rows=1000", f"--out={tmp_path}")
+    spent = click_trials.command_cost("simulated_clicks", "--rows=1000", f"--out={tmp_path}")
     assert spent.peak_gib < held.nbytes / 2**30

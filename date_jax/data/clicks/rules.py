@@ -21,7 +21,7 @@ CATALOGUE = dict.fromkeys(("offer_id", "title", "supplier", "category", "image_h
 
 
 class Settings(NamedTuple):
-    """What the rules ask for. The user ids are hashed together with `salt`."""
+    """What the rules ask for; the user ids are hashed together with `salt`."""
 
     salt: str
     min_support: int = 5
@@ -33,36 +33,44 @@ class Settings(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Makes a table of that of the step before, the offers and the settings; `says`, with the
-    settings filled in, what it keeps, and `rows` what its rows are."""
+    """One step from the log to the pairs.
+
+    Attributes:
+        make: the step's table, of that of the step before, the offers and the settings.
+        keeps: what it keeps, in words, with the settings to be filled in.
+        unit: what it counts, in the plural.
+    """
 
     make: Callable[[Table, Table, Settings], Table]
-    says: str
-    rows: str = "clicks"
+    keeps: str
+    unit: str = "clicks"
 
 
 def clicks(log: Table, offers: Table, settings: Settings) -> Table:
-    """user, session, query, offer_id, relevance: one row an offer that a user clicked in a visit.
+    """One row an offer that a user clicked in a visit: user, session, query, offer_id, relevance.
 
     A visit is one user's one query in one session. Of the user there is only a salted hash.
     """
+    # From here on nobody can tell who clicked.
     users = (settings.salt + log.user.cast("string")).hexdigest("sha256")
     scored = {"score": log.relevance.cast("float64")} if "relevance" in log.columns else {}
-    of_somebody = log.user.notnull(), log.session.notnull()
-    clicked = log.filter(log.clicked.cast("boolean"), *of_somebody).select(
+    has_user = log.user.notnull(), log.session.notnull()
+    clicked = log.filter(log.clicked.cast("boolean"), *has_user).select(
         user=users,
         session=log.session.cast("string"),
         query=words(log.query.cast("string")),
         offer_id=log.offer_id.cast("string"),
         **scored,
     )
-    asked = clicked.filter(clicked.query.length() > 0)
-    known = asked.join(offers.select("offer_id", "words"), "offer_id")
+    searched = clicked.filter(clicked.query.length() > 0)
+    listed = searched.join(offers.select("offer_id", "words"), "offer_id")
+    # The log's own relevance where it has one, or else the words that query and title share.
     if scored:  # engines differ about what is larger than no number
-        relevance = known.score.isnan().ifelse(0.0, known.score).fill_null(0.0)
+        relevance = listed.score.isnan().ifelse(0.0, listed.score).fill_null(0.0)
     else:
-        relevance = overlap(known.query, known.words)
-    rated = known.mutate(relevance=relevance)
+        relevance = word_overlap(listed.query, listed.words)
+    rated = listed.mutate(relevance=relevance)
+    # An offer that is clicked twice in a visit counts once.
     return rated.group_by("user", "session", "query", "offer_id").agg(
         relevance=rated.relevance.max()
     )
@@ -75,39 +83,44 @@ def words(text: StringValue) -> StringValue:
     return spaced.re_replace("^ | $", "")
 
 
-def overlap(query: StringValue, title: Any) -> Any:
+def word_overlap(query: StringValue, title: Any) -> Any:
     """The share of the query's different words that are among the title's, an array.
 
     It knows neither synonyms nor texts without spaces: those need a column `relevance` in the log.
     """
-    asked = query.split(" ").unique()
-    return asked.intersect(title).length() / asked.length()
+    query_words = query.split(" ").unique()
+    return query_words.intersect(title).length() / query_words.length()
 
 
-def no_robots(table: Table, offers: Table, settings: Settings) -> Table:
-    """Visits with more clicks are no shopper's, and their pairs grow with the square."""
+def clicks_of_shoppers(table: Table, offers: Table, settings: Settings) -> Table:
+    """The clicks of visits with few of them.
+
+    Visits with more clicks are no shopper's, and their pairs grow with the square.
+    """
     visit = table.group_by("user", "session", "query")
     counted = visit.mutate(clicks=table.count())
     return counted.filter(counted.clicks <= settings.max_clicks).drop("clicks")
 
 
-def supported(table: Table, offers: Table, settings: Settings) -> Table:
-    """What few people ask for may tell who they are."""
-    asked = table.group_by("query").agg(users=table.user.nunique())
-    return table.semi_join(asked.filter(asked.users >= settings.min_support), "query")
+def clicks_of_common_queries(table: Table, offers: Table, settings: Settings) -> Table:
+    """The clicks of queries of several users: what few people ask for may tell who they are."""
+    queries = table.group_by("query").agg(users=table.user.nunique())
+    return table.semi_join(queries.filter(queries.users >= settings.min_support), "query")
 
 
-def relevant(table: Table, offers: Table, settings: Settings) -> Table:
+def relevant_clicks(table: Table, offers: Table, settings: Settings) -> Table:
+    """The clicks of offers that fit the query well enough."""
     return table.filter(table.relevance >= settings.min_relevance)
 
 
-def pairs(table: Table, offers: Table, settings: Settings) -> Table:
+def clicked_pairs(table: Table, offers: Table, settings: Settings) -> Table:
     """One row a pair of offers that were clicked in one visit, with what the rules want to know.
 
     coclicks counts the visits; relevance is that of the less relevant offer, in the best visit.
     """
     import ibis
 
+    # Each two clicks of a visit, once and not again the other way round; then one row a pair.
     other = table.view()
     visit = [table[name] == other[name] for name in ("user", "session", "query")]
     together = table.join(other, [*visit, table.offer_id < other.offer_id]).select(
@@ -118,9 +131,10 @@ def pairs(table: Table, offers: Table, settings: Settings) -> Table:
     counted = together.group_by("trigger_id", "offer_id").agg(
         coclicks=together.count(), relevance=together.relevance.max()
     )
+    # What is known of either offer.
     one, two = offers.view(), offers.view()
-    known = counted.join(one, counted.trigger_id == one.offer_id)
-    return known.join(two, counted.offer_id == two.offer_id).select(
+    joined = counted.join(one, counted.trigger_id == one.offer_id)
+    return joined.join(two, counted.offer_id == two.offer_id).select(
         counted.trigger_id,
         counted.offer_id,
         one.category,
@@ -132,87 +146,97 @@ def pairs(table: Table, offers: Table, settings: Settings) -> Table:
     )
 
 
-def same_category(table: Table, offers: Table, settings: Settings) -> Table:
+def pairs_of_one_category(table: Table, offers: Table, settings: Settings) -> Table:
+    """The pairs whose offers are of the same leaf category."""
     return table.filter(table.same_category)
 
 
-def other_supplier(table: Table, offers: Table, settings: Settings) -> Table:
+def pairs_of_two_suppliers(table: Table, offers: Table, settings: Settings) -> Table:
+    """The pairs whose offers are of different suppliers."""
     return table.filter(table.other_supplier)
 
 
-def repeated(table: Table, offers: Table, settings: Settings) -> Table:
+def frequent_pairs(table: Table, offers: Table, settings: Settings) -> Table:
+    """The pairs that were clicked together often enough."""
     return table.filter(table.coclicks >= settings.min_coclicks)
 
 
-def few_duplicates(table: Table, offers: Table, settings: Settings) -> Table:
-    """Of pairs with one and the same picture, from which nothing is learned about pictures."""
-    return table.filter(~(table.same_image & drawn(table, settings.drop_duplicates_share)))
+def pairs_with_few_duplicates(table: Table, offers: Table, settings: Settings) -> Table:
+    """The pairs without most of those whose offers have one and the same picture.
+
+    From these nothing is learned about pictures.
+    """
+    return table.filter(~(table.same_image & is_in_share(table, settings.drop_duplicates_share)))
 
 
-def drawn(table: Table, share: float) -> BooleanValue:
+def is_in_share(table: Table, share: float) -> BooleanValue:
     """True for a `share` of the pairs, the same ones on every engine."""
     # Hexadecimal digits sort as their numbers do, and "g" comes after all of them.
     below = f"{int(share * 16**8):08x}" if share < 1 else "g"
     return (table.trigger_id + "|" + table.offer_id).hexdigest("sha256") < below
 
 
-def few_pairs(table: Table, offers: Table, settings: Settings) -> Table:
-    """A pair stays if it is among the best of both its offers: none has more, in any order."""
+def best_pairs(table: Table, offers: Table, settings: Settings) -> Table:
+    """The pairs that are among the best of both their offers, so that no offer has many."""
     import ibis
 
-    there = table.select("trigger_id", "offer_id", "coclicks", "relevance", one=table.trigger_id)
-    back = table.select("trigger_id", "offer_id", "coclicks", "relevance", one=table.offer_id)
-    ends = there.union(back)
+    # Each pair twice, once with either offer as `one`, to be ranked among the pairs of both.
+    first = table.select("trigger_id", "offer_id", "coclicks", "relevance", one=table.trigger_id)
+    second = table.select("trigger_id", "offer_id", "coclicks", "relevance", one=table.offer_id)
+    ends = first.union(second)
     best = [ends.coclicks.desc(), ends.relevance.desc(), ends.trigger_id, ends.offer_id]
     ranked = ends.mutate(rank=ibis.row_number().over(group_by=ends.one, order_by=best))
+    # A pair stays if it is within the limit at both ends.
     within = ranked.filter(ranked["rank"] < settings.max_pairs)
     ends_within = within.group_by("trigger_id", "offer_id").agg(ends=within.count())
     return table.semi_join(ends_within.filter(ends_within.ends == 2), ["trigger_id", "offer_id"])
 
 
-MADE = ("clicks", "pairs")  # the steps that are no rules: they cannot be left out
+NO_RULES = ("clicks", "pairs")  # the steps that cannot be left out, as they are no rules
 STEPS: Mapping[str, Step] = {
     "clicks": Step(clicks, "clicked, known user, session, query and offer; once a visit"),
-    "robots": Step(no_robots, "at most {max_clicks} clicks a visit"),
-    "support": Step(supported, "queries of {min_support} users or more"),
-    "relevance": Step(relevant, "relevance {min_relevance} or more"),
-    "pairs": Step(pairs, "two offers clicked in one visit", "pairs"),
-    "category": Step(same_category, "same leaf category", "pairs"),
-    "supplier": Step(other_supplier, "different suppliers", "pairs"),
-    "coclicks": Step(repeated, "clicked together {min_coclicks} times or more", "pairs"),
+    "robots": Step(clicks_of_shoppers, "at most {max_clicks} clicks a visit"),
+    "support": Step(clicks_of_common_queries, "queries of {min_support} users or more"),
+    "relevance": Step(relevant_clicks, "relevance {min_relevance} or more"),
+    "pairs": Step(clicked_pairs, "two offers clicked in one visit", "pairs"),
+    "category": Step(pairs_of_one_category, "same leaf category", "pairs"),
+    "supplier": Step(pairs_of_two_suppliers, "different suppliers", "pairs"),
+    "coclicks": Step(frequent_pairs, "clicked together {min_coclicks} times or more", "pairs"),
     "duplicates": Step(
-        few_duplicates, "all but {drop_duplicates_share} of pairs of one image", "pairs"
+        pairs_with_few_duplicates, "all but {drop_duplicates_share} of pairs of one image", "pairs"
     ),
-    "quota": Step(few_pairs, "at most {max_pairs} pairs an offer", "pairs"),
+    "quota": Step(best_pairs, "at most {max_pairs} pairs an offer", "pairs"),
 }
 DIALECTS = {"duckdb": "duckdb", "spark": "pyspark", "bigquery": "bigquery"}
-RULES = tuple(name for name in STEPS if name not in MADE)
+RULES = tuple(name for name in STEPS if name not in NO_RULES)
 
 
-def unchanged(name: str, table: Table) -> Table:
+def same_table(name: str, table: Table) -> Table:
+    """The table itself, for a caller that only wants the end."""
     return table
 
 
-def mined(
+def mined_pairs(
     log: Table,
     catalogue: Table,
     settings: Settings,
     *,
     without: tuple[str, ...] = (),
-    after: Callable[[str, Table], Table] = unchanged,
+    after: Callable[[str, Table], Table] = same_table,
 ) -> Table:
     """The pairs of offers: trigger_id, offer_id, category, coclicks, relevance, in order of ids.
 
     Args:
         log: columns LOG, and relevance if the log has one of its own; others are not looked at.
         catalogue: columns CATALOGUE, one row an offer.
+        settings: of the rules.
         without: those of RULES that are left out.
         after: is handed "offers" and the catalogue with titles as words, then each step's name
             and table, and returns the table to go on with.
     """
     # "" is unknown, as it is in a .csv.
-    known = (name for name in CATALOGUE if name != "title")
-    texts = {name: catalogue[name].cast("string").nullif("") for name in known}
+    names = (name for name in CATALOGUE if name != "title")
+    texts = {name: catalogue[name].cast("string").nullif("") for name in names}
     title = words(catalogue.title.cast("string").fill_null(""))
     # Split here, once an offer, and not once a click.
     offers, table = after("offers", catalogue.select(**texts, words=title.split(" "))), log
@@ -224,49 +248,54 @@ def mined(
 
 
 def sql(columns: Mapping[str, str], settings: Settings, dialect: str, **options: Any) -> str:
-    """The expression for the engine of `dialect`, over the tables `log` and `catalogue`: one
-    query, with a common table for every step.
+    """One query for the engine of `dialect`, with a common table for every step.
+
+    It reads the tables `log` and `catalogue`, and gives what `mined_pairs` does.
 
     Args:
         columns: of the log, with their types as Ibis names them.
-        options: those of `mined`.
+        settings: of the rules.
+        dialect: of DIALECTS.
+        options: those of `mined_pairs`.
     """
     import ibis
 
+    # Each step's expression is put aside, and the next one reads a table of that step's name.
     steps = []
 
     def after(name: str, table: Table) -> Table:
         steps.append((name, table))
         return ibis.table(table.schema(), name=name)
 
-    last = mined(
+    last = mined_pairs(
         ibis.table(columns, name="log"),
         ibis.table(CATALOGUE, name="catalogue"),
         settings,
         after=after,
         **options,
     )
-    parts = [f"{name} AS (\n{compiled(table, dialect)}\n)" for name, table in steps]
-    text = f"WITH {', '.join(parts)}\n{compiled(last, dialect)}\n"
+    parts = [f"{name} AS (\n{table_sql(table, dialect)}\n)" for name, table in steps]
+    text = f"WITH {', '.join(parts)}\n{table_sql(last, dialect)}\n"
     # Ibis draws names for BigQuery's arrays: numbered, the same settings give the same text.
-    drawn = dict.fromkeys(re.findall(r"\bibis_bq_arr_\w+", text))
-    for number, name in enumerate(drawn):
+    random_names = dict.fromkeys(re.findall(r"\bibis_bq_arr_\w+", text))
+    for number, name in enumerate(random_names):
         text = text.replace(name, f"word{number}")
     return text
 
 
-def compiled(table: Table, dialect: str) -> str:
+def table_sql(table: Table, dialect: str) -> str:
+    """The SQL of one expression, where needed with what Ibis lacks for its engine."""
     import ibis
 
     if dialect == "spark":
-        _stand_in_for_pyspark()
+        _provide_pyspark_options()
     if dialect == "bigquery":
-        table = _with_digests_in_two_steps(table)
+        table = _table_with_digests_as_digits(table)
     return str(ibis.to_sql(table, dialect=DIALECTS[dialect]))
 
 
-def _stand_in_for_pyspark() -> None:
-    """Ibis looks for its options of PySpark, which are there only where PySpark is installed."""
+def _provide_pyspark_options() -> None:
+    """Sets the options that Ibis looks for, and that only an installed PySpark would bring."""
     import ibis
     from ibis.config import Config
 
@@ -277,8 +306,11 @@ def _stand_in_for_pyspark() -> None:
         ibis.options.pyspark = PySpark()
 
 
-def _with_digests_in_two_steps(table: Table) -> Table:
-    """BigQuery's digests are bytes, and Ibis has no word for their hexadecimal digits there."""
+def _table_with_digests_as_digits(table: Table) -> Table:
+    """The table with each digest in two steps: BigQuery's are bytes, to be written as digits.
+
+    Ibis knows no expression for a digest's hexadecimal digits there.
+    """
     import ibis
     from ibis.expr import operations
 
@@ -286,10 +318,10 @@ def _with_digests_in_two_steps(table: Table) -> Table:
     def to_hex(digest: bytes) -> str:  # type: ignore[empty-body]
         """Of BigQuery."""
 
-    def replaced(node: Any, made: Mapping[Any, Any] | None) -> Any:
-        node = node.__recreate__(made) if made else node
+    def with_digits(node: Any, arguments: Mapping[Any, Any] | None) -> Any:
+        node = node.__recreate__(arguments) if arguments else node
         if isinstance(node, operations.HexDigest):
             return to_hex(node.arg.to_expr().hashbytes(node.how)).op()
         return node
 
-    return table.op().replace(replaced).to_expr()
+    return table.op().replace(with_digits).to_expr()

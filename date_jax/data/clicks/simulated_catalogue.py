@@ -14,30 +14,16 @@ else:  # a package of the extra "clicks"
 
 COLORS = ["red", "blue", "green", "black", "white", "pink", "grey", "gold", "brown", "purple"]
 STYLES = [
-    "plain",
-    "striped",
-    "dotted",
-    "checked",
-    "floral",
-    "vintage",
-    "modern",
-    "classic",
-    "rustic",
+    "plain", "striped", "dotted", "checked", "floral", "vintage", "modern", "classic", "rustic",
     "sporty",
-]
+]  # fmt: skip
 MATERIALS = [
-    "cotton",
-    "leather",
-    "steel",
-    "wooden",
-    "glass",
-    "plastic",
-    "ceramic",
-    "linen",
-    "silver",
+    "cotton", "leather", "steel", "wooden", "glass", "plastic", "ceramic", "linen", "silver",
     "bamboo",
-]
+]  # fmt: skip
 FILLERS = ["hot sale", "new", "wholesale", "custom", "2026", "free shipping", "factory", "gift"]
+TRAIT_SHARE, FILLER_SHARE = 0.85, 0.4  # of titles with a certain trait, with a certain filler
+MAKER_SHARE = 1 / 3  # of offers with the maker's picture
 
 
 def catalogue(products: int, *, seed: int) -> "pa.Table":
@@ -46,42 +32,53 @@ def catalogue(products: int, *, seed: int) -> "pa.Table":
     A product has a color, a style and a material, and one to six suppliers' offers; their titles
     leave words out and add some. A third of the offers has the maker's picture, the same to the
     bit. product_id is the ground truth: for evaluation only.
+
+    Args:
+        products: how many.
+        seed: of the random stream.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     rng = np.random.default_rng([seed, Stream.CLICK_CATALOGUE])
+    # Each product's leaf category, and which product each of the offers shows.
     kinds = pa.array([f"kind{number}" for number in range(max(8, products // 50))])
     category = rng.integers(len(kinds), size=products)
     product = np.repeat(np.arange(products), rng.integers(1, 7, size=products))
     count = len(product)
 
-    def said(words: list[str], which: Int[np.ndarray, " N"], share: float) -> "pa.Array":
-        return pa.array(words).take(pa.array(which, mask=rng.random(count) >= share))
+    def title_words(words: list[str], number: Int[np.ndarray, " N"], share: float) -> "pa.Array":
+        # The word of each offer's number, for a `share` of the offers; null for the others.
+        return pa.array(words).take(pa.array(number, mask=rng.random(count) >= share))
 
+    # Traits belong to the product, fillers to the offer; nulls are skipped in joining.
     traits = [
-        said(words, rng.integers(len(words), size=products)[product], 0.85)
+        title_words(words, rng.integers(len(words), size=products)[product], TRAIT_SHARE)
         for words in (COLORS, STYLES, MATERIALS)
     ]
-    fillers = [said(FILLERS, rng.integers(len(FILLERS), size=count), 0.4) for _ in range(2)]
+    fillers = [
+        title_words(FILLERS, rng.integers(len(FILLERS), size=count), FILLER_SHARE) for _ in range(2)
+    ]
     kind = kinds.take(pa.array(category[product]))
     title = [fillers[0], *traits, kind, fillers[1], " "]
     suppliers = max(12, products // 50)
-    picture = np.where(rng.random(count) < 1 / 3, product, products + np.arange(count))
+    # The maker's picture has the product's number, another one a number that no other offer has.
+    has_makers = rng.random(count) < MAKER_SHARE
+    picture = np.where(has_makers, product, products + np.arange(count))
     return pa.table(
         {
-            "offer_id": named("o", np.arange(count)),
-            "product_id": named("p", product),
+            "offer_id": id_texts("o", np.arange(count)),
+            "product_id": id_texts("p", product),
             "title": pc.binary_join_element_wise(*title, null_handling="skip"),
-            "supplier": named("s", rng.integers(suppliers, size=count)),
+            "supplier": id_texts("s", rng.integers(suppliers, size=count)),
             "category": kind,
-            "image_hash": named("i", picture),
+            "image_hash": id_texts("i", picture),
         }
     )
 
 
-def named(letter: str, numbers: Int[np.ndarray, " N"]) -> "pa.Array":
-    """Each number as a text: o17."""
+def id_texts(letter: str, numbers: Int[np.ndarray, " N"]) -> "pa.Array":
+    """Ids of a letter and a number each: o17."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from date_jax.data.files.text_rows import check_separator
 from date_jax.errors import DataError, SetupError, spelling_hint
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ KINDS = (".parquet", ".csv")
 
 @contextlib.contextmanager
 def database(memory_gb: float) -> Iterator[Backend]:
-    """DuckDB in memory, which spills to a temporary folder and fetches nothing; its errors are
-    told as the user's.
+    """DuckDB in memory, which spills to a temporary folder and fetches nothing.
+
+    Args:
+        memory_gb: that it may hold before it spills.
 
     Raises:
-        DataError, SetupError: what DuckDB complained about, in a few lines.
+        SetupError: a package is missing, or memory, or room on the disk.
+        DataError: what else DuckDB complains about, in a few lines.
     """
     try:
         import duckdb
@@ -57,69 +61,76 @@ def database(memory_gb: float) -> Iterator[Backend]:
 
 
 def _first_lines(error: Exception) -> str:
+    """The first few lines of an error's text, cut to a readable length."""
     lines = [line.strip()[:200] for line in str(error).splitlines() if line.strip()]
     return "\n  ".join(lines[:4])
 
 
-def table(
-    connection: Backend, name: str, pattern: str, columns: dict[str, str], *, said: str = ""
+def file_table(
+    connection: Backend, name: str, pattern: str, columns: dict[str, str], *, flag: str = ""
 ) -> Table:
-    """The files that `pattern` names, as the table `name` of the database.
+    """The files that `pattern` names, as one table of the database.
 
     Args:
-        said: what the user calls them in place of --name.
+        connection: to the database.
+        name: of the table.
+        pattern: a path, or one with wildcards.
+        columns: that it must have.
+        flag: what the user calls the files, if that is not --name.
 
     Raises:
         DataError: there are none, or they are not what they should be.
     """
-    said = said or f"--{name}"
+    flag = flag or f"--{name}"
     paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     if not paths:
         near = spelling_hint(
             Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*"))
         )
-        raise DataError(f"{said}: no file {pattern}{near}\n  looked from {Path.cwd()}")
+        raise DataError(f"{flag}: no file {pattern}{near}\n  looked from {Path.cwd()}")
+    # DuckDB would guess where a file is not what its name says.
     for path in paths:
-        _check_kind(said, Path(path))
+        _check_kind(flag, Path(path))
     if paths[0].lower().endswith(".parquet"):
-        made = connection.read_parquet(paths, table_name=name)
+        table = connection.read_parquet(paths, table_name=name)
     else:
-        made = connection.read_csv(paths, table_name=name, **_as_texts(paths))
-    missing = [column for column in columns if column not in made.columns]
+        table = connection.read_csv(paths, table_name=name, **_csv_options(paths))
+    missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(
-            f"{paths[0]}: no {', '.join(missing)}{spelling_hint(missing[0], made.columns)}\n"
-            f"  found: {', '.join(made.columns)[:200]}\n  required: {', '.join(columns)}"
+            f"{paths[0]}: no {', '.join(missing)}{spelling_hint(missing[0], table.columns)}\n"
+            f"  found: {', '.join(table.columns)[:200]}\n  required: {', '.join(columns)}"
             + ("; besides: relevance" if name == "log" else "")
         )
-    return made
+    return table
 
 
-def _as_texts(paths: list[str]) -> dict[str, Any]:
-    """How to read CSV files: nothing is guessed, and an id 007 is not 7."""
-    names = _header(paths[0])
-    other = [path for path in paths if _header(path) != names]
+def _csv_options(paths: list[str]) -> dict[str, Any]:
+    """How to read CSV files: all as texts, nothing guessed, for an id 007 is not 7."""
+    names = _column_names(paths[0])
+    other = [path for path in paths if _column_names(path) != names]
     if other:
         raise DataError(f"{other[0]}: its columns are not those of {paths[0]}: {', '.join(names)}")
     columns = dict.fromkeys(names, "VARCHAR")
     return {"columns": columns, "auto_detect": False, "header": True, "delim": ",", "quote": '"'}
 
 
-def _header(path: str) -> list[str]:
+def _column_names(path: str) -> list[str]:
+    """The first line of a CSV file; a longer one than 64 KiB is cut."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(csv.reader([file.readline(1 << 16)]), [])
 
 
-def _check_kind(said: str, path: Path) -> None:
-    """What DuckDB would answer with a guess of its own.
+def _check_kind(flag: str, path: Path) -> None:
+    """Refuses a file of another kind, encoding or separator than there should be.
 
     Raises:
-        DataError: another kind of file, encoding or separator than there should be.
+        DataError: it is one.
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise DataError(
-            f"{said}={path}: expected .parquet or .csv files{spelling_hint(kind, KINDS)}"
+            f"{flag}={path}: expected .parquet or .csv files{spelling_hint(kind, KINDS)}"
         )
     with path.open("rb") as file:
         head = file.read(4096)
@@ -127,24 +138,24 @@ def _check_kind(said: str, path: Path) -> None:
         raise DataError(f"{path} is no {kind[1:]} file: it begins with {head[:16]!r}")
     if kind == ".parquet":
         return
+    # Of CSV files: the encoding that Windows programs write, and separators but commas.
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
         convert = f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8.csv"
         raise DataError(f"{path} is not UTF-8 text: it looks like UTF-16\n  convert it: {convert}")
-    names = _header(str(path))
-    for mark, said in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(names) == 1 and mark in names[0]:
-            raise DataError(
-                f"{path}: columns are separated by {said}: expected commas\n  {names[0][:80]}"
-            )
+    check_separator(path, _column_names(str(path)))
 
 
-def check_offers(offers: Table, rows: int) -> None:
-    """An offer that is there twice would be clicked twice.
+def check_offers(offers: Table, count: int) -> None:
+    """Refuses a catalogue that is empty or holds an offer twice, which would be clicked twice.
+
+    Args:
+        offers: the catalogue.
+        count: of its rows.
 
     Raises:
-        DataError: it is, or there are no offers.
+        DataError: it is one.
     """
-    if not rows:
+    if not count:
         raise DataError("--catalogue holds no rows: expected one an offer")
     counts = offers.group_by("offer_id").agg(rows=offers.count())
     twice = counts.filter(counts.rows > 1).order_by("offer_id").to_pyarrow().to_pylist()

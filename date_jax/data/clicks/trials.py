@@ -1,4 +1,4 @@
-"""What the rules of click_rules are worth and what mining costs, on simulated logs.
+"""What the rules of click_pairs are worth and what mining costs, on simulated logs.
 
 python -m date_jax.data.click_trials --table=rules --rows=1000000
 python -m date_jax.data.click_trials --table=growth --rows=100000,1000000,10000000
@@ -19,8 +19,8 @@ from jaxtyping import Int
 from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks.rules import RULES, Settings
-from date_jax.data.clicks.simulated import codes, log
 from date_jax.data.clicks.simulated_catalogue import catalogue
+from date_jax.data.clicks.simulated_log import codes, log
 from date_jax.data.clicks.tables import database
 from date_jax.errors import SetupError
 
@@ -31,8 +31,13 @@ else:  # a package of the extra "clicks"
 
 
 class Quality(NamedTuple):
-    """Of mined pairs: their number, the share that shows one product, and the share that was found
-    of all pairs of one product's offers by two suppliers."""
+    """What mined pairs are worth.
+
+    Attributes:
+        pairs: their number.
+        precision: the share of them that shows one product.
+        recall: the share that is mined of all pairs of one product's offers by two suppliers.
+    """
 
     pairs: int
     precision: float
@@ -40,42 +45,51 @@ class Quality(NamedTuple):
 
 
 def quality(pairs: "pa.Table", offers: "pa.Table") -> Quality:
-    """Of pairs (trigger_id, offer_id), by the truth in offers (offer_id, product_id, supplier)."""
+    """What pairs (trigger_id, offer_id) are worth, by the products and suppliers of `offers`."""
     import pyarrow.compute as pc
 
-    known = offers["offer_id"].combine_chunks()
+    # Rows of the offers that each pair joins.
+    ids = offers["offer_id"].combine_chunks()
     one, two = (
-        pc.index_in(pairs[name], value_set=known).to_numpy() for name in ("trigger_id", "offer_id")
+        pc.index_in(pairs[name], value_set=ids).to_numpy() for name in ("trigger_id", "offer_id")
     )
     product, supplier = codes(offers["product_id"]), codes(offers["supplier"])
-    same = product[one] == product[two]
-    found = same & (supplier[one] != supplier[two])
-    there = twos(product) - twos(product * (supplier.max() + 1) + supplier)
-    shares = same.sum() / max(1, len(same)), found.sum() / max(1, there)
-    return Quality(len(same), *map(float, shares))
+    is_same = product[one] == product[two]
+    is_hit = is_same & (supplier[one] != supplier[two])
+    # All there are: pairs of one product, without those of one product and one supplier.
+    total = equal_pairs(product) - equal_pairs(product * (supplier.max() + 1) + supplier)
+    shares = is_same.sum() / max(1, len(is_same)), is_hit.sum() / max(1, total)
+    return Quality(len(is_same), *map(float, shares))
 
 
-def twos(code: Int[np.ndarray, " N"]) -> int:
-    """How many pairs of entries have equal codes."""
+def equal_pairs(code: Int[np.ndarray, " N"]) -> int:
+    """The number of pairs of entries with equal codes."""
     count = np.unique(code, return_counts=True)[1]
     return int((count * (count - 1) // 2).sum())
 
 
-def rules_table(rows: int, *, seed: int) -> Iterator[tuple[str, Quality]]:
+def rule_qualities(rows: int, *, seed: int) -> Iterator[tuple[str, Quality]]:
     """The pairs of a simulated log by all rules, without each of them, and without any."""
     offers = catalogue(max(20, rows // 400), seed=seed)
-    shown = log(offers, rows=rows, seed=seed)
+    clicks = log(offers, rows=rows, seed=seed)
     trials = {"all rules": (), **{f"without {rule}": (rule,) for rule in RULES}, "none": RULES}
     with database(memory_gb=3.0) as connection:
-        clicked = connection.create_table("log", shown)
-        known = connection.create_table("catalogue", offers.drop_columns("product_id"))
+        log_table = connection.create_table("log", clicks)
+        offer_table = connection.create_table("catalogue", offers.drop_columns("product_id"))
+        settings = Settings(salt="trial")
         for name, without in trials.items():
-            pairs = click_rules.mined(clicked, known, Settings(salt="trial"), without=without)
+            pairs = click_rules.mined_pairs(log_table, offer_table, settings, without=without)
             yield name, quality(pairs.to_pyarrow(), offers)
 
 
 class Cost(NamedTuple):
-    """Of a command, from start to exit: by the clock, on all cores together, resident memory."""
+    """What a command takes from start to exit.
+
+    Attributes:
+        seconds: by the clock.
+        core_seconds: on all cores together.
+        peak_gib: resident memory.
+    """
 
     seconds: float
     core_seconds: float
@@ -84,7 +98,7 @@ class Cost(NamedTuple):
 
 # Between us and the command stands a small process: the peak that Linux reports of a command is at
 # least what the process that started it held at that moment.
-MEASURED = """
+MEASURING_PROGRAM = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
 code = subprocess.call(sys.argv[2:])
@@ -96,45 +110,50 @@ sys.exit(code)
 """
 
 
-def cost(module: str, *arguments: str) -> Cost:
-    """Runs a command of this package in a process of its own.
+def command_cost(name: str, *arguments: str) -> Cost:
+    """The cost of a command of `date_jax.data`, run now in a process of its own.
 
     Raises:
         SetupError: it failed; its own message is above.
     """
-    command = [sys.executable, "-m", f"date_jax.data.{module}", *arguments]
+    words = [sys.executable, "-m", f"date_jax.data.{name}", *arguments]
     with tempfile.NamedTemporaryFile("r", prefix="cost_") as report:
-        code = subprocess.call([sys.executable, "-c", MEASURED, report.name, *command])
+        code = subprocess.call([sys.executable, "-c", MEASURING_PROGRAM, report.name, *words])
         if code:
-            raise SetupError(f"{module} failed with exit code {code}")
+            raise SetupError(f"{name} failed with exit code {code}")
         return Cost(*json.load(report))
 
 
-def simulated_and_mined(rows: int, folder: Path, *, seed: int) -> tuple[Cost, Cost]:
-    """The costs of making a log of `rows` rows and of mining it."""
+def simulation_and_mining_costs(rows: int, folder: Path, *, seed: int) -> tuple[Cost, Cost]:
+    """The costs of simulating a log of `rows` rows and of mining it."""
     files = [f"--{name}={folder / name}.parquet" for name in ("log", "catalogue")]
-    simulated = cost("simulated_clicks", f"--rows={rows}", f"--seed={seed}", f"--out={folder}")
-    return simulated, cost("click_pairs", *files, f"--out={folder / 'pairs.parquet'}")
+    simulation = command_cost(
+        "simulated_clicks", f"--rows={rows}", f"--seed={seed}", f"--out={folder}"
+    )
+    return simulation, command_cost("click_pairs", *files, f"--out={folder / 'pairs.parquet'}")
 
 
-def rules_lines(rows: int, seed: int) -> Iterator[str]:
+def rule_lines(rows: int, seed: int) -> Iterator[str]:
+    """The table of what each rule is worth, each line when it is known."""
     yield "| rules | pairs | precision | recall |"
     yield "|---|---|---|---|"
-    for name, made in rules_table(rows, seed=seed):
-        yield f"| {name} | {made.pairs:,} | {made.precision:.3f} | {made.recall:.3f} |"
+    for name, worth in rule_qualities(rows, seed=seed):
+        yield f"| {name} | {worth.pairs:,} | {worth.precision:.3f} | {worth.recall:.3f} |"
 
 
 def growth_lines(rows: list[int], seed: int) -> Iterator[str]:
+    """The table of how costs grow with the rows of the log."""
     with tempfile.TemporaryDirectory(prefix="click_trials_") as folder:
-        costs = [simulated_and_mined(number, Path(folder), seed=seed) for number in rows]
+        costs = [simulation_and_mining_costs(count, Path(folder), seed=seed) for count in rows]
     yield "| rows | simulated, s | core-s | GiB | mined, s | core-s | GiB |"
     yield "|---|---|---|---|---|---|---|"
-    for number, both in zip(rows, costs, strict=True):
-        cells = [f"{made[0]:.1f} | {made[1]:.1f} | {made[2]:.2f}" for made in both]
-        yield f"| {number:,} | {' | '.join(cells)} |"
+    for count, pair in zip(rows, costs, strict=True):
+        cells = [f"{cost[0]:.1f} | {cost[1]:.1f} | {cost[2]:.2f}" for cost in pair]
+        yield f"| {count:,} | {' | '.join(cells)} |"
 
 
 def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
     return [int(number) for number in text.split(",")]
 
 
@@ -152,6 +171,6 @@ def print_table(options: argparse.Namespace) -> None:
     if options.table == "growth":
         lines = growth_lines(options.rows, options.seed)
     else:
-        lines = rules_lines(options.rows[0], options.seed)
+        lines = rule_lines(options.rows[0], options.seed)
     for line in lines:
         print(line, flush=True)

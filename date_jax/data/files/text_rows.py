@@ -111,11 +111,7 @@ def _csv_rows(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        for mark, said in ((";", "semicolons"), ("\t", "tabs")):
-            if len(names) == 1 and mark in names[0]:
-                raise DataError(
-                    f"{path}: columns are separated by {said}: expected commas\n  {names[0][:80]}"
-                )
+        check_separator(path, names)
         check(str(path), names)
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
@@ -130,6 +126,23 @@ def _csv_rows(
                 yield reader.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+
+
+def check_separator(path: Path, names: Sequence[str]) -> None:
+    """Refuses a CSV file whose columns are separated by something else than commas.
+
+    Args:
+        path: of the file, for the message.
+        names: of its columns, as read with commas.
+
+    Raises:
+        DataError: there is only one name, and it holds another separator.
+    """
+    for mark, separators in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and mark in names[0]:
+            raise DataError(
+                f"{path}: columns are separated by {separators}: expected commas\n  {names[0][:80]}"
+            )
 
 
 def check_columns(

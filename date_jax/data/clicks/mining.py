@@ -1,4 +1,4 @@
-"""Pairs of offers that show the same product, mined from a click log by the rules of click_rules.
+"""Pairs of offers that show the same product, mined from a click log by the rules of `rules.py`.
 
     python -m date_jax.data.click_pairs --log=log.parquet --catalogue=offers.csv --out=pairs.parquet
     python -m date_jax.data.click_pairs --sql=bigquery
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
-from date_jax.data.clicks.tables import KINDS, check_offers, database, table
+from date_jax.data.clicks.tables import KINDS, check_offers, database, file_table
 from date_jax.errors import DataError, SetupError, UsageError, spelling_hint
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def mine(
     """Writes the pairs to `out` and returns their number; prints a line for each rule.
 
     Args:
-        log, catalogue: a Parquet or CSV file, or a pattern such as "log/*.parquet".
+        log: a Parquet or CSV file, or a pattern such as "log/*.parquet".
+        catalogue: the same of the offers.
+        out: the Parquet or CSV file to write.
+        settings: of the rules.
         without: those of RULES that are left out.
         memory_gb: what DuckDB may hold before it uses the disk.
 
@@ -50,58 +53,79 @@ def mine(
         DataError: a file is missing, malformed or lacks a column, or a rule left nothing.
         SetupError: a package, memory or a place to write is missing.
     """
-    _check_out(out)
+    _check_out(out)  # now, for mining may take hours
     start = time.monotonic()
     with database(memory_gb) as connection:
-        clicked = table(connection, "log", log, LOG)
-        offers = table(connection, "catalogue", catalogue, CATALOGUE)
-        funnel = Funnel(connection, settings, clicked.count().to_pyarrow().as_py())
-        pairs = click_rules.mined(clicked, offers, settings, without=without, after=funnel.after)
+        clicks = file_table(connection, "log", log, LOG)
+        offers = file_table(connection, "catalogue", catalogue, CATALOGUE)
+        funnel = Funnel(connection, settings, clicks.count().to_pyarrow().as_py())
+        pairs = click_rules.mined_pairs(
+            clicks, offers, settings, without=without, after=funnel.run_step
+        )
         _write(pairs, out)
+    # The peak is the process's own, with what DuckDB held outside Python.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{funnel.left:,} pairs in {out}, {time.monotonic() - start:.1f} s, at most {peak:.2f} GiB"
+        f"{funnel.count:,} pairs in {out}, {time.monotonic() - start:.1f} s, at most {peak:.2f} GiB"
     )
-    return funnel.left
+    return funnel.count
 
 
 class Funnel:
-    """Runs a step after the other, keeps the table of the last one only, and prints its size."""
+    """Runs a step after the other, keeps the table of the last one only, and prints its size.
 
-    def __init__(self, connection: Backend, settings: Settings, rows: int) -> None:
-        self.connection, self.settings = connection, settings
-        self.left, self.last = rows, ""
+    Args:
+        connection: to the database that runs them.
+        settings: of the rules.
+        count: of the log's rows.
+
+    Attributes:
+        count: of the last step's rows.
+    """
+
+    def __init__(self, connection: Backend, settings: Settings, count: int) -> None:
+        self._connection, self._settings = connection, settings
+        self._last_table = ""
+        self.count = count
         print(f"{'rule':<11}{'left':>13}{'removed':>13}{'seconds':>9}  keeps")
-        print(f"{'(log)':<11}{rows:>13,}", flush=True)
+        print(f"{'(log)':<11}{count:>13,}", flush=True)
 
-    def after(self, name: str, table: Table) -> Table:
+    def run_step(self, name: str, expression: Table) -> Table:
+        """Runs a step now, and returns its table for the next one to read.
+
+        Raises:
+            DataError: nothing is left, or the catalogue is not what it should be.
+        """
         start = time.monotonic()
         # Not `name` itself: the catalogue's and the log's own tables have such names.
-        made = self.connection.create_table(f"after_{name}", table, temp=True)
-        count = made.count().to_pyarrow().as_py()
-        if name == "offers":
-            check_offers(made, count)
-            return made
-        self._say(name, count, time.monotonic() - start)
-        if self.last:
-            self.connection.drop_table(self.last)
-        self.last = f"after_{name}"
-        return made
+        table = self._connection.create_table(f"after_{name}", expression, temp=True)
+        count = table.count().to_pyarrow().as_py()
+        if name == "offers":  # stays to the end, for several steps read it
+            check_offers(table, count)
+            return table
+        self._print_step(name, count, time.monotonic() - start)
+        # All that follows reads this table, so the one before may go.
+        if self._last_table:
+            self._connection.drop_table(self._last_table)
+        self._last_table = f"after_{name}"
+        return table
 
-    def _say(self, name: str, count: int, seconds: float) -> None:
+    def _print_step(self, name: str, count: int, seconds: float) -> None:
+        """Prints the line of a step; refuses to go on with nothing."""
         step = STEPS[name]
-        removed = f"{self.left - count:,}" if name != "pairs" else ""
-        keeps = step.says.format(**self.settings._asdict())
+        removed = f"{self.count - count:,}" if name != "pairs" else ""
+        keeps = step.keeps.format(**self._settings._asdict())
         print(f"{name:<11}{count:>13,}{removed:>13}{seconds:>9.1f}  {keeps}", flush=True)
         if not count:
             raise DataError(
-                f"no {step.rows} are left by '{name}' ({keeps})"
+                f"no {step.unit} are left by '{name}' ({keeps})"
                 + (f"\n  loosen it, or leave it out: --without={name}" if name in RULES else "")
             )
-        self.left = count
+        self.count = count
 
 
 def _write(pairs: Table, out: Path) -> None:
+    """Writes the pairs as the kind of file that the name says, whole or not at all."""
     partial = out.with_name(f".{out.name}")  # whoever waits for the file finds all of it
     write = pairs.to_parquet if out.suffix.lower() == ".parquet" else pairs.to_csv
     try:
@@ -112,6 +136,12 @@ def _write(pairs: Table, out: Path) -> None:
 
 
 def _check_out(out: Path) -> None:
+    """Refuses a file that cannot be written.
+
+    Raises:
+        UsageError: its name ends otherwise than in .parquet or .csv.
+        SetupError: its folder cannot be written to.
+    """
     if out.suffix.lower() not in KINDS:
         raise UsageError(f"--out={out}: expected a name that ends in .parquet or .csv")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
@@ -119,8 +149,13 @@ def _check_out(out: Path) -> None:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    needed = [] if options.sql else ["log", "catalogue", "out"]
-    missing = [f"--{name}" for name in needed if not getattr(options, name)]
+    """Refuses what the parser cannot, and splits `options.without` into rules.
+
+    Raises:
+        UsageError: naming the flag and what it may be.
+    """
+    required = [] if options.sql else ["log", "catalogue", "out"]
+    missing = [f"--{name}" for name in required if not getattr(options, name)]
     if missing:
         raise UsageError(f"{', '.join(missing)} is required; --help lists the flags")
     options.without = tuple(filter(None, options.without.split(",")))
@@ -142,12 +177,12 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UsageError(f"--memory_gb={options.memory_gb}: must be above 0")
 
 
-def printed_sql(options: argparse.Namespace, settings: Settings) -> str:
-    """The query over the columns of the log that is given, or else over LOG."""
+def sql_query(options: argparse.Namespace, settings: Settings) -> str:
+    """The query for `options.sql`, over the columns of `options.log` or, without it, over LOG."""
     columns = LOG
     if options.log:
         with database(options.memory_gb) as connection:
-            schema = table(connection, "log", options.log, LOG).schema()
+            schema = file_table(connection, "log", options.log, LOG).schema()
             columns = {name: str(kind) for name, kind in schema.items()}
     return click_rules.sql(columns, settings, options.sql, without=options.without)
 
@@ -160,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
     )
     parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
-    parser.add_argument("--catalogue", help=f"likewise; columns {', '.join(CATALOGUE)}")
+    parser.add_argument("--catalogue", help=f"the same; columns {', '.join(CATALOGUE)}")
     parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
     parser.add_argument("--sql", choices=DIALECTS, help="print the query for this engine instead")
     parser.add_argument("--without", default="", help=f"rules to leave out: {','.join(RULES)}")
@@ -182,7 +217,7 @@ def mine_or_print(options: argparse.Namespace) -> None:
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
     if options.sql:
-        print(printed_sql(options, settings), end="")
+        print(sql_query(options, settings), end="")
     else:
         mine(
             options.log,
