@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 from date_jax.errors import DataError, spelling_hint
 
+SPLITS = ("train", "val", "test")
+
 
 def joined_domains(names: str) -> list[str]:
     """`"mall+mall_collage"` as a list, each once; `""` is no domain."""

@@ -158,11 +158,11 @@ def _offer_files(config: Any, cache: Path) -> Parts:
 
 def _published(config: Any, cache: Path) -> Parts:
     folder = Path(config.images).expanduser()
-    published = published_offers.published(Path(config.path).expanduser())
+    published = published_offers.offers_and_pairs(Path(config.path).expanduser())
     parts = _paired_offers(
         config,
         cache,
-        published_offers.with_files(published.offers, folder),
+        published_offers.offers_with_files(published.offers, folder),
         published.pairs,
         folder=folder,
         pairs_from=config.path,
@@ -190,7 +190,7 @@ def _paired_offers(
     tensorflow()
     from date_jax.data.datasets import offers as datasets
 
-    placed = own_offers.placed(offers, pairs)
+    placed = own_offers.offers_with_products(offers, pairs)
     # Before the first picture is made; once they are, offers without one are gone.
     train_ids = [offer.offer_id for offer in placed if offer.split == "train"]
     row_pairs(pairs, train_ids, pairs_from)

@@ -103,7 +103,7 @@ def listed(folder: Path, server: Server, paths: list[str]) -> Path:
 def got(folder: Path, list_file: Path, **options: float) -> dict[str, str]:
     """Downloads; returns the reason of each failure by id and path."""
     settings = download.Options(**{**FAST, **options})
-    failed = download.download(download.read_list(list_file), folder, settings)
+    failed = download.download(download.listed_pictures(list_file), folder, settings)
     lines = (folder / "failures.tsv").read_text().splitlines()
     cells = [line.split("\t") for line in lines]
     assert len({cell[0] for cell in cells}) == failed
@@ -158,7 +158,7 @@ def test_failures_of_another_list_stay_until_their_pictures_are_there(
 
     def failed(*rows: str) -> list[str]:
         (tmp_path / "urls.tsv").write_text("".join(f"{row}\n" for row in rows))
-        download.download(download.read_list(tmp_path / "urls.tsv"), out, settings)
+        download.download(download.listed_pictures(tmp_path / "urls.tsv"), out, settings)
         lines = (out / "failures.tsv").read_text().splitlines()
         return sorted(line.split("\t")[0] for line in lines)
 
@@ -230,7 +230,7 @@ def test_product1m_s_lists_are_read_and_the_mirror_is_asked_second(
 def test_a_wrong_list_is_answered_with_its_line(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "urls.tsv").write_text(content)
     with pytest.raises(DataError, match=says):
-        download.read_list(tmp_path / "urls.tsv")
+        download.listed_pictures(tmp_path / "urls.tsv")
 
 
 def test_the_command_says_what_is_wrong(

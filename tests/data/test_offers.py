@@ -175,7 +175,9 @@ def components(ids: list[str], pairs: list[tuple[str, str]]) -> set[frozenset[st
 def test_an_offer_without_a_product_is_one_of_its_own_whatever_its_id() -> None:
     of = {"17": "", "18": "17", "19": "17", "20": "offer 17"}
     found = [offers.Offer(1, offer, "", "", "c", "", product) for offer, product in of.items()]
-    products = [offer.product_id for offer in offers.placed(found, offers.IdPairs([], []))]
+    products = [
+        offer.product_id for offer in offers.offers_with_products(found, offers.IdPairs([], []))
+    ]
     assert products == ["offer offer 17", "17", "17", "offer 17"]
 
 
@@ -186,7 +188,7 @@ def test_without_product_ids_chains_of_pairs_within_a_split_are_products() -> No
     found = [offers.Offer(1, i, "", "", "c", "", split=split[i]) for i in ids]
     pairs = [tuple(rng.choice(ids, 2, replace=False).tolist()) for _ in range(80)]
     given = offers.IdPairs([*(a for a, _ in pairs), "gone"], [*(b for _, b in pairs), ids[0]])
-    placed = offers.placed(found, given)
+    placed = offers.offers_with_products(found, given)
     within = [(a, b) for a, b in pairs if split[a] == split[b]]
     together = {
         frozenset(offer.offer_id for offer in of)
@@ -202,8 +204,8 @@ def test_without_splits_products_are_split_8_1_1_and_the_file_s_order_decides_no
     found = [offers.Offer(1, f"o{n}", "", "", "c", "") for n in range(4000)]
     even, odd = ([f"o{n}" for n in range(start, 4000, 2)] for start in (0, 1))
     pairs = offers.IdPairs(even, odd)
-    one = {offer.offer_id: offer for offer in offers.placed(found, pairs)}
-    other = {offer.offer_id: offer for offer in offers.placed(found[::-1], pairs)}
+    one = {offer.offer_id: offer for offer in offers.offers_with_products(found, pairs)}
+    other = {offer.offer_id: offer for offer in offers.offers_with_products(found[::-1], pairs)}
     assert one == other
     assert [one[offer].split for offer in even] == [one[offer].split for offer in odd]
     shares = [sum(offer.split == kind for offer in one.values()) / 4000 for kind in ("val", "test")]
@@ -323,8 +325,10 @@ def test_a_list_and_lines_and_both_spellings_say_the_same(tmp_path: Path) -> Non
     (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "wrong.json").write_text(json.dumps(misspelled(rows)))
     mixed = [*rows[:9], *misspelled(rows[9:])]
-    found = [published_offers.published(tmp_path / name) for name in ("list.json", "wrong.json")]
-    found.append(published_offers.published(write(tmp_path / "lines.jsonl", mixed)))
+    found = [
+        published_offers.offers_and_pairs(tmp_path / name) for name in ("list.json", "wrong.json")
+    ]
+    found.append(published_offers.offers_and_pairs(write(tmp_path / "lines.jsonl", mixed)))
     assert found[0] == found[1] == found[2]
     positive = [(str(r["trigger_id"]), str(r["recall_id"])) for r in rows if r["label"]]
     assert list(zip(*found[0].pairs, strict=True)) == positive
@@ -364,7 +368,7 @@ def test_published_pairs_become_products_each_in_one_split(tmp_path: Path) -> No
 def test_an_offer_told_in_two_ways_counts_once_as_first_told(tmp_path: Path) -> None:
     rows = [published_rows(1)[0] | {"label": 1}] * 2
     rows[1] = rows[1] | {"trigger_title": "another mug"}
-    found = published_offers.published(write(tmp_path / "pairs.jsonl", rows))
+    found = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", rows))
     first = [rows[0]["trigger_title"], rows[0]["recall_title"]]
     assert [offer.title for offer in found.offers] == first
     assert found.notes == ["1 offers have several titles or pictures: the first one counts"]
@@ -375,7 +379,7 @@ def test_an_offer_told_in_two_ways_counts_once_as_first_told(tmp_path: Path) -> 
 )
 def test_labels_are_0_or_1_however_written(tmp_path: Path, label: Any, is_pair: int) -> None:
     row = published_rows(1)[0] | {"label": label}
-    found = published_offers.published(write(tmp_path / "pairs.jsonl", [row]))
+    found = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", [row]))
     assert len(found.pairs.trigger_id) == is_pair
 
 
@@ -397,9 +401,9 @@ def test_a_wrong_published_row_is_answered_with_its_place(
     rows[1] |= fields
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     with pytest.raises(DataError, match=rf"pairs\.json: object 2: {says}"):
-        published_offers.published(tmp_path / "pairs.json")
+        published_offers.offers_and_pairs(tmp_path / "pairs.json")
     with pytest.raises(DataError, match=rf"pairs\.jsonl:2: {says}"):
-        published_offers.published(write(tmp_path / "pairs.jsonl", rows))
+        published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", rows))
 
 
 @pytest.mark.parametrize(
@@ -416,7 +420,7 @@ def test_a_wrong_published_row_is_answered_with_its_place(
 def test_a_wrong_published_file_is_answered(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "pairs.json").write_text(content)
     with pytest.raises(DataError, match=says):
-        published_offers.published(tmp_path / "pairs.json")
+        published_offers.offers_and_pairs(tmp_path / "pairs.json")
 
 
 def test_a_list_of_addresses_is_written_for_a_downloader(

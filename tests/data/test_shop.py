@@ -9,11 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from date_jax.data.domains import SPLITS
 from date_jax.data.rendering import shop
 from date_jax.data.rendering.arrangement import company, members
 from date_jax.data.rendering.composition import CUT_LIMIT, HIDDEN_LIMIT
 from date_jax.data.rendering.phrases import OWN_WORDS
-from date_jax.data.rendering.products import COLOURS, PATTERNS, SPLITS, product
+from date_jax.data.rendering.products import COLOURS, PATTERNS, product
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
 from date_jax.data.rendering.workers import Job, encoded_picture, encoded_pictures
 from date_jax.errors import SetupError, UsageError

@@ -142,7 +142,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                     number,
                     {
                         "image": io.BytesIO(jpeg),
-                        "text": row.query,
+                        "text": row.text,
                         "box_xyxy": box,
                         "has_box": row.box is not None,
                         "product_id": row.product_id,

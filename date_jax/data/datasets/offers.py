@@ -21,13 +21,13 @@ def builder(
         cache: folder for its records.
         path: they were read from, for messages.
         folder: of their pictures.
-        offers: of `offers.placed`.
+        offers: of `offers.offers_with_products`.
     """
     rows = [
         Row(
             line=offer.line,
             image=offer.image,
-            query=offer.title,
+            text=offer.title,
             box=None,
             domain="offer",
             product_id=offer.product_id,

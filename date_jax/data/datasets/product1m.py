@@ -24,7 +24,7 @@ def builder(config: Any, cache: Path) -> tuple[files.Files, list[str]]:
         Row(
             line=post.line,
             image=image,
-            query=post.title,
+            text=post.title,
             box=None,
             domain=name.rpartition("_")[0],
             product_id=LABEL_SEPARATOR.join(post.labels),

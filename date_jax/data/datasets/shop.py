@@ -10,9 +10,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
-from date_jax.data.domains import check_domains
+from date_jax.data.domains import SPLITS, check_domains
 from date_jax.data.rendering import shop
-from date_jax.data.rendering.products import SPLITS
 from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 

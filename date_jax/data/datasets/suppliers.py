@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
+from date_jax.data.domains import SPLITS
 from date_jax.data.rendering import shop, suppliers
 from date_jax.data.rendering.offer_scenes import CODE_CHANCE, LOOK, MENTION_CHANCES
-from date_jax.data.rendering.products import SPLITS
 from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 

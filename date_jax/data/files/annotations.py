@@ -1,4 +1,4 @@
-"""Rows of the user's own data: a JSON Lines or CSV file, read and doubted before anything is made.
+"""Rows of the user's own data: a JSON Lines or CSV file, checked before anything is made of it.
 
 One row is a picture, a query, a box or none, a domain and a split.
 """
@@ -17,12 +17,24 @@ CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 class Row(NamedTuple):
-    """One line of the file. `box` is x_min, y_min, x_max, y_max pixels of the upright picture; only
-    offers of a catalogue have the last two."""
+    """One row of the file: a picture with its text.
+
+    Attributes:
+        line: of the file, from 1.
+        image: the picture's file, relative to the folder of pictures.
+        text: a query or a title.
+        box: x_min, y_min, x_max, y_max in pixels of the upright picture, or None.
+        domain: that the row belongs to.
+        product_id: equal where two rows show the same product.
+        category: of the product, or "".
+        split: one of SPLITS.
+        offer_id: of an offer or a post, else "".
+        supplier: of an offer, else "".
+    """
 
     line: int
     image: str
-    query: str
+    text: str
     box: tuple[float, float, float, float] | None
     domain: str
     product_id: str
@@ -34,6 +46,9 @@ class Row(NamedTuple):
 
 def annotations(path: Path) -> list[Row]:
     """The rows of a `.jsonl` or `.csv` file.
+
+    Args:
+        path: of the file.
 
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
@@ -50,6 +65,7 @@ def annotations(path: Path) -> list[Row]:
 
 
 def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
+    """The box of a row of CSV, from one column or from four, as it would stand in JSON."""
     cells = [fields.get(corner, "").strip() for corner in CORNERS]
     if "box" in fields:
         cells = [fields["box"].strip()]
@@ -65,40 +81,45 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
 
 
 def _check_columns(where: str, names: list[str]) -> None:
-    some = any(corner in names for corner in CORNERS)
-    besides = (f"box (or {', '.join(CORNERS)})", "product_id", "category")
-    check_columns(where, names, (*REQUIRED, *(CORNERS if some else ())), besides)
+    """Refuses rows without the columns that they need; a file with one corner needs all four."""
+    has_corners = any(corner in names for corner in CORNERS)
+    optional = (f"box (or {', '.join(CORNERS)})", "product_id", "category")
+    check_columns(where, names, (*REQUIRED, *(CORNERS if has_corners else ())), optional)
 
 
 def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
+    """One row, each of its fields checked."""
     where = f"{path}:{line}"
-    text = {name: "" if fields.get(name) is None else fields[name] for name in REQUIRED}
-    for name, value in text.items():
+    texts = {name: "" if fields.get(name) is None else fields[name] for name in REQUIRED}
+    for name, value in texts.items():
         if not isinstance(value, str) or (not value and name != "query"):
             raise DataError(f"{where}: {name} is {json.dumps(fields[name])[:60]}: expected a text")
-    if not re.fullmatch(r"[A-Za-z0-9_]+", text["domain"]):
+    # A domain becomes a part of the names of splits, metrics and files.
+    if not re.fullmatch(r"[A-Za-z0-9_]+", texts["domain"]):
         raise DataError(
-            f"{where}: domain {text['domain'][:60]!r} may hold only letters a-z, digits and _"
+            f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
     names = {
         name: "" if fields.get(name) is None else str(fields[name])  # 0 is a number like others
         for name in ("product_id", "category")
     }
-    # Without an identity every picture is a product of its own.
-    names["product_id"] = names["product_id"] or text["image"]
-    return Row(line=line, box=_box(where, fields.get("box")), **text, **names)
+    # Without an identity every picture shows a product that no other shows.
+    names["product_id"] = names["product_id"] or texts["image"]
+    text = texts.pop("query")
+    return Row(line=line, text=text, box=_box(where, fields.get("box")), **texts, **names)
 
 
 def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:
+    """A box as four finite numbers; None for null and for an empty list."""
     if box is None or box == []:
         return None
-    numbers = isinstance(box, list) and all(
+    is_numbers = isinstance(box, list) and all(
         isinstance(corner, int | float)
         and not isinstance(corner, bool)
         and abs(corner) <= sys.float_info.max  # neither is nan, nor an integer too long for a float
         for corner in box
     )
-    if not numbers or len(box) != len(CORNERS):
+    if not is_numbers or len(box) != len(CORNERS):
         raise DataError(
             f"{where}: box is {json.dumps(box)[:80]}: expected four finite numbers "
             "[x_min, y_min, x_max, y_max], or null"

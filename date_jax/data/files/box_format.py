@@ -1,4 +1,4 @@
-"""Whether boxes are what they should be: x_min, y_min, x_max, y_max in pixels of their picture."""
+"""A check that boxes are what they should be: corners in pixels of their picture."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from date_jax.data.files.annotations import Row
 from date_jax.data.files.preprocess import Header
-from date_jax.data.files.text_rows import lines
+from date_jax.data.files.text_rows import line_list
 from date_jax.errors import DataError
 
 TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there
@@ -23,6 +23,7 @@ def check_boxes(path: Path, rows: list[Row], headers: Mapping[str, Header]) -> N
     Raises:
         DataError: with counts, lines and the format that the boxes look like.
     """
+    # All wrong boxes at once, by what is wrong with them: together they show which format it is.
     boxed = [row for row in rows if row.box and row.image in headers]
     wrong: dict[str, list[Row]] = defaultdict(list)
     for row in boxed:
@@ -31,18 +32,18 @@ def check_boxes(path: Path, rows: list[Row], headers: Mapping[str, Header]) -> N
             wrong[fault].append(row)
     if not wrong:
         return
-    bad = [row for some in wrong.values() for row in some]
-    first = min(bad)
+    wrong_rows = [row for rows in wrong.values() for row in rows]
+    first = min(wrong_rows)
     size = headers[first.image]
     raise DataError(
         "\n".join(
             [
-                f"{path}: {len(bad)} of {len(boxed)} boxes are not x_min, y_min, x_max, y_max in "
-                "pixels of their picture",
-                *(f"  {len(some)} {fault}: {lines(some)}" for fault, some in wrong.items()),
+                f"{path}: {len(wrong_rows)} of {len(boxed)} boxes are not x_min, y_min, x_max, "
+                "y_max in pixels of their picture",
+                *(f"  {len(rows)} {fault}: {line_list(rows)}" for fault, rows in wrong.items()),
                 f"  line {first.line}: {list(first.box or ())} in {first.image} of "
                 f"{size.width} x {size.height}",
-                *_likely_format(boxed, bad, headers),
+                *_likely_format(boxed, wrong_rows, headers),
             ]
         )
     )
@@ -60,8 +61,16 @@ def _fault(row: Row, picture: Header) -> str:
     return "outside the picture" if over > TOLERANCE else ""
 
 
-def _likely_format(boxed: list[Row], bad: list[Row], headers: Mapping[str, Header]) -> list[str]:
-    """A line that says what all boxes look like, where there is an answer."""
+def _likely_format(
+    boxed: list[Row], wrong_rows: list[Row], headers: Mapping[str, Header]
+) -> list[str]:
+    """A line that says what all boxes look like, or no line where nothing explains them.
+
+    Args:
+        boxed: rows with a box.
+        wrong_rows: those whose boxes are wrong.
+        headers: by `Row.image`.
+    """
 
     def fits_xywh(row: Row) -> bool:
         x, y, width, height = row.box or (0, 0, 0, 0)
@@ -76,6 +85,6 @@ def _likely_format(boxed: list[Row], bad: list[Row], headers: Mapping[str, Heade
         return ["  normalised boxes are mixed with boxes in pixels: give all in pixels"]
     if all(map(fits_xywh, boxed)):
         return ["  all look like x, y, width, height: x_max is x + width, y_max is y + height"]
-    if all(headers[row.image].is_rotated for row in bad):
+    if all(headers[row.image].is_rotated for row in wrong_rows):
         return ["  all lie in pictures with an EXIF rotation: boxes belong to the upright picture"]
     return []

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from date_jax.data import command
 from date_jax.data.files import product1m
-from date_jax.data.files.photos import UNFINISHED, checked_id
+from date_jax.data.files.photos import PART, checked_id
 from date_jax.data.files.text_rows import file_text
 from date_jax.errors import DataError, SetupError, UsageError
 from date_jax.run.countdown import Countdown
@@ -39,7 +39,7 @@ WINDOW = 1024  # pictures handed to the threads at a time
 
 
 class Options(NamedTuple):
-    """How pictures are asked for.
+    """How politely and how patiently pictures are asked for.
 
     Attributes:
         connections: at once, to all hosts together.
@@ -56,19 +56,19 @@ class Options(NamedTuple):
     max_bytes: int = 32 << 20
 
 
-class Wanted(NamedTuple):
-    """A picture, and where it is: the first address that answers with one counts."""
+class ListedPicture(NamedTuple):
+    """A picture of the list: its name and its addresses, of which the first that answers counts."""
 
     name: str
     urls: Sequence[str]
 
 
 class RefusedError(Exception):
-    """Why an address gives no picture; asking again is in vain."""
+    """An address gives no picture, and asking again is in vain: why."""
 
 
 class BusyError(Exception):
-    """Why an address gave none now; `after` seconds later it may, None where nobody said."""
+    """An address gives no picture now: why, and after how many seconds it may, if that is known."""
 
     def __init__(self, reason: str, after: float | None = None):
         super().__init__(reason)
@@ -76,7 +76,7 @@ class BusyError(Exception):
 
 
 class Hosts:
-    """When each host may be asked next; shared by all threads.
+    """The times at which each host may be asked next; shared by all threads.
 
     Args:
         delay: seconds between two questions to one host.
@@ -89,7 +89,7 @@ class Hosts:
         self._closed: dict[str, str] = {}
 
     def wait(self, host: str) -> None:
-        """Returns when it is this thread's turn, and takes it.
+        """Waits until it is this thread's turn to ask `host`, and takes it.
 
         Raises:
             RefusedError: the host is closed.
@@ -106,19 +106,22 @@ class Hosts:
             time.sleep(at - now)
 
     def pause(self, host: str, seconds: float) -> None:
-        """Nobody asks `host` for that long."""
+        """Lets nobody ask `host` for that long."""
         with self._lock:
             at = time.monotonic() + seconds
             self._next[host] = max(at, self._next.get(host, at))
 
     def close(self, host: str, reason: str) -> None:
-        """Nobody asks `host` again."""
+        """Lets nobody ask `host` again."""
         with self._lock:
             self._closed[host] = reason
 
 
-def read_list(path: Path) -> list[Wanted]:
+def listed_pictures(path: Path) -> list[ListedPicture]:
     """The pictures of a list, each once, in its order.
+
+    Args:
+        path: of a list of id<TAB>URL, or of one of Product1M's.
 
     Raises:
         DataError: naming file and line.
@@ -126,27 +129,29 @@ def read_list(path: Path) -> list[Wanted]:
     if not path.is_file():
         raise DataError(f"--list={path}: no such file\n  looked from {Path.cwd()}")
     content = file_text(path, "--list")
-    if product1m.BETWEEN in content.split("\n", 1)[0]:
-        found = [Wanted(*each) for each in product1m.urls(path)]
+    if product1m.FIELD_SEPARATOR in content.split("\n", 1)[0]:
+        pictures = [ListedPicture(*post) for post in product1m.urls(path)]
     else:
-        found = [*_tab_separated(path, content)]
-    if not found:
+        pictures = [*_tab_separated_pictures(path, content)]
+    if not pictures:
         raise DataError(f"{path} is empty: expected id<TAB>URL a line")
-    return list({each.name: each for each in reversed(found)}.values())[::-1]
+    first = {picture.name: picture for picture in reversed(pictures)}
+    return list(first.values())[::-1]
 
 
-def _tab_separated(path: Path, content: str) -> Iterator[Wanted]:
+def _tab_separated_pictures(path: Path, content: str) -> Iterator[ListedPicture]:
+    """The pictures of a text with id<TAB>URL a line, or with several addresses."""
     for line, text in enumerate(content.split("\n"), 1):
         if not text.strip():
             continue
         cells = [cell.strip() for cell in text.split("\t")]
         if len(cells) < 2:
             raise DataError(f"{path}:{line}: expected id<TAB>URL, got {text[:80]!r}")
-        yield Wanted(checked_id(f"{path}:{line}", cells[0]), tuple(filter(None, cells[1:])))
+        yield ListedPicture(checked_id(f"{path}:{line}", cells[0]), tuple(filter(None, cells[1:])))
 
 
-def ending(start: bytes) -> str:
-    """Of a picture's file, from its first bytes; "" where it is no JPEG, PNG or WEBP."""
+def file_ending(start: bytes) -> str:
+    """The ending of a picture's file, by its first bytes; "" where it is no JPEG, PNG or WEBP."""
     if start[:3] == b"\xff\xd8\xff":
         return ".jpg"
     if start[:8] == b"\x89PNG\r\n\x1a\n":
@@ -155,8 +160,8 @@ def ending(start: bytes) -> str:
 
 
 def opener() -> request.OpenerDirector:
-    """Asks over HTTP and HTTPS alone: no list and no redirect reaches a file of this machine."""
-    made = request.OpenerDirector()
+    """What asks over HTTP and HTTPS alone: no list or redirect reaches a file of this machine."""
+    director = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
         request.UnknownHandler(),
@@ -166,21 +171,26 @@ def opener() -> request.OpenerDirector:
         request.HTTPDefaultErrorHandler(),
         request.HTTPErrorProcessor(),
     ):
-        made.add_handler(handler)
-    made.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
-    return made
+        director.add_handler(handler)
+    director.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
+    return director
 
 
-def fetched(asks: request.OpenerDirector, url: str, options: Options) -> bytes:
-    """One question's answer, whole.
+def response_body(director: request.OpenerDirector, url: str, options: Options) -> bytes:
+    """The whole answer to one question, which is a picture.
+
+    Args:
+        director: asks it.
+        url: to ask for.
+        options: of the download.
 
     Raises:
         RefusedError: no picture, or too large.
         BusyError: not now.
     """
     try:
-        with asks.open(url, timeout=options.timeout) as answer:
-            return _body(answer, options)
+        with director.open(url, timeout=options.timeout) as answer:
+            return _checked_body(answer, options)
     except HTTPError as error:
         with error:
             if error.code in BUSY:
@@ -194,28 +204,31 @@ def fetched(asks: request.OpenerDirector, url: str, options: Options) -> bytes:
         raise BusyError(str(error)[:100] or type(error).__name__) from error
 
 
-def _body(answer: HTTPResponse, options: Options) -> bytes:
+def _checked_body(answer: HTTPResponse, options: Options) -> bytes:
+    """An answer's body, read only as long as it may be a picture of the allowed size."""
     stated = answer.headers.get("Content-Length", "")
     length = int(stated) if stated.isdecimal() else None
     if length is not None and length > options.max_bytes:
         raise RefusedError(f"{length:,} bytes, more than {options.max_bytes:,}")
+    # The stated length may be absent or wrong, and a host may send a byte a second.
     body, begun = bytearray(), time.monotonic()
-    while chunk := answer.read1(CHUNK):  # what is there: a slow host must not hold a thread
+    while chunk := answer.read1(CHUNK):  # what has come: a slow host must not hold a thread
         body += chunk
         if len(body) > options.max_bytes:
             raise RefusedError(f"more than {options.max_bytes:,} bytes")
         if time.monotonic() - begun > SLOWEST * options.timeout:
             raise RefusedError(f"{len(body):,} bytes in {SLOWEST * options.timeout:.0f} s")
+    # Cut off on the way, or whole but no picture.
     if length is not None and len(body) < length:
         raise BusyError(f"{len(body):,} of {length:,} bytes")
-    if not ending(bytes(body[:16])):
+    if not file_ending(bytes(body[:16])):
         kind = answer.headers.get_content_type()
         raise RefusedError(f"{kind}, no JPEG, PNG or WEBP: begins with {bytes(body[:16])!r}")
     return bytes(body)
 
 
 def _retry_after(headers: Message) -> float | None:
-    """Seconds that an answer asks to wait, told as a number or as a date."""
+    """Seconds that an answer asks to wait, as a number or as a date; None where it does not."""
     stated = headers.get("Retry-After", "").strip()
     if stated.isdecimal():
         return float(stated)
@@ -226,32 +239,45 @@ def _retry_after(headers: Message) -> float | None:
     return max((at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def fetch(wanted: Wanted, folder: Path, hosts: Hosts, options: Options) -> list[tuple[str, str]]:
-    """Fetches one picture into `folder`; returns address and reason of each failure, or nothing."""
-    asks, reasons = opener(), []
-    for url in wanted.urls:
+def fetch(
+    picture: ListedPicture, folder: Path, hosts: Hosts, options: Options
+) -> list[tuple[str, str]]:
+    """Fetches one picture into `folder`; returns address and reason of each failure, or nothing.
+
+    Args:
+        picture: to fetch.
+        folder: of the pictures.
+        hosts: when each may be asked.
+        options: of the download.
+    """
+    director, reasons = opener(), []
+    for url in picture.urls:
         try:
             if urlsplit(url).scheme not in ("http", "https"):
                 raise RefusedError("not an http or https address")
-            body = _asked_often(asks, url, hosts, options)
+            body = _body_after_retries(director, url, hosts, options)
         except (RefusedError, BusyError, ValueError) as error:
             reasons.append((url, str(error)))
             continue
-        part = folder / f"{wanted.name}{UNFINISHED}"
+        # Whoever stops us here leaves no half picture under a picture's name.
+        part = folder / f"{picture.name}{PART}"
         part.write_bytes(body)
-        part.replace(folder / f"{wanted.name}{ending(body[:16])}")
+        part.replace(folder / f"{picture.name}{file_ending(body[:16])}")
         return []
     return reasons or [("", "no address")]
 
 
-def _asked_often(asks: request.OpenerDirector, url: str, hosts: Hosts, options: Options) -> bytes:
-    """As `fetched`; again after a pause, twice as long each time, where the host is busy."""
+def _body_after_retries(
+    director: request.OpenerDirector, url: str, hosts: Hosts, options: Options
+) -> bytes:
+    """The answer, asked for again after ever longer pauses while the host is busy."""
     host = urlsplit(url).netloc
     for attempt in range(options.tries):
         hosts.wait(host)
         try:
-            return fetched(asks, url, options)
+            return response_body(director, url, options)
         except BusyError as error:
+            # The host's own word counts, unless it asks for more than a run can wait.
             pause = error.after
             if pause is None:
                 pause = max(options.delay, 0.1) * 2 ** (attempt + 1)
@@ -264,64 +290,75 @@ def _asked_often(asks: request.OpenerDirector, url: str, hosts: Hosts, options: 
     raise AssertionError("tries is positive")
 
 
-def there(folder: Path) -> set[str]:
-    """Ids of the pictures in `folder`."""
+def picture_ids(folder: Path) -> set[str]:
+    """The ids of the pictures in a folder."""
     return {file.stem for file in folder.iterdir() if file.suffix in (".jpg", ".png", ".webp")}
 
 
-def download(wanted: Sequence[Wanted], folder: Path, options: Options) -> int:
+def download(pictures: Sequence[ListedPicture], folder: Path, options: Options) -> int:
     """Fetches what is not in `folder` yet; returns how many failed, which `failures.tsv` lists.
+
+    Args:
+        pictures: of the list.
+        folder: of the pictures, made if absent.
+        options: of the download.
 
     Raises:
         SetupError: the folder cannot be written, or the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        had = there(folder)
-        lacking = [each for each in wanted if each.name not in had]
+        present = picture_ids(folder)
+        lacking = [picture for picture in pictures if picture.name not in present]
+        # Failures of pictures of other lists stay; those of this list are asked for again.
         file = folder / "failures.tsv"
-        before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        names = {each.name for each in wanted} | had
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        settled = {picture.name for picture in pictures} | present
         with file.open("w", encoding="utf-8") as failures:
-            kept = (line for line in before if line.partition("\t")[0] not in names)
-            failures.writelines(f"{line}\n" for line in kept)
+            others = (line for line in lines if line.partition("\t")[0] not in settled)
+            failures.writelines(f"{line}\n" for line in others)
             failures.flush()
 
-            def failed(each: Wanted, reasons: list[tuple[str, str]]) -> None:
+            def note_failure(picture: ListedPicture, reasons: list[tuple[str, str]]) -> None:
                 for url, reason in reasons:
-                    failures.write("\t".join((each.name, url, " ".join(reason.split()))) + "\n")
+                    cells = picture.name, url, " ".join(reason.split())
+                    failures.write("\t".join(cells) + "\n")
                 failures.flush()
 
-            count = _all(lacking, folder, options, failed)
+            count = _fetch_all(lacking, folder, options, note_failure)
     except OSError as error:
         raise SetupError(f"cannot write to {folder}: {error.strerror or error}") from error
     print(
-        f"{len(lacking) - count:,} pictures fetched, {len(wanted) - len(lacking):,} were there, "
+        f"{len(lacking) - count:,} pictures fetched, {len(pictures) - len(lacking):,} were there, "
         f"{count:,} failed" + (f": {file}" if count else "")
     )
     return count
 
 
-def _all(
-    lacking: Sequence[Wanted],
+def _fetch_all(
+    lacking: Sequence[ListedPicture],
     folder: Path,
     options: Options,
-    failed: Callable[[Wanted, list[tuple[str, str]]], None],
+    note_failure: Callable[[ListedPicture, list[tuple[str, str]]], None],
 ) -> int:
+    """Fetches all pictures by several threads; returns how many failed."""
     hosts, countdown, count = Hosts(options.delay), Countdown("fetching", len(lacking)), 0
     if lacking:
         countdown.at(0)  # its clock starts before the first picture, which may take long
     with ThreadPoolExecutor(options.connections) as pool:
         try:
             for start in range(0, len(lacking), WINDOW):
-                window = lacking[start : start + WINDOW]
-                running = {pool.submit(fetch, w, folder, hosts, options): w for w in window}
-                for done in as_completed(running):
-                    if reasons := done.result():
-                        failed(running[done], reasons)
+                # A window at a time: a list may have millions of lines.
+                picture_of = {
+                    pool.submit(fetch, picture, folder, hosts, options): picture
+                    for picture in lacking[start : start + WINDOW]
+                }
+                for task in as_completed(picture_of):
+                    if reasons := task.result():
+                        note_failure(picture_of[task], reasons)
                         count += 1
                     countdown.advance()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: what has not begun never does
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return count
@@ -356,5 +393,5 @@ def fetch_list(flags: argparse.Namespace) -> int:
     for name, value in options._asdict().items():
         if not (value > 0 or (name == "delay" and value == 0)):
             raise UsageError(f"--{name}={value}: must be above 0")
-    failures = download(read_list(flags.list), flags.out, options)
+    failures = download(listed_pictures(flags.list), flags.out, options)
     return 1 if failures else 0

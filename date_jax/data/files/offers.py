@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from date_jax.data.files.text_rows import check_columns, check_splits, lines, text_rows
+from date_jax.data.files.text_rows import check_columns, check_splits, line_list, text_rows
 from date_jax.errors import DataError
 
 REQUIRED = ("offer_id", "title", "supplier", "category", "image")
@@ -23,8 +23,18 @@ OPTIONAL = ("product_id", "split")
 
 
 class Offer(NamedTuple):
-    """One row; `line` is where it stands, `image` relative to the folder of pictures, and
-    product_id and split are "" where the file has none."""
+    """One row of the catalogue.
+
+    Attributes:
+        line: of the file, from 1.
+        offer_id: which no other row has.
+        title: what the supplier calls it.
+        supplier: who offers it.
+        category: of its product.
+        image: the picture's file, relative to the folder of pictures.
+        product_id: of the product, "" where the file has none.
+        split: one of SPLITS, "" where the file has none.
+    """
 
     line: int
     offer_id: str
@@ -44,32 +54,41 @@ class IdPairs(NamedTuple):
 
 
 def offers(path: Path) -> list[Offer]:
-    """The offers of a `.jsonl` or `.csv` file.
+    """The offers of a `.jsonl` or `.csv` file, their products and splits as it has them.
+
+    Args:
+        path: of the file.
 
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
-    check = partial(check_columns, required=REQUIRED, besides=OPTIONAL)
-    found = [_offer(path, line, fields) for line, fields in text_rows(path, check)]
-    if not found:
+    check = partial(check_columns, required=REQUIRED, optional=OPTIONAL)
+    rows = [_offer(path, line, fields) for line, fields in text_rows(path, check)]
+    if not rows:
         raise DataError(f"{path} holds no rows: expected one an offer")
-    _check_once(path, found)
-    if any(offer.split for offer in found):
-        check_splits(path, found)
-    return found
+    _check_unique(path, rows)
+    if any(offer.split for offer in rows):
+        check_splits(path, rows)
+    return rows
 
 
 def _offer(path: Path, line: int, fields: dict[str, Any]) -> Offer:
+    """One row, each of its fields checked."""
     where = f"{path}:{line}"
-    texts = {name: text(where, name, fields.get(name)) for name in (*REQUIRED, *OPTIONAL)}
+    texts = {name: field_text(where, name, fields.get(name)) for name in (*REQUIRED, *OPTIONAL)}
     for name in ("offer_id", "category", "image"):
         if not texts[name]:
             raise DataError(f"{where}: {name} is empty: every offer has one")
     return Offer(line, **texts)
 
 
-def text(where: str, name: str, value: Any) -> str:
+def field_text(where: str, name: str, value: Any) -> str:
     """A field as a text: whole numbers are written out, null is "".
+
+    Args:
+        where: the row stands, for the message.
+        name: of the field.
+        value: as JSON or CSV has it.
 
     Raises:
         DataError: it is something else.
@@ -81,83 +100,93 @@ def text(where: str, name: str, value: Any) -> str:
     return str(value).strip()
 
 
-def _check_once(path: Path, found: Sequence[Offer]) -> None:
+def _check_unique(path: Path, rows: Sequence[Offer]) -> None:
+    """Refuses a file in which two rows have one offer_id."""
     first: dict[str, Offer] = {}
-    twice = [offer for offer in found if first.setdefault(offer.offer_id, offer) is not offer]
-    if twice:
-        one = first[twice[0].offer_id]
+    repeated = [offer for offer in rows if first.setdefault(offer.offer_id, offer) is not offer]
+    if repeated:
+        offer = repeated[0]
         raise DataError(
-            f"{path}: {len(twice):,} rows have an offer_id that was there before: expected one row "
-            f"an offer\n  {one.offer_id!r}: {lines([one, twice[0]])}"
+            f"{path}: {len(repeated):,} rows have an offer_id that was there before: expected one "
+            f"row an offer\n  {offer.offer_id!r}: {line_list([first[offer.offer_id], offer])}"
         )
 
 
-def placed(found: list[Offer], pairs: IdPairs) -> list[Offer]:
-    """`found`, each with a product and a split.
+def offers_with_products(rows: list[Offer], pairs: IdPairs) -> list[Offer]:
+    """The offers, each with a product and a split.
 
     Where no offer has a product_id, those joined by pairs show one product: by pairs within a split
     where the file has splits, so that what is trained on does not decide what is measured. Where
     it has none, products go to train, val and test by a hash, 8:1:1.
+
+    Args:
+        rows: as the file has them.
+        pairs: that may join them.
     """
-    if any(offer.product_id for offer in found):
-        given = {offer.product_id for offer in found}
-        product = [offer.product_id or own_product(offer.offer_id, given) for offer in found]
+    if any(offer.product_id for offer in rows):
+        taken = {offer.product_id for offer in rows}
+        products = [offer.product_id or single_product(offer.offer_id, taken) for offer in rows]
     else:
-        product = joined(found, pairs)
+        products = joined_products(rows, pairs)
     return [
-        offer._replace(product_id=of, split=offer.split or split(of))
-        for offer, of in zip(found, product, strict=True)
+        offer._replace(product_id=product, split=offer.split or hashed_split(product))
+        for offer, product in zip(rows, products, strict=True)
     ]
 
 
-def own_product(offer_id: str, given: Set[str]) -> str:
-    """The product of an offer that has none: its own, which is none of those that others have."""
-    while offer_id in given:
-        offer_id = f"offer {offer_id}"
-    return offer_id
+def single_product(offer_id: str, taken: Set[str]) -> str:
+    """The product of an offer that has none: named after the offer, and none of those taken."""
+    product = offer_id
+    while product in taken:
+        product = f"offer {product}"
+    return product
 
 
-def notes(found: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
+def notes(rows: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
     """What evaluation takes for one product, and which splits it can say nothing about.
 
     Args:
-        found: as they were read.
+        rows: as the file has them.
         placed: the same with products and splits.
     """
-    said = []
-    if not any(offer.product_id for offer in found):
-        said = ["no offer has a product_id: those that a chain of pairs joins are one product"]
+    has_products = any(offer.product_id for offer in rows)
+    lines = []
+    if not has_products:
+        lines = ["no offer has a product_id: those that a chain of pairs joins are one product"]
     if all(offer.split == "train" for offer in placed):
-        said.append("no offer is in split val or test: nothing is evaluated")
-    for kind in ("val", "test"):
-        of = [offer.product_id for offer in placed if offer.split == kind]
-        if of and len(set(of)) == len(of):
-            said.append(
-                f"offer_{kind} is not evaluated: no two of its offers share a product_id"
-                + ("" if any(offer.product_id for offer in found) else " or are a pair")
+        lines.append("no offer is in split val or test: nothing is evaluated")
+    # A search is right when it finds the product again, so two offers have to show it.
+    for split in ("val", "test"):
+        products = [offer.product_id for offer in placed if offer.split == split]
+        if products and len(set(products)) == len(products):
+            lines.append(
+                f"offer_{split} is not evaluated: no two of its offers share a product_id"
+                + ("" if has_products else " or are a pair")
             )
-    return tuple(said)
+    return tuple(lines)
 
 
-def joined(found: Sequence[Offer], pairs: IdPairs) -> list[str]:
+def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:
     """For each offer the least offer_id that a chain of pairs within its split leads to."""
-    number = {offer.offer_id: row for row, offer in enumerate(found)}
+    # The pairs as edges between rows; ids that are not in the file join nothing.
+    row_of = {offer.offer_id: row for row, offer in enumerate(rows)}
     ends = [
-        (number[one], number[other])
+        (row_of[one], row_of[other])
         for one, other in zip(*pairs, strict=True)
-        if one in number and other in number
+        if one in row_of and other in row_of
     ]
-    edges = [(a, b) for a, b in ends if found[a].split == found[b].split]
-    rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(found), len(found)))
+    edges = [(a, b) for a, b in ends if rows[a].split == rows[b].split]
+    starts, stops = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges)), (starts, stops)), shape=(len(rows), len(rows)))
     component = connected_components(graph, directed=False)[1]
-    ids = [offer.offer_id for offer in found]
-    order = np.argsort(ids, kind="stable")  # so that the file's order decides nothing
+    # The first of each component in the order of the ids, so that the file's order decides nothing.
+    ids = [offer.offer_id for offer in rows]
+    order = np.argsort(ids, kind="stable")
     first = order[np.unique(component[order], return_index=True)[1]]
     return [ids[first[label]] for label in component]
 
 
-def split(product: str) -> str:
-    """Of a product, always the same: train, val or test, 8:1:1."""
+def hashed_split(product: str) -> str:
+    """The split of a product, always the same: train, val or test, 8:1:1."""
     digest = int.from_bytes(hashlib.sha256(product.encode()).digest()[:8])
     return (*["train"] * 8, "val", "test")[digest % 10]

@@ -1,4 +1,4 @@
-"""The pictures that rows name: headers first, pixels later, and which of them are unreadable."""
+"""The pictures that rows name: their headers first, their pixels later, and what is unreadable."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
 
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
-SHOWN = 3  # unreadable pictures named in a message
-UNFINISHED = ".part"  # ending of a file that is being fetched
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+REASONS = 3  # unreadable pictures named in a message
+PART = ".part"  # ending of a file that is being fetched
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -58,21 +58,26 @@ class Photos:
         self._budget = budget
         self._unreadable: dict[str, str] = {}
         self.headers: dict[str, Header] = {}
-        for name, found in _in_threads(self._header, list(self._rows_of)):
-            if isinstance(found, Header):
-                self.headers[name] = found
+        # Most faults show in a header: they are told before an hour of decoding.
+        for name, header in _results_in_order(self._header, list(self._rows_of)):
+            if isinstance(header, Header):
+                self.headers[name] = header
             else:
-                self._unreadable[name] = str(found)
+                self._unreadable[name] = str(header)
         self._check_budget()
 
     def jpegs(self, names: Sequence[str], countdown: Countdown) -> Iterator[tuple[str, bytes]]:
         """Name and prepared picture of those of `names` that can be read, in their order.
 
+        Args:
+            names: of pictures.
+            countdown: is advanced by one for each.
+
         Raises:
             DataError: as on construction; some files show only now that they end too early.
         """
         readable = [name for name in names if name in self.headers]
-        for name, jpeg in _in_threads(self._jpeg, readable):
+        for name, jpeg in _results_in_order(self._jpeg, readable):
             countdown.advance()
             if isinstance(jpeg, bytes):
                 yield name, jpeg
@@ -91,18 +96,20 @@ class Photos:
             )
         if self._unreadable:
             notes.append(
-                f"{self._lost()} of {self._rows_of.total()} rows are left out, since their "
+                f"{self._lost_rows()} of {self._rows_of.total()} rows are left out, since their "
                 f"pictures cannot be read: {'; '.join(self._reasons(10))}"
             )
         return notes
 
     def _header(self, name: str) -> Header | UnreadablePictureError:
+        """A picture's header, or why there is none: threads return what they would raise."""
         try:
             return preprocess.header(self._folder / name, max_pixels=self._max_pixels)
         except UnreadablePictureError as error:
             return error
 
     def _jpeg(self, name: str) -> bytes | UnreadablePictureError:
+        """A prepared picture, or why there is none."""
         try:
             return preprocess.prepared_jpeg(
                 self._folder / name,
@@ -113,22 +120,26 @@ class Photos:
         except UnreadablePictureError as error:
             return error
 
-    def _lost(self) -> int:
+    def _lost_rows(self) -> int:
+        """The number of rows whose pictures cannot be read."""
         return sum(self._rows_of[name] for name in self._unreadable)
 
     def _reasons(self, count: int) -> list[str]:
-        shown = [f"{name} {reason}" for name, reason in self._unreadable.items()][:count]
-        return [*shown, *(["…"] if len(self._unreadable) > count else [])]
+        """Why pictures cannot be read, of the first `count` of them."""
+        reasons = [f"{name} {reason}" for name, reason in self._unreadable.items()][:count]
+        return [*reasons, *(["…"] if len(self._unreadable) > count else [])]
 
     def _check_budget(self) -> None:
+        """Refuses more rows without a picture than the user allows."""
         allowed = int(self._budget * self._rows_of.total())
-        if self._lost() > allowed:
+        lost = self._lost_rows()
+        if lost > allowed:
             raise DataError(
                 "\n".join(
                     [
-                        f"the pictures of {self._lost()} of {self._rows_of.total()} rows cannot "
-                        f"be read; config.data.bad_image_budget={self._budget:g} allows {allowed}",
-                        *(f"  {reason}" for reason in self._reasons(SHOWN)),
+                        f"the pictures of {lost} of {self._rows_of.total()} rows cannot be read; "
+                        f"config.data.bad_image_budget={self._budget:g} allows {allowed}",
+                        *(f"  {reason}" for reason in self._reasons(REASONS)),
                         f"  they are looked for in {self._folder.resolve()}",
                         "  mend them or take their rows out, or allow a larger budget",
                     ]
@@ -136,44 +147,49 @@ class Photos:
             )
 
 
-def checked_id(where: str, found: str) -> str:
-    """An id that can be a file's name, and nothing else.
+def checked_id(where: str, text: str) -> str:
+    """The text, which can be a file's name and nothing else, as an id.
 
     Args:
         where: it stands, for the message.
+        text: the id.
 
     Raises:
         DataError: it is something else.
     """
-    if not re.fullmatch(r"\w[\w.-]{0,199}", found):
+    if not re.fullmatch(r"\w[\w.-]{0,199}", text):
         raise DataError(
-            f"{where}: the id {found[:60]!r} cannot name a picture's file: expected letters, "
+            f"{where}: the id {text[:60]!r} cannot name a picture's file: expected letters, "
             "digits, _, - and ."
         )
-    return found
+    return text
 
 
 def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
-    """For each id the name `<id>.<ending>` of a file of `folder`, a picture's ending before others,
-    for a detector's files may lie beside; `<id>.jpg` if there is none.
+    """For each id the name `<id>.<ending>` of its picture; `<id>.jpg` if there is none.
+
+    Args:
+        folder: of the pictures, where a detector's files may lie too.
+        ids: of the pictures.
 
     Raises:
         DataError: the folder cannot be read.
     """
     try:
-        names = sorted(file.name for file in folder.iterdir() if file.suffix != UNFINISHED)
+        names = sorted(file.name for file in folder.iterdir() if file.suffix != PART)
     except OSError as error:
         raise DataError(
             f"config.data.images={folder}: {error.strerror}\n  looked from {Path.cwd()}\n"
             "  expected a folder with the pictures, each named <id>.<ending>"
         ) from None
-    names.sort(key=lambda name: Path(name).suffix.lower() not in _PICTURES)
+    # A picture's ending counts before others, and the first name in order before later ones.
+    names.sort(key=lambda name: Path(name).suffix.lower() not in _ENDINGS)
     file_of = {Path(name).stem: name for name in reversed(names)}
-    return [file_of.get(each, f"{each}.jpg") for each in ids]
+    return [file_of.get(picture_id, f"{picture_id}.jpg") for picture_id in ids]
 
 
-def _in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:
-    """Each item with what `function` makes of it, in order, by as many threads as cores.
+def _results_in_order(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:
+    """Each item with the function's result, in order, by as many threads as cores.
 
     Threads are enough: Pillow lets go of the interpreter while it decodes, resizes and encodes
     (2 threads took 0.71 of the time of one at 384 px on two busy cores, 2 processes 0.74).

@@ -1,6 +1,6 @@
 """One picture file to S x S pixels of RGB, and its boxes with it.
 
-Files come from anywhere: nothing is decoded before its header was looked at, and whatever Pillow
+Files come from anywhere: nothing is decoded before its header was checked, and whatever Pillow
 raises is an answer about that one file.
 """
 
@@ -21,7 +21,7 @@ MARGIN = (127, 127, 127)  # the colour beside a letterboxed picture: 0 once pixe
 
 # Every epoch decodes a photo again, and PNG takes several times as long. At full colour resolution.
 _QUALITY: dict[str, Any] = {"quality": 95, "subsampling": 0}
-_ORIENTATION = 0x0112
+_EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,11 +39,17 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class UnreadablePictureError(Exception):
-    """Why one file cannot be used, with its first bytes where they tell something."""
+    """One file cannot be used: why, with its first bytes where they tell something."""
 
 
 class Header(NamedTuple):
-    """What is known of a picture without decoding it; the size is that of the upright picture."""
+    """What is known of a picture without decoding it.
+
+    Attributes:
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+        is_rotated: the file holds it turned or mirrored, and says so.
+    """
 
     width: int
     height: int
@@ -51,15 +57,19 @@ class Header(NamedTuple):
 
 
 def header(path: Path, *, max_pixels: int) -> Header:
-    """Reads a picture's header.
+    """A picture's header, of which nothing is decoded.
+
+    Args:
+        path: of the file.
+        max_pixels: refuses pictures with more.
 
     Raises:
         UnreadablePictureError: no file, not one of FORMATS, too large, or malformed.
     """
-    with _opened(path, max_pixels) as image:
-        turn = _turn(image)
-        width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
-        return Header(width, height, turn in _UPRIGHT)
+    with _opened_image(path, max_pixels) as image:
+        orientation = _orientation(image)
+        width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
+        return Header(width, height, orientation in _UPRIGHT)
 
 
 def prepared_jpeg(path: Path, *, image_size: int, fit: str, max_pixels: int) -> bytes:
@@ -74,17 +84,18 @@ def prepared_jpeg(path: Path, *, image_size: int, fit: str, max_pixels: int) -> 
     Raises:
         UnreadablePictureError: it cannot be decoded to the end.
     """
-    with _opened(path, max_pixels) as image:
+    with _opened_image(path, max_pixels) as image:
         try:
-            turn = _turn(image)
+            orientation = _orientation(image)
             # A JPEG decodes at half, quarter … size for nothing; twice the wanted stays sharp.
             image.draft(image.mode, (2 * image_size, 2 * image_size))
-            upright = _rgb(image)
+            upright = _rgb_image(image)
         except Exception as error:  # Pillow's decoders raise anything on malformed input
-            raise UnreadablePictureError(f"cannot be decoded: {_said(error)}") from error
-    if turn in _UPRIGHT:
-        upright = upright.transpose(_UPRIGHT[turn])
-    place = _place(*upright.size, image_size, fit)
+            raise UnreadablePictureError(f"cannot be decoded: {_reason(error)}") from error
+    if orientation in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[orientation])
+    # Into its place on the canvas, which it fills but for the margins of a letterbox.
+    place = _placement(*upright.size, image_size, fit)
     canvas = Image.new("RGB", (image_size, image_size), MARGIN)
     resized = upright.resize((place.width, place.height), Image.Resampling.BICUBIC)
     canvas.paste(resized, (place.left, place.top))
@@ -96,7 +107,7 @@ def prepared_jpeg(path: Path, *, image_size: int, fit: str, max_pixels: int) -> 
 def prepared_box(
     box_xyxy_pixels: Sequence[float], size: tuple[int, int], *, image_size: int, fit: str
 ) -> Float[np.ndarray, " 4"]:
-    """Where a box lies, normalised, in what `prepared_jpeg` makes.
+    """A box, normalised, in the picture that `prepared_jpeg` makes.
 
     Args:
         box_xyxy_pixels: in the upright picture.
@@ -105,7 +116,7 @@ def prepared_box(
         fit: as in `prepared_jpeg`.
     """
     width, height = size
-    place = _place(width, height, image_size, fit)
+    place = _placement(width, height, image_size, fit)
     scale = np.array([place.width / width, place.height / height] * 2)
     corner = np.array([place.left, place.top] * 2)
     limits = np.array([width, height] * 2)
@@ -113,24 +124,27 @@ def prepared_box(
     return ((inside * scale + corner) / image_size).astype(np.float32)
 
 
-class _Place(NamedTuple):
+class _Placement(NamedTuple):
+    """A rectangle in the prepared picture, in pixels."""
+
     left: int
     top: int
     width: int
     height: int
 
 
-def _place(width: int, height: int, image_size: int, fit: str) -> _Place:
+def _placement(width: int, height: int, image_size: int, fit: str) -> _Placement:
     """The part of the prepared picture that the original takes, in whole pixels."""
     if fit == "stretch":
-        return _Place(0, 0, image_size, image_size)
+        return _Placement(0, 0, image_size, image_size)
     scale = image_size / max(width, height)
     wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    return _Place((image_size - wide) // 2, (image_size - high) // 2, wide, high)
+    return _Placement((image_size - wide) // 2, (image_size - high) // 2, wide, high)
 
 
-def _opened(path: Path, max_pixels: int) -> Image.Image:
+def _opened_image(path: Path, max_pixels: int) -> Image.Image:
     """The picture with its header read and checked, nothing decoded."""
+    # First what the file system says, then what the header says; no pixel is decoded.
     try:
         status = path.stat()
     except OSError as error:
@@ -154,7 +168,7 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
             f"is no JPEG, PNG or WEBP: it begins with {start!r}"
         ) from error
     except Exception as error:  # Pillow's parsers raise anything on malformed input
-        raise UnreadablePictureError(f"has a broken header: {_said(error)}") from error
+        raise UnreadablePictureError(f"has a broken header: {_reason(error)}") from error
     width, height = image.size
     if width * height > max_pixels:
         image.close()
@@ -164,17 +178,17 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
     return image
 
 
-def _turn(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright, as a picture without one is taken to be."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking would decode all of it, in search of a late chunk
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # a broken EXIF block is no reason to lose the picture
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb_image(image: Image.Image) -> Image.Image:
     """The pixels as 8 bit RGB, over white where they are transparent."""
     if image.mode.startswith("I"):  # 16 bit grey, which Pillow would clip at 255
         sixteen = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -186,5 +200,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _said(error: Any) -> str:
+def _reason(error: Any) -> str:
+    """The first line of an error's text, or its type where it has none."""
     return str(error).splitlines()[0][:100] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Product1M's own lists of posts (2107.14572): a title and pictures' addresses, and labels of some.
+"""Product1M's own lists of posts (2107.14572): titles, pictures' addresses, and labels of some.
 
 A line is a post: `id#####title#####URL#####mirror URL`, and of queries and gallery a fifth field,
 labels joined by `#;#`, with repetitions.
@@ -13,7 +13,7 @@ from date_jax.data.files.text_rows import file_text
 from date_jax.data.prepared import LABEL_SEPARATOR
 from date_jax.errors import DataError
 
-BETWEEN = "#####"  # fields
+FIELD_SEPARATOR = "#####"
 FIELDS = ("id", "title", "URL", "mirror URL", "labels")
 FILES = {  # of a split, as `capture` asks for it
     "post_train": "product1m_train_ossurl_v2.txt",
@@ -24,7 +24,15 @@ FILES = {  # of a split, as `capture` asks for it
 
 
 class Post(NamedTuple):
-    """One line; `urls` are the address and its mirror, `labels` what the picture shows."""
+    """One line of a list.
+
+    Attributes:
+        line: of the file, from 1.
+        post_id: by which the picture's file is named.
+        title: of the post.
+        urls: the picture's address and its mirror.
+        labels: of the products that the picture shows.
+    """
 
     line: int
     post_id: str
@@ -34,32 +42,33 @@ class Post(NamedTuple):
 
 
 def posts(path: Path, *, labelled: bool) -> tuple[list[Post], int]:
-    """The posts of a list, each once, and how many lines told one again: the first counts.
+    """The posts of a list, each once as it comes first, and how many lines repeat one.
 
     Args:
         path: of a list.
-        labelled: whether every post must have labels. Without, those that a list has are not kept.
+        labelled: every post must have labels. Without, those that a list has are not kept.
 
     Raises:
         DataError: naming the file, the line, and what is wrong with it.
     """
-    found: dict[str, Post] = {}
-    told = 0
+    first: dict[str, Post] = {}
+    count = 0
     for line, content in enumerate(file_text(path).split("\n"), 1):
         if content.strip():
             post = _post(f"{path}:{line}", line, content.rstrip("\r"), labelled=labelled)
-            found.setdefault(post.post_id, post)
-            told += 1
-    if not found:
-        raise DataError(f"{path} holds no posts: expected {_form(labelled)} a line")
-    return list(found.values()), told - len(found)
+            first.setdefault(post.post_id, post)
+            count += 1
+    if not first:
+        raise DataError(f"{path} holds no posts: expected {_line_form(labelled)} a line")
+    return list(first.values()), count - len(first)
 
 
 def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
-    fields = [field.strip() for field in content.split(BETWEEN)]
+    """One line of a list as a post, its id checked, for it becomes a file's name."""
+    fields = [field.strip() for field in content.split(FIELD_SEPARATOR)]
     if len(fields) not in ((5,) if labelled else (4, 5)):
         raise DataError(
-            f"{where}: {len(fields)} fields: expected {_form(labelled)}\n  {content[:80]}"
+            f"{where}: {len(fields)} fields: expected {_line_form(labelled)}\n  {content[:80]}"
         )
     labels = tuple(filter(None, map(str.strip, "".join(fields[4:]).split(LABEL_SEPARATOR))))
     if labelled and not labels:
@@ -68,8 +77,9 @@ def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
     return Post(line, checked_id(where, fields[0]), fields[1], urls, labels if labelled else ())
 
 
-def _form(labelled: bool) -> str:
-    return BETWEEN.join(FIELDS if labelled else FIELDS[:4])
+def _line_form(labelled: bool) -> str:
+    """What a line should look like, for messages."""
+    return FIELD_SEPARATOR.join(FIELDS if labelled else FIELDS[:4])
 
 
 def splits(folder: Path) -> tuple[dict[str, list[Post]], list[str]]:
@@ -80,12 +90,12 @@ def splits(folder: Path) -> tuple[dict[str, list[Post]], list[str]]:
     Raises:
         DataError: a list is missing or wrong.
     """
-    found, notes = {}, []
+    split_posts, notes = {}, []
     for name, file in FILES.items():
-        found[name], again = posts(folder / file, labelled=name != "post_train")
-        if again:
-            notes.append(f"{again:,} lines of {file} tell a post again: the first one counts")
-    return found, notes
+        split_posts[name], repeated = posts(folder / file, labelled=name != "post_train")
+        if repeated:
+            notes.append(f"{repeated:,} lines of {file} tell a post again: the first one counts")
+    return split_posts, notes
 
 
 def urls(path: Path) -> list[tuple[str, Sequence[str]]]:

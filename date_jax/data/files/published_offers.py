@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data import command
-from date_jax.data.files.offers import IdPairs, Offer, text
+from date_jax.data.files.offers import IdPairs, Offer, field_text
 from date_jax.data.files.photos import checked_id, files_by_id
 from date_jax.data.files.text_rows import check_columns, file_text, json_rows
 from date_jax.errors import DataError
@@ -24,11 +24,13 @@ TITLES = ("trigger_title", "tirgger_title")  # both spellings are in use
 LABELS = {"0": False, "1": True}
 
 
-class Published(NamedTuple):
-    """Attributes:
-    offers: each once, as first told; `image` is the picture's address.
-    pairs: those with a positive label.
-    notes: what was told in two ways.
+class PublishedOffers(NamedTuple):
+    """What the authors' file holds.
+
+    Attributes:
+        offers: each once, as it comes first; `image` is the picture's address.
+        pairs: those with a positive label.
+        notes: what the file says in two ways.
     """
 
     offers: list[Offer]
@@ -36,42 +38,45 @@ class Published(NamedTuple):
     notes: list[str]
 
 
-def published(path: Path, option: str = "config.data.path") -> Published:
+def offers_and_pairs(path: Path, option: str = "config.data.path") -> PublishedOffers:
     """The offers and pairs of a JSON file: one list of objects, or one object a line.
 
     Args:
+        path: of the file.
         option: by which the user named it, for the messages.
 
     Raises:
         DataError: naming the file, the line or the object, and what is wrong with it.
     """
-    found: dict[str, Offer] = {}
+    first: dict[str, Offer] = {}
     pairs = IdPairs([], [])
-    otherwise: set[str] = set()
+    ambiguous: set[str] = set()
     for where, line, fields in _objects(path, option):
-        both = _offers(where, line, fields)
-        for offer in both:
-            first = found.setdefault(offer.offer_id, offer)
-            if (first.title, first.image) != (offer.title, offer.image):
-                otherwise.add(offer.offer_id)
+        # Either offer of the object; the file repeats an offer in each of its pairs.
+        ends = _offers(where, line, fields)
+        for offer in ends:
+            earlier = first.setdefault(offer.offer_id, offer)
+            if (earlier.title, earlier.image) != (offer.title, offer.image):
+                ambiguous.add(offer.offer_id)
         if _is_pair(where, fields["label"]):
-            for ends, offer in zip(pairs, both, strict=True):
-                ends.append(offer.offer_id)
-    if not found:
+            for ids, offer in zip(pairs, ends, strict=True):
+                ids.append(offer.offer_id)
+    if not first:
         raise DataError(f"{path} holds no objects: expected one a pair")
     notes = []
-    if otherwise:
-        notes = [f"{len(otherwise):,} offers have several titles or pictures: the first one counts"]
-    return Published(list(found.values()), pairs, notes)
+    if ambiguous:
+        notes = [f"{len(ambiguous):,} offers have several titles or pictures: the first one counts"]
+    return PublishedOffers(list(first.values()), pairs, notes)
 
 
 def _objects(path: Path, option: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Where it stands, its line or number from 1, and the fields of each object."""
     content = file_text(path, option)
     if not content.lstrip().startswith("["):
-        for line, fields in json_rows(path, content, _check):
+        for line, fields in json_rows(path, content, _check_fields):
             yield f"{path}:{line}", line, fields
         return
+    # One list, in which there are numbers in place of lines.
     try:
         objects = json.loads(content)
     except json.JSONDecodeError as error:
@@ -82,38 +87,42 @@ def _objects(path: Path, option: str) -> Iterator[tuple[str, int, dict[str, Any]
         where = f"{path}: object {number:,}"
         if not isinstance(fields, dict):
             raise DataError(f"{where}: expected an object, got {json.dumps(fields)[:80]}")
-        _check(where, list(fields))
+        _check_fields(where, list(fields))
         yield where, number, fields
 
 
-def _check(where: str, names: list[str]) -> None:
+def _check_fields(where: str, names: list[str]) -> None:
+    """Refuses an object without the fields that it needs, under either spelling of one."""
     title = TITLES[1] if TITLES[1] in names else TITLES[0]
     check_columns(where, names, (*REQUIRED, title), ("cate_name", "cate_lv1_name"))
 
 
 def _offers(where: str, line: int, fields: dict[str, Any]) -> tuple[Offer, Offer]:
-    told = partial(_told, where, fields)
+    """The two offers of one object."""
+    text = partial(_field, where, fields)
     title = TITLES[0] if TITLES[0] in fields else TITLES[1]
-    category = told("cate_name") or told("cate_lv1_name") or "unknown"
-    one, other = (checked_id(where, told(name)) for name in ("trigger_id", "recall_id"))
+    category = text("cate_name") or text("cate_lv1_name") or "unknown"
+    trigger_id, recall_id = (checked_id(where, text(name)) for name in ("trigger_id", "recall_id"))
     return (
-        Offer(line, one, told(title), "", category, told("trigger_img")),
-        Offer(line, other, told("recall_title"), "", category, told("recall_img")),
+        Offer(line, trigger_id, text(title), "", category, text("trigger_img")),
+        Offer(line, recall_id, text("recall_title"), "", category, text("recall_img")),
     )
 
 
-def _told(where: str, fields: dict[str, Any], name: str) -> str:
-    return text(where, name, fields.get(name))
+def _field(where: str, fields: dict[str, Any], name: str) -> str:
+    return field_text(where, name, fields.get(name))
 
 
 def _is_pair(where: str, label: Any) -> bool:
-    found = str(int(label)) if isinstance(label, bool | float) and label in (0, 1) else str(label)
-    if found not in LABELS:
+    """Whether a label, a number or a text or true, says that both offers show one product."""
+    is_number = isinstance(label, bool | float) and label in (0, 1)
+    text = str(int(label)) if is_number else str(label)
+    if text not in LABELS:
         raise DataError(f"{where}: label is {json.dumps(label)[:60]}: expected 0 or 1")
-    return LABELS[found]
+    return LABELS[text]
 
 
-def with_files(offers: list[Offer], folder: Path) -> list[Offer]:
+def offers_with_files(offers: list[Offer], folder: Path) -> list[Offer]:
     """The offers with `<id>.<ending>` of `folder` as their pictures; `<id>.jpg` if there is none.
 
     Raises:
@@ -138,7 +147,7 @@ def write_addresses(options: argparse.Namespace) -> None:
     Raises:
         DataError: the file at `options.path` is malformed.
     """
-    offers = published(options.path, "--path").offers
+    offers = offers_and_pairs(options.path, "--path").offers
     # An address with a blank in it is none, and would make two columns of one.
     addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
     lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)

@@ -20,7 +20,7 @@ import argparse
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,20 +33,32 @@ from date_jax.run.countdown import Countdown
 
 FORMAT = "date_jax regions 1"
 KINDS = ("float16", "float32")
-LOOKED_AT = 1024  # rows whose boxes are checked when a folder is opened
-_SHAPES: dict[str, Callable[[int, int, int], tuple[int, ...]]] = {
-    "features": lambda rows, count, width: (rows, count, width),
-    "boxes": lambda rows, count, width: (rows, count, 4),
-    "mask": lambda rows, count, width: (rows, count),
-}
+CHECKED_ROWS = 1024  # rows whose boxes are checked when a folder is opened
 
 
 class Regions(NamedTuple):
-    """Of some posts. `features` is float16 or float32, `box_xyxy` normalised."""
+    """The regions of some posts.
+
+    Attributes:
+        features: float16 or float32.
+        box_xyxy: normalised.
+        mask: False where a post has fewer than K regions.
+    """
 
     features: Float[np.ndarray, "*N K F"]
     box_xyxy: Float[np.ndarray, "*N K 4"]
     mask: Bool[np.ndarray, "*N K"]
+
+
+def _array_forms(
+    rows: int, count: int, width: int, dtype: str
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each array of a folder, by its file's name, as `Regions` orders them."""
+    return {
+        "features": ((rows, count, width), dtype),
+        "boxes": ((rows, count, 4), "float32"),
+        "mask": ((rows, count), "bool"),
+    }
 
 
 class RegionFiles:
@@ -66,14 +78,13 @@ class RegionFiles:
         self.folder = folder
         manifest = _manifest(folder)
         self.fingerprint: str = manifest["fingerprint"]
-        sizes = tuple(manifest[key] for key in ("rows", "regions", "width"))
-        kinds = {"features": manifest["dtype"], "boxes": "float32", "mask": "bool"}
-        shapes = {name: of(*sizes) for name, of in _SHAPES.items()}
+        forms = _array_forms(*(manifest[key] for key in ("rows", "regions", "width", "dtype")))
         self._arrays = Regions(
-            *(_array(folder / f"{name}.npy", shapes[name], kinds[name]) for name in _SHAPES)
+            *(_mapped_array(folder / f"{name}.npy", *form) for name, form in forms.items())
         )
-        self._row_of = _row_of(folder / "ids.txt", sizes[0])
-        first = self._arrays.box_xyxy[:LOOKED_AT]
+        self._row_of = _rows_by_id(folder / "ids.txt", manifest["rows"])
+        # Boxes in pixels are the mistake that is made; a look at the first ones does not take long.
+        first = self._arrays.box_xyxy[:CHECKED_ROWS]
         if not ((first >= 0) & (first <= 1)).all():
             raise DataError(
                 f"{folder}/boxes.npy: boxes are not shares of the picture's sides in [0, 1]\n"
@@ -82,30 +93,31 @@ class RegionFiles:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """K and F."""
+        """K and F, the regions of a post and the width of a feature."""
         return self._arrays.features.shape[1:]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the features."""
+        """The type of the features."""
         return self._arrays.features.dtype
 
     def rows(self, ids: Sequence[str], name: str) -> Int[np.ndarray, " N"]:
         """The rows of these posts.
 
         Args:
+            ids: of the posts.
             name: of the posts' split, for the message.
 
         Raises:
             DataError: some are not there.
         """
-        lacking = [each for each in ids if each not in self._row_of]
+        lacking = [post for post in ids if post not in self._row_of]
         if lacking:
             raise DataError(
                 f"{self.folder} has no regions of {len(lacking):,} of {len(ids):,} posts of {name}"
                 f"\n  such as {', '.join(lacking[:3])}; it has {', '.join([*self._row_of][:3])}"
             )
-        return np.array([self._row_of[each] for each in ids], np.int64)
+        return np.array([self._row_of[post] for post in ids], np.int64)
 
     def __getitem__(self, rows: Int[np.ndarray, " B"]) -> Regions:
         """The regions of some rows, read now."""
@@ -113,9 +125,10 @@ class RegionFiles:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, all of its entries checked."""
     path = folder / "manifest.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"config.data.regions={folder}: cannot read manifest.json: {error.strerror} (looked "
@@ -124,45 +137,48 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f'{path}: expected an object with "format": "{FORMAT}"')
     for key in ("rows", "regions", "width"):
-        value = found.get(key)
+        value = manifest.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise DataError(f"{path}: {key} is {json.dumps(value)[:60]}: expected a number above 0")
-    if found.get("dtype") not in KINDS:
+    if manifest.get("dtype") not in KINDS:
         raise DataError(f"{path}: dtype must be one of {', '.join(KINDS)}")
-    if not isinstance(found.get("fingerprint"), str):
+    if not isinstance(manifest.get("fingerprint"), str):
         raise DataError(f"{path}: fingerprint must be a text that changes with the contents")
-    return found
+    return manifest
 
 
-def _array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
+def _mapped_array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """A memory-mapped array of this shape and type, as the manifest has them."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: not a whole .npy file of numbers: {error}") from None
-    if found.shape != shape or found.dtype != np.dtype(kind):
+    if array.shape != shape or array.dtype != np.dtype(kind):
         raise DataError(
-            f"{path}: holds {found.dtype} {list(found.shape)}; the manifest says {kind} "
+            f"{path}: holds {array.dtype} {list(array.shape)}; the manifest says {kind} "
             f"{list(shape)}"
         )
-    return found
+    return array
 
 
-def _row_of(path: Path, count: int) -> dict[str, int]:
+def _rows_by_id(path: Path, count: int) -> dict[str, int]:
+    """The row of each post; there must be `count` of them, and none twice."""
     try:
         ids = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    found = {each: row for row, each in enumerate(ids)}
-    if len(ids) != count or len(found) != count:
+    row_of = {post: row for row, post in enumerate(ids)}
+    if len(ids) != count or len(row_of) != count:
         raise DataError(
-            f"{path}: {len(ids):,} lines, {len(found):,} different ids; the manifest says {count:,}"
+            f"{path}: {len(ids):,} lines, {len(row_of):,} different ids; "
+            f"the manifest says {count:,}"
         )
-    return found
+    return row_of
 
 
 def write(
@@ -190,37 +206,37 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
-    kinds = {"features": dtype, "boxes": "float32", "mask": "bool"}
     arrays = [
-        np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=kinds[name], shape=of(len(ids), count, width)
-        )
-        for name, of in _SHAPES.items()
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", shape=shape, dtype=kind)
+        for name, (shape, kind) in _array_forms(len(ids), count, width, dtype).items()
     ]
+    # Straight to disk, a post at a time: the arrays may be larger than the memory.
     digest = hashlib.sha256(json.dumps([*ids]).encode())
     for row, (post, (feature, box)) in enumerate(zip(ids, regions, strict=True)):
-        made = padded(post, feature, box, count=count, width=width, dtype=dtype)
-        for array, part in zip(arrays, made, strict=True):
+        padded = padded_regions(post, feature, box, count=count, width=width, dtype=dtype)
+        for array, part in zip(arrays, padded, strict=True):
             array[row] = part
             digest.update(part.tobytes())
     for array in arrays:
         array.flush()
+    # The manifest says that all the rest is there.
     (folder / "ids.txt").write_text("".join(f"{post}\n" for post in ids), encoding="utf-8")
     manifest = {"format": FORMAT, "rows": len(ids), "regions": count, "width": width}
     manifest |= {"dtype": dtype, "fingerprint": digest.hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def padded(
+def padded_regions(
     post: str, feature: np.ndarray, box_xyxy: np.ndarray, *, count: int, width: int, dtype: str
 ) -> Regions:
     """One post's regions, cut or filled up with zeros to `count`; raises as `write`."""
-    found = len(feature) if feature.ndim else 0
-    if feature.shape != (found, width) or box_xyxy.shape != (found, 4):
+    regions = len(feature) if feature.ndim else 0
+    if feature.shape != (regions, width) or box_xyxy.shape != (regions, 4):
         raise DataError(
             f"regions of {post}: features {list(feature.shape)}, boxes {list(box_xyxy.shape)}: "
             f"expected [R {width}] and [R 4]"
         )
+    # What float16 cannot hold becomes infinite here, and is refused below.
     with np.errstate(over="ignore"):
         stored = feature[:count].astype(dtype)
     box = box_xyxy[:count].astype(np.float32)
@@ -234,8 +250,11 @@ def padded(
     return Regions(np.pad(stored, lacking), np.pad(box, lacking), np.arange(count) < len(stored))
 
 
-def detected(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features `[R F]` and normalised box_xyxy `[R 4]` of an .npz file, see the module's text.
+def detected_regions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[R F]` and normalised box_xyxy `[R 4]` of a detector's .npz file.
+
+    Args:
+        path: of the file, its arrays named as the module's text says.
 
     Raises:
         DataError: it is not one, or lacks an array.
@@ -243,7 +262,7 @@ def detected(path: Path) -> tuple[np.ndarray, np.ndarray]:
     keys = ("x", "bbox", "image_w", "image_h")
     try:
         with np.load(path, allow_pickle=False) as members:
-            # What else is there, such as a pickled `info`, is not looked at.
+            # Anything else, such as a pickled `info`, is not read.
             feature, box, wide, high = (np.asarray(members[key]) for key in keys)
         size = np.array([float(wide), float(high)] * 2)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -278,14 +297,15 @@ def write_folder(options: argparse.Namespace) -> None:
     count, dtype = options.count, options.dtype
     if count < 1:
         raise DataError(f"--count={count}: must be 1 or more")
-    width = detected(paths[0])[0].shape[-1]
+    width = detected_regions(paths[0])[0].shape[-1]
     ids = [path.stem for path in paths]
-    write(options.out, ids, _all(paths), count=count, width=width, dtype=dtype)
+    write(options.out, ids, _all_regions(paths), count=count, width=width, dtype=dtype)
     print(f"regions of {len(paths):,} pictures, {count} of {width} numbers, in {options.out}")
 
 
-def _all(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _all_regions(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The regions of each file, read when they are wanted."""
     countdown = Countdown("reading regions", len(paths))
     for path in paths:
-        yield detected(path)
+        yield detected_regions(path)
         countdown.advance()

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from date_jax.data.domains import SPLITS
 from date_jax.errors import DataError, spelling_hint
-
-SPLITS = ("train", "val", "test")
 
 
 @runtime_checkable
-class Placed(Protocol):
+class SplitRow(Protocol):
     """A row that says where it stands and which split it belongs to."""
 
     @property
@@ -49,11 +48,13 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
     """All of a UTF-8 file.
 
     Args:
+        path: of the file.
         option: by which the user named it, for the messages.
 
     Raises:
         DataError: it is not there, or in another encoding.
     """
+    # Whole, for the messages below look at more than one line of it.
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -61,6 +62,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
         raise DataError(f"{option}: no file {path}{near}\n  looked from {Path.cwd()}") from None
     except OSError as error:
         raise DataError(f"{option}: cannot read {path}: {error.strerror}") from None
+    # Files that other programs write in other encodings; what they are decides about the advice.
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
         encoding, where = "UTF-16", ""
     else:
@@ -77,6 +79,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
 
 
 def _is_gbk(content: bytes) -> bool:
+    """Whether a file reads as GBK, which Chinese programs write; Latin text does so rarely."""
     try:
         content.decode("gbk")
     except UnicodeDecodeError:
@@ -87,7 +90,7 @@ def _is_gbk(content: bytes) -> bool:
 def json_rows(
     path: Path, text: str, check: Callable[[str, list[str]], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `text_rows`, of a text with one JSON object a line."""
+    """Line and fields of each row of a text with one JSON object a line; see `text_rows`."""
     # Not splitlines(): a query may hold one of the rarer line ends of Unicode.
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -108,14 +111,16 @@ def json_rows(
 def _csv_rows(
     path: Path, text: str, check: Callable[[str, list[str]], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and fields of each row of a text in CSV; see `text_rows`."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         check_separator(path, names)
         check(str(path), names)
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise DataError(f"{path}: column {twice[0]!r} is there twice")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise DataError(f"{path}: column {repeated[0]!r} is there twice")
+        # Rows of another length than the header's would lose a field or shift them all.
         for cells in reader:
             if len(cells) != len(names) and cells:
                 raise DataError(
@@ -146,21 +151,34 @@ def check_separator(path: Path, names: Sequence[str]) -> None:
 
 
 def check_columns(
-    where: str, names: Sequence[str], required: Sequence[str], besides: Sequence[str]
+    where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> None:
-    """Raises DataError where some of `required` are not among `names`; `besides` is what else may
-    be there, for the message."""
+    """Refuses columns that lack some of those required.
+
+    Args:
+        where: the columns stand, for the message.
+        names: of the columns.
+        required: names that must be among them.
+        optional: names that may be there too, for the message.
+
+    Raises:
+        DataError: some are missing.
+    """
     missing = [name for name in required if name not in names]
     if missing:
         raise DataError(
             f"{where}: no {', '.join(missing)}{spelling_hint(missing[0], names)}\n"
             f"  found: {', '.join(names)[:200]}\n"
-            f"  required: {', '.join(required)}; besides: {', '.join(besides)}"
+            f"  required: {', '.join(required)}; besides: {', '.join(optional)}"
         )
 
 
-def check_splits(path: Path, rows: Sequence[Placed]) -> None:
-    """Raises DataError where a row is of none of SPLITS."""
+def check_splits(path: Path, rows: Sequence[SplitRow]) -> None:
+    """Refuses rows of a split that is none of SPLITS.
+
+    Raises:
+        DataError: with the names, their counts and the first lines.
+    """
     unknown = [row for row in rows if row.split not in SPLITS]
     if unknown:
         names = Counter(row.split for row in unknown)
@@ -168,11 +186,11 @@ def check_splits(path: Path, rows: Sequence[Placed]) -> None:
             f"{path}: {len(unknown)} rows have an unknown split: "
             f"{', '.join(f'{name!r} ({count})' for name, count in names.most_common(5))}"
             f"{spelling_hint(unknown[0].split, SPLITS)}\n"
-            f"  first: {lines(unknown)}; choices: {', '.join(SPLITS)}"
+            f"  first: {line_list(unknown)}; choices: {', '.join(SPLITS)}"
         )
 
 
-def lines(rows: Sequence[Placed]) -> str:
-    """The lines of the first few of `rows`, for a message."""
-    shown = ", ".join(str(row.line) for row in rows[:5])
-    return f"line{'s' if len(rows) > 1 else ''} {shown}{', …' if len(rows) > 5 else ''}"
+def line_list(rows: Sequence[SplitRow]) -> str:
+    """The line numbers of the first few of `rows`, for a message."""
+    numbers = ", ".join(str(row.line) for row in rows[:5])
+    return f"line{'s' if len(rows) > 1 else ''} {numbers}{', …' if len(rows) > 5 else ''}"

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from date_jax.data import command
-from date_jax.data.rendering.products import SPLITS
+from date_jax.data.domains import SPLITS
 
 INK = (40, 40, 50)
 _FRAME = (228, 30, 90)  # of boxes

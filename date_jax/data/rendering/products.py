@@ -29,7 +29,6 @@ COLOURS: dict[str, Rgb] = {
     "black": (42, 42, 50),
     "white": (246, 246, 243),
 }
-SPLITS = ("train", "val", "test")
 PATTERNS = ("plain", "striped", "dotted", "checked", "zigzag", "dipped")
 # Second colours that stand out from the first, for patterns and accents.
 _SECOND: dict[str, tuple[Rgb, Rgb, Rgb]] = {

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFont
 
+from date_jax.data.domains import SPLITS
 from date_jax.data.rendering import composition, contact_sheet, workers
 from date_jax.data.rendering.arrangement import members
 from date_jax.data.rendering.composition import Scene
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import SPLITS
 from date_jax.data.rendering.workers import Picture
 from date_jax.data.streams import Stream
 

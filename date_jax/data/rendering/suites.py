@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from date_jax.data.domains import SPLITS
 from date_jax.data.prepared import LABEL_SEPARATOR
 from date_jax.data.rendering import contact_sheet, phrases, post_scenes, workers
 from date_jax.data.rendering.arrangement import members
-from date_jax.data.rendering.products import SPLITS, Product
+from date_jax.data.rendering.products import Product
 from date_jax.data.rendering.silhouettes import CATEGORIES
 from date_jax.data.rendering.workers import Picture
 from date_jax.data.streams import Stream
