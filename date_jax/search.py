@@ -77,14 +77,14 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
     require_question(given)
-    from date_jax.evals import sheets as pictures
+    from date_jax.evals import sheets
 
     searched = opened(Path(given.workdir), given.split)
     if given.duplicates:
         lines, sheet = duplicates(searched, given.duplicates, given.count)
     else:
         lines, sheet = answered(searched, given)
-    pictures.write(given.out, sheet)
+    sheets.write(given.out, sheet)
     print("\n".join([*lines, f"drawn into {given.out}"]))
 
 
@@ -126,7 +126,8 @@ def opened(run: Path, split: str) -> Searched:
     from date_jax.data.cache import compiled_folder
     from date_jax.evals.collect import collector
     from date_jax.run import checkpoint
-    from date_jax.same_style import evaluation as same_style
+    from date_jax.same_style import batches
+    from date_jax.same_style.task import TASK
 
     found = checkpoint.latest_part(run)
     for warning in found.warnings:
@@ -135,7 +136,7 @@ def opened(run: Path, split: str) -> Searched:
     if config.task != "same_style":
         raise UsageError(f"{run}: a run of task {config.task}; only same_style's can be searched")
     jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
-    corpus = same_style.load(config)
+    corpus = TASK.load(config)
     if corpus.fingerprint != found.meta["data"]:
         raise DataError(f"{run}: its data have changed since it was trained")
     if split not in corpus.splits:
@@ -143,11 +144,11 @@ def opened(run: Path, split: str) -> Searched:
         raise UsageError(
             f"--split={split}: no such offers{spelling_hint(split, corpus.splits)}: {there}"
         )
-    learner, mesh = same_style.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
+    learner, mesh = TASK.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
     config.eval.batch_size = max(config.eval.batch_size // mesh.size, 1) * mesh.size
     joint = {"joint_embedding": learner.predict["joint_embedding"]}
     collect = collector(joint, mesh, rows_at_once=config.model.rows_at_once)
-    rows = collect(found.params, same_style.offers(config, corpus, split))
+    rows = collect(found.params, batches.split_batches(config, corpus, split))
     compiled = {name: jax.jit(function) for name, function in learner.predict.items()}
 
     def predict(kind: str, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "B E"]:

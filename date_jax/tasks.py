@@ -1,8 +1,8 @@
 """The table of tasks: what `config.task` may name."""
 
-from date_jax.capture import evaluation as capture
+from date_jax.capture import task as capture
 from date_jax.date import adaptive, supervised
-from date_jax.same_style import evaluation as same_style
+from date_jax.same_style import task as same_style
 from date_jax.task import Task
 
 TASKS: dict[str, Task] = {

@@ -16,11 +16,11 @@ from PIL import Image
 from configs import pgda
 from date_jax import config as rules
 from date_jax import sharding
-from date_jax.capture import evaluation as capture_evaluation
+from date_jax.capture.task import TASK as CAPTURE
 from date_jax.data import pipeline
 from date_jax.data.sources import PAIRED
 from date_jax.run.workdir import flat
-from date_jax.same_style import evaluation as same_style
+from date_jax.same_style.task import TASK as SAME_STYLE
 from date_jax.step import train_step
 from date_jax.tasks import TASKS
 from tests.data import test_product1m
@@ -141,14 +141,14 @@ def test_every_config_gives_data_and_a_step_that_fit(
     if config.task == "same_style" and argument:
         rendered = importlib.import_module("configs.same_style").get_config()
         rendered = small_config(rendered, tiny_config, {"same_style": tiny_same_style_sizes})
-        write_offers(same_style.load(rendered), tmp_path)
+        write_offers(SAME_STYLE.load(rendered), tmp_path)
         file = {"files": "offers.csv", "published": "pairs.json"}[argument]
         config.data.update(path=str(tmp_path / file), images=str(tmp_path))
         config.data.pairs = str(tmp_path / "pairs.csv")
     elif config.task == "capture" and {"product1m", "precomputed"} & set(argument.split(",")):
         rendered = importlib.import_module("configs.capture").get_config()
         rendered = small_config(rendered, tiny_config, {"capture": tiny_capture_sizes})
-        write_posts(config, capture_evaluation.load(rendered), tmp_path)
+        write_posts(config, CAPTURE.load(rendered), tmp_path)
     elif config.data.name == "files":
         config.data.path = str(write_photos(pipeline.load(tiny_config.data, "grounding"), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}

@@ -18,6 +18,9 @@ from date_jax.networks import sizes
 from date_jax.networks.swin import ImageExtractor
 from date_jax.task import Batch
 
+POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
+VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
+
 
 class Regions(NamedTuple):
     """The regions of a picture, which the image stream reads.

@@ -1,7 +1,7 @@
 """Search for the products of posts, each by its own vector, and the ways it is compared with.
 
-A post's four vectors are those of `task.VECTORS`: of text and of image, after the streams met and
-before.
+A post's four vectors are those of `network.VECTORS`: of text and of image, after the streams met
+and before.
 """
 
 from collections.abc import Callable

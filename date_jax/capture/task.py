@@ -6,6 +6,7 @@ another's. Composites have boxes of pasted cut-outs, and train the head that pro
 post has a label or a box.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,38 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
-from date_jax.capture import pretext, proposals
-from date_jax.capture.network import Capture, Regions, region_count
+from date_jax.capture import evaluation, pretext, proposals, rules
+from date_jax.capture.batches import batches, example, load
+from date_jax.capture.network import POST_KEYS, Capture, region_count
+from date_jax.capture.predictions import predictions
+from date_jax.data.tokenizer import MIRRORED, SPECIAL
+from date_jax.errors import DataError
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Aux, Batch, Learner, Memory, Params
+from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
 
-POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
-VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
 _NO_GEOMETRY = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
 
-def learner(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) -> Learner:
+def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
+    """The learner for a vocabulary; it keeps nothing of rows, so `sizes` do not matter.
+
+    Raises:
+        DataError: no word stands behind [MASK] in the vocabulary, or a special piece does.
+    """
+    del sizes
+    mask_id = tokenizer.vocab.index("[MASK]")
+    if not max(map(tokenizer.vocab.index, SPECIAL)) == mask_id < len(tokenizer.vocab) - 1:
+        raise DataError(
+            f"config.data.vocab={config.data.vocab}: [MASK] is line {mask_id + 1}; {SPECIAL} must "
+            "come first with [MASK] last of them, for what is behind it is taken for words"
+        )
+    swap_table = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    return post_learner(config, len(tokenizer.vocab), mask_id, swap_table)
+
+
+def post_learner(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array) -> Learner:
     """CAPTURE as three pure functions; see the module's text.
 
     Args:
@@ -38,11 +58,12 @@ def learner(config: ConfigDict, vocab_size: int, mask_id: int, swap_table: Array
     model = Capture(config.model, vocab_size, config.data.text_length)
 
     def init(rng: Array, batch: Batch) -> tuple[Params, Memory]:
+        # Parameters depend on shapes alone, and one row has them.
         posts = {key: batch["posts"][key] for key in POST_KEYS if key in batch["posts"]}
-        rows = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in posts.items()}
-        if "image" in rows:
-            rows["image"] = rows["image"].astype(jnp.float32)
-        variables = model.init(rng, rows, method=Capture.init_outputs)
+        row = {key: jnp.zeros((1, *x.shape[1:]), x.dtype) for key, x in posts.items()}
+        if "image" in row:
+            row["image"] = row["image"].astype(jnp.float32)
+        variables = model.init(rng, row, method=Capture.init_outputs)
         return {"model": variables["params"]}, Memory()
 
     def loss(
@@ -85,6 +106,7 @@ def augmented_batch(
     views = {key: batch["posts"][key] for key in POST_KEYS if key in batch["posts"]}
     if "image" not in views:
         return views
+    # Posts have no box that a view must keep; composites have several, so nothing may move.
     nowhere = jnp.broadcast_to(jnp.array([augment.NO_BOX]), (len(views["image"]), 4))
     without_geometry = config.augment.copy_and_resolve_references().unlock()
     without_geometry.update(_NO_GEOMETRY)
@@ -121,6 +143,7 @@ def masked_inputs(
         `masked_text [B T]` and `chosen_words [B T]`; `chosen_regions [B R]` and, of these,
         `zeroed_regions [B R]`.
     """
+    # Only words are masked: special tokens have the smallest ids, and padding is no text.
     word_key, region_key = jax.random.split(rng)
     text, chosen_words = pretext.masked_words(
         batch["text"],
@@ -215,106 +238,33 @@ def loss_terms(outputs: dict[str, Array], temperature: float) -> dict[str, Array
         outputs: of `forward`.
         temperature: of NT-Xent.
     """
+    # The pretext losses; a batch in which nothing was chosen has none to divide by.
     contrast = partial(contrastive.nt_xent, temperature=temperature)
     terms = {
         "words": outputs["words"].sum() / jnp.maximum(outputs["word_count"].sum(), 1),
         "regions": outputs["regions"].sum() / jnp.maximum(outputs["region_count"].sum(), 1),
         "contrast": contrast(outputs["image_uni"], outputs["text_uni"]).mean(),
     }
+    # Vectors behind two joined titles are to be near those of the post's title and picture alone.
     if "text_co" in outputs:
         text = contrast(outputs["text_co"], outputs["text_uni"])
         image = contrast(outputs["image_co"], outputs["image_uni"])
         terms["joined"] = (text.mean() + image.mean()) / 2
+    # Only pictures have composites; regions found beforehand come without.
     if "positives" in outputs:
         count = jnp.maximum(outputs["positives"].sum(), 1.0)
         terms |= {name: outputs[name].sum() / count for name in ("objectness", "box")}
     return terms
 
 
-def cut_outs(
-    pixels: Float[Array, "B H W 3"], box_xyxy: Float[Array, "B 4"]
-) -> tuple[Float[Array, "B H W 3"], Float[Array, "B 3"]]:
-    """Pictures of what lies in a box on an even ground, and the colour of that ground.
-
-    The colour is the mean of what lies outside, black where nothing does.
-    """
-    height, width = pixels.shape[1:3]
-    centre = jnp.asarray(proposals.cell_centres((height, width)))[None]
-    inside = (centre >= box_xyxy[:, None, :2]) & (centre <= box_xyxy[:, None, 2:])
-    inside = inside.all(axis=-1).reshape(-1, height, width, 1)
-    count = jnp.maximum((~inside).sum(axis=(1, 2)), 1)
-    ground = jnp.where(inside, 0.0, pixels).sum(axis=(1, 2)) / count
-    return jnp.where(inside, pixels, ground[:, None, None]), ground
-
-
-def predictions(model: Capture, config: ConfigDict) -> dict[str, Any]:
-    """The functions `(params, batch) -> array` that evaluation and search may ask for, by name.
-
-    `vectors [B 4 E]` are VECTORS of the whole post. Of its K instances there are:
-
-        instance_box      [B K 4], xyxy
-        instance_mask     [B K]
-        instance_vectors  [B K 4 E], of each one's crop under the whole title, as `config.retrieval`
-                          says; of the regions that lie in its box, where the batch brings regions
-
-    `proposal_box [B R 4]` are all proposals, best first.
-    """
-    count = config.retrieval.instances
-
-    def network(params: Params) -> Any:
-        return model.bind({"params": params["model"]})
-
-    def normalised(batch: Batch) -> Batch:
-        return {**batch, "image": augment.plain_view(batch["image"])} if "image" in batch else batch
-
-    def stacked_vectors(network: Any, batch: Batch) -> Array:
-        outputs = network(batch["text"], batch["text_mask"], network.regions(batch))
-        return jnp.stack([outputs[name] for name in VECTORS], axis=1).astype(jnp.float32)
-
-    def vectors(params: Params, batch: Batch) -> Array:
-        return stacked_vectors(network(params), normalised(batch))
-
-    def instances(params: Params, batch: Batch) -> Regions:
-        return network(params).instances(normalised(batch))
-
-    def proposal_box(params: Params, batch: Batch) -> Array:
-        return instances(params, batch).box_xyxy
-
-    def instance_box(params: Params, batch: Batch) -> Array:
-        return instances(params, batch).box_xyxy[:, :count]
-
-    def instance_mask(params: Params, batch: Batch) -> Array:
-        return instances(params, batch).mask[:, :count]
-
-    def close_ups(posts: Batch, box_xyxy: Array) -> Batch:
-        """Posts that show nothing but what lies in their box."""
-        if "regions" in posts:
-            box, mask = proposals.regions_in_frame(
-                posts["region_box_xyxy"], posts["region_mask"], box_xyxy
-            )
-            return {**posts, "region_box_xyxy": box, "region_mask": mask}
-        pixels = posts["image"].astype(jnp.float32) / 255.0
-        box, ground = boxes.cxcywh(box_xyxy), pixels.mean(axis=(1, 2))
-        # What is further from the box than the context is no part of the product: paint it over.
-        if config.retrieval.context:
-            larger = jnp.array([[1.0, 1.0, config.retrieval.context, config.retrieval.context]])
-            pixels, ground = cut_outs(pixels, boxes.xyxy(box * larger))
-        window = augment.close_up_window(box, config.retrieval.margin)
-        sharp, upright = jnp.ones((len(box),)), jnp.zeros((len(box),), bool)
-        crop = augment.resampled_image(pixels, window, upright, sharp, ground)
-        return {**posts, "image": augment.normalised_pixels(crop)}
-
-    def instance_vectors(params: Params, batch: Batch) -> Array:
-        # Each post once for each of its instances: one crop is one row.
-        box = instance_box(params, batch).reshape(-1, 4)
-        posts = {k: jnp.repeat(batch[k], count, axis=0) for k in POST_KEYS if k in batch}
-        rows = stacked_vectors(network(params), close_ups(posts, box))
-        return rows.reshape(-1, count, *rows.shape[1:])
-
-    return {
-        "vectors": vectors,
-        "proposal_box": proposal_box,
-        "instance_box": instance_box,
-        "instance_mask": instance_mask,
-        "instance_vectors": instance_vectors,
-    }
+TASK = Task(
+    contradictions=rules.contradictions,
+    load=load,
+    learner=learner,
+    example=example,
+    batches=batches,
+    evaluator=evaluation.evaluator,
+    highlight=evaluation.highlight,
+    terms=("loss", "contrast", "joined", "words", "regions", "objectness", "box"),
+    columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10", "instances"),
+)

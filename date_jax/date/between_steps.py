@@ -176,6 +176,6 @@ def table_sheet(corpus: Any, name: str, table: dict[str, np.ndarray], title: str
     """A sheet of a target split's rows with their pseudo boxes, those trained on in blue."""
     size = corpus.splits[name].size
     chosen = table["weight"][:size] > 0
-    rows = sheets.spread(size, SHEET)
+    rows = sheets.spread_rows(size, SHEET)
     box = table["box_cxcywh"][:size]
     return evaluation.sheet(corpus, name, box, rows, title, chosen=chosen)

@@ -148,7 +148,7 @@ def evaluator(
         )
         metrics, rows = split_measures(collect, params, batches, mesh=mesh, should_stop=should_stop)
         # How far the target is from the source, whose splits come first.
-        sample = sheets.spread(len(rows["index"]), _COMPARED)
+        sample = sheets.spread_rows(len(rows["index"]), _COMPARED)
         features[name] = {kind: rows[f"{kind}_embedding"][sample] for kind in EMBEDDINGS}
         kind = name.rpartition("_")[2]
         if name in split_names(config.data.target, kind):
@@ -220,7 +220,7 @@ def failure_files(
     wrong = failures(rows)
     if not len(wrong):
         return {}
-    sample, box = wrong[sheets.spread(len(wrong), _FAILURES)], rows["box_cxcywh"]
+    sample, box = wrong[sheets.spread_rows(len(wrong), _FAILURES)], rows["box_cxcywh"]
     title = f"{name}: {len(sample)} of {len(wrong):,} below IoU 0.5, in {rows['box_mask'].sum():,}"
 
     def write(path: Path) -> None:
@@ -239,7 +239,7 @@ def spread_sheet(
     corpus: pipeline.Corpus, name: str, box_cxcywh: np.ndarray, count: int, title: str
 ) -> UInt8[np.ndarray, "Y X 3"]:
     """`sheet` of `count` pictures from all over the split."""
-    return sheet(corpus, name, box_cxcywh, sheets.spread(len(box_cxcywh), count), title)
+    return sheet(corpus, name, box_cxcywh, sheets.spread_rows(len(box_cxcywh), count), title)
 
 
 def sheet(
@@ -263,7 +263,7 @@ def sheet(
     """
     split = corpus.splits[name]
     true = np.asarray(boxes.cxcywh(jnp.asarray(split.records.box_xyxy()[rows])))
-    return sheets.grid(
+    return sheets.box_sheet(
         pipeline.pictures(corpus, name, rows),
         [split.texts[row] for row in rows],
         true,

@@ -47,11 +47,11 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         return columns | predictions(params, batch) | {"mask": batch["mask"]}
 
     def predictions(params: Any, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        def of_chunk(params: Any, chunk: dict[str, Any], _: Any) -> dict[str, jax.Array]:
+        def chunk_predictions(params: Any, chunk: dict[str, Any], _: Any) -> dict[str, jax.Array]:
             return {name: function(params, chunk) for name, function in predict.items()}
 
         with sharding.mesh_context(mesh):
-            return map_chunks(of_chunk, params, batch, at_once=rows_at_once)
+            return map_chunks(chunk_predictions, params, batch, at_once=rows_at_once)
 
     # Results are small: every device, and so every host, gets all of them.
     replicated_rows = jax.jit(rows, out_shardings=sharding.replicated_sharding(mesh))

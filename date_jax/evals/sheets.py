@@ -17,7 +17,7 @@ _LINES, _LINE, _LETTERS = 3, 18, 14
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def spread(size: int, count: int) -> Int[np.ndarray, " _"]:
+def spread_rows(size: int, count: int) -> Int[np.ndarray, " _"]:
     """Row numbers evenly over a split: always the same ones, none picked.
 
     Args:
@@ -27,7 +27,7 @@ def spread(size: int, count: int) -> Int[np.ndarray, " _"]:
     return np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(np.int64))
 
 
-def grid(
+def box_sheet(
     images: UInt8[np.ndarray, "N H W 3"],
     queries: Sequence[str],
     true_cxcywh: Float[np.ndarray, "N 4"],

@@ -50,7 +50,7 @@ def hinge(
         tile: columns at a time.
     """
 
-    def of_rows(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
+    def row_losses(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
         rows, columns, number = parts
         matching = (rows * columns).sum(axis=1, keepdims=True)
 
@@ -65,7 +65,7 @@ def hinge(
         total = fold_tiles(add_tile, jnp.zeros(len(rows)), [all_columns, all_numbers], tile)
         return total / len(all_columns)
 
-    return sharding.map_rows(of_rows, [rows, columns, jnp.arange(len(rows))])
+    return sharding.map_rows(row_losses, [rows, columns, jnp.arange(len(rows))])
 
 
 def locality(
@@ -98,7 +98,7 @@ def locality(
     """
     nearest = min(nearest, len(trigger))
 
-    def of_rows(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
+    def row_losses(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
         trigger, single, offer = parts
 
         def add_tile(best: Any, real: Bool[Array, " t"], tile_offers: Array) -> Any:
@@ -116,4 +116,4 @@ def locality(
         d, t = fold_tiles(add_tile, start, [all_rows(offer)], tile)
         return jnp.maximum((d - t) ** 2 - margin, 0.0).mean(axis=1)
 
-    return sharding.map_rows(of_rows, [trigger, single, offer])
+    return sharding.map_rows(row_losses, [trigger, single, offer])

@@ -118,9 +118,9 @@ def _first_connected(
 
         return jax.lax.while_loop(lambda state: state[1], lower, (place, jnp.array(True)))[0]
 
-    def of_device(_: sharding.Gather, parts: Sequence[Array]) -> Int[Array, "n w"]:
+    def device_places(_: sharding.Gather, parts: Sequence[Array]) -> Int[Array, "n w"]:
         return jax.lax.map(connected_places, parts[0])
 
     with sharding.mesh_context(mesh):
-        first = sharding.map_rows(of_device, [rows])
+        first = sharding.map_rows(device_places, [rows])
     return jax.lax.with_sharding_constraint(first, sharding.replicated_sharding(mesh))

@@ -4,94 +4,51 @@ Trained on pairs of a trigger and an offer of one product, in a batch `{trigger,
 losses of `matching`: L = Σ PPM + w1 Σ SD + w2 Σ LC. Nothing says which product a row shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from date_jax import augment
-from date_jax.networks import extractors, sizes
+from date_jax.data.tokenizer import MIRRORED
+from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
-from date_jax.same_style import matching
-from date_jax.same_style.joint_encoder import JointEncoder
-from date_jax.task import Aux, Batch, Learner, Memory, Params
+from date_jax.same_style import evaluation, matching, rules
+from date_jax.same_style.batches import batches, example, load
+from date_jax.same_style.network import SameStyle
+from date_jax.task import Aux, Batch, Learner, Memory, Params, Prediction, Task
 
+SIDES = ("trigger", "offer")
 SINGLES = {"both": ("text", "image"), "image": ("image",), "text": ("text",)}  # by config.modality
 
 
-class SameStyle(nn.Module):
-    """Both extractors, a projection of each to one width, the joint encoder over their tokens.
-
-    Attributes:
-        config: `config.model`.
-        vocab_size: rows of the text extractor's embedding table.
-        text_length: T.
-    """
-
-    config: ConfigDict
-    vocab_size: int
-    text_length: int
-
-    def setup(self) -> None:
-        model, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.image_extractor = extractors.image_extractor(model)
-        self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
-        self.image_projection = nn.Dense(model.width, dtype=dtype)
-        self.text_projection = nn.Dense(model.width, dtype=dtype)
-        self.joint_encoder = JointEncoder(
-            layers=model.joint.layers,
-            heads=model.joint.heads,
-            mlp_width=model.joint.mlp_width,
-            embedding=model.embedding,
-            dropout=model.joint.dropout,
-            norm_first=model.joint.norm_first,
-            remat=model.remat,
-            scan=model.scan,
-            dtype=dtype,
-        )
-
-    def __call__(
-        self,
-        image: Float[Array, "B H W 3"] | None,
-        text: Int[Array, "B T"] | None,
-        text_mask: Bool[Array, "B T"] | None,
-        *,
-        kinds: tuple[str, ...] = ("joint",),
-        train: bool = False,
-    ) -> dict[str, Float[Array, "B E"]]:
-        """Unit vectors by name, of `kinds`: "joint" from all that is given, "image", "text" from
-        that alone. Pixels are normalised."""
-        grid = (0, 0)
-        if image is not None:
-            grid = sizes.token_grid(self.config.image, *image.shape[1:3])
-            image = self.image_projection(self.image_extractor(image)[1])
-        if text is not None and text_mask is not None:
-            text = self.text_projection(self.text_extractor(text, text_mask, train=train)[1])
-        given = {
-            "joint": (image, text, text_mask),
-            "image": (image, None, None),
-            "text": (None, text, text_mask),
-        }
-        return {kind: self.joint_encoder(*given[kind], grid, train=train) for kind in kinds}
+def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
+    """The learner for a vocabulary; it keeps nothing of rows, so `sizes` do not matter."""
+    del sizes
+    swap_table = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    return pair_learner(config, len(tokenizer.vocab), swap_table)
 
 
-def learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Learner:
+def pair_learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Learner:
     """Matching of pairs as three pure functions; see the module's text for the losses.
 
     With `config.modality` "image" or "text" the other is never looked at, and "joint" is that one.
+
+    Args:
+        vocab_size: of the corpus' tokenizer.
+        swap_table: token id → token id under a mirror.
     """
     model = SameStyle(config.model, vocab_size, config.data.text_length)
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     singles = SINGLES[config.modality]
 
     def inputs(image: Array, text: Array, text_mask: Array) -> tuple[Array | None, ...]:
-        """What of an offer the config lets the network see."""
+        """The part of an offer that the config lets the network see."""
         words = (text, text_mask) if "text" in singles else (None, None)
         return (image if "image" in singles else None, *words)
 
@@ -99,63 +56,90 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Learner:
         row = inputs(*extractors.one_row(batch["trigger"]))
         return {"model": model.init(rng, *row)["params"]}, Memory()
 
-    def network(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
+    def forward(
+        shared: tuple[Params, Array], batch: Batch, chunk: Array | None
+    ) -> dict[str, Array]:
+        """The vectors that the losses compare, of some pairs."""
+        # Either side with its own dropout, and of an offer only what the losses compare.
         params, key = shared
         keys = jax.random.split(key if chunk is None else jax.random.fold_in(key, chunk))
-        found: dict[str, Array] = {}
-        for side, own, kinds in zip(("trigger", "offer"), keys, (("joint", *singles), ("joint",)),
-                                    strict=True):  # fmt: skip
-            given = inputs(*(rows[f"{side}_{name}"] for name in ("image", "text", "text_mask")))
-            rngs = {"dropout": own}
-            vectors = apply({"params": params}, *given, kinds=kinds, train=True, rngs=rngs)
-            found |= {f"{side}_{kind}": vector for kind, vector in vectors.items()}
-        return found
+        kinds_of = {"trigger": ("joint", *singles), "offer": ("joint",)}
+        outputs: dict[str, Array] = {}
+        for side, dropout_key in zip(SIDES, keys, strict=True):
+            views = inputs(*(batch[f"{side}_{name}"] for name in ("image", "text", "text_mask")))
+            rngs = {"dropout": dropout_key}
+            vectors = apply({"params": params}, *views, kinds=kinds_of[side], train=True, rngs=rngs)
+            outputs |= {f"{side}_{kind}": vector for kind, vector in vectors.items()}
+        return outputs
 
     def loss(
         params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
     ) -> tuple[Float[Array, ""], Aux]:
         *view_keys, dropout_key = jax.random.split(rng, 3)
-        rows: Batch = {}
-        for side, key in zip(("trigger", "offer"), view_keys, strict=True):
-            whole = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch[side]["image"]), 1))
-            options: dict[str, Any] = {"config": config, "swap_table": swap_table}
-            view, _ = augment.strong_view(batch[side], whole, step=step, rng=key, **options)
-            rows |= {f"{side}_{name}": value for name, value in view.items()}
+        # A strong view of either side; there are no boxes, so a view keeps most of the picture.
+        views: Batch = {}
+        options: dict[str, Any] = {"step": step, "config": config, "swap_table": swap_table}
+        for side, key in zip(SIDES, view_keys, strict=True):
+            picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch[side]["image"]), 1))
+            view, _ = augment.strong_view(batch[side], picture, rng=key, **options)
+            views |= {f"{side}_{name}": value for name, value in view.items()}
+        # The network, some pairs after the other; then the losses, over all of them.
         shared = params["model"], dropout_key
-        out = map_chunks(network, shared, rows, at_once=config.model.rows_at_once)
-        identity = jnp.stack([batch[side]["index"] for side in ("trigger", "offer")], axis=1)
-        terms = pair_losses(out, identity.astype(jnp.uint32), singles, config.losses)
+        outputs = map_chunks(forward, shared, views, at_once=config.model.rows_at_once)
+        identity = jnp.stack([batch[side]["index"] for side in SIDES], axis=1)
+        terms = pair_losses(outputs, identity.astype(jnp.uint32), singles, config.losses)
         return terms["loss"], Aux(terms, memory)
 
     return Learner(init, loss, predictions(model, config.modality, inputs))
 
 
 def pair_losses(
-    out: dict[str, Array], identity: Array, singles: tuple[str, ...], config: ConfigDict
+    outputs: dict[str, Array], identity: Array, singles: tuple[str, ...], config: ConfigDict
 ) -> dict[str, Array]:
-    """The weighted sum as `loss`, and its terms, each a mean over the global batch.
+    """The terms of the loss, each a mean over the global batch, and their weighted sum.
+
+    With the losses of `matching` and t from picture or words alone (2302.05093, after the official
+    loss file; weights and margins are ours):
+
+        L = Σ_{a ∈ joint, text, image} PPM(a) + w1 Σ_{t ∈ text, image} SD(t) + w2 Σ_t LC(t)
+
+    Where only one modality is learnt there is one PPM and nothing else. Two pairs of which each
+    text lies on the other pair's offer, in a run of words alone:
+
+        >>> outputs = {"trigger_text": jnp.eye(2)[::-1], "offer_joint": jnp.eye(2)}
+        >>> outputs["trigger_joint"] = outputs["trigger_text"]
+        >>> config = ConfigDict({"kind": "hinge", "match_margin": 0.5})
+        >>> pair_losses(outputs, jnp.zeros((2, 2)), ("text",), config)["loss"]
+        Array(0.75, dtype=float32)
 
     Args:
-        out: `trigger_joint`, `offer_joint` and `trigger_<single>`, unit vectors `[B E]`.
+        outputs: `trigger_joint`, `offer_joint` and `trigger_<single>`, unit vectors `[B E]`.
         identity: numbers of each pair's trigger and offer `[B 2]`, for the softmax.
         singles: modalities there are alone.
         config: `config.losses`.
-    """
-    trigger, offer = out["trigger_joint"], out["offer_joint"]
 
-    def near(rows: Array, columns: Array, margin: float) -> Array:
+    Returns:
+        `match_<kind>`, `distinct_<single>`, `local_<single>` and `loss`.
+    """
+    trigger, offer = outputs["trigger_joint"], outputs["offer_joint"]
+
+    def matching_loss(rows: Array, columns: Array, margin: float) -> Array:
         if config.kind == "hinge":
             return matching.hinge(rows, columns, margin=margin).mean()
         scale = jnp.float32(1 / config.temperature)
         return contrastive.softmax(rows, columns, identity, scale=scale).mean()
 
+    # PPM: every vector of a trigger is to find its offer.
     terms = {}
     for kind in ("joint", *singles) if len(singles) > 1 else singles:
-        terms[f"match_{kind}"] = near(out[f"trigger_{kind}"], offer, config.match_margin)
+        terms[f"match_{kind}"] = matching_loss(
+            outputs[f"trigger_{kind}"], offer, config.match_margin
+        )
     total = jnp.stack([*terms.values()]).sum()
+    # SD and LC tie one modality to both together, which takes both.
     for kind in singles if len(singles) > 1 else ():
-        single = out[f"trigger_{kind}"]
-        distinct = near(single, trigger, config.distinct_margin)
+        single = outputs[f"trigger_{kind}"]
+        distinct = matching_loss(single, trigger, config.distinct_margin)
         local = matching.locality(
             trigger, single, offer, margin=config.local_margin, nearest=config.nearest
         ).mean()
@@ -164,8 +148,14 @@ def pair_losses(
     return {**terms, "loss": total}
 
 
-def predictions(model: SameStyle, modality: str, inputs: Callable[..., Any]) -> dict[str, Any]:
-    """`joint_embedding`, `image_embedding`, `text_embedding`: those the network has learnt."""
+def predictions(
+    model: SameStyle, modality: str, inputs: Callable[..., Any]
+) -> dict[str, Prediction]:
+    """The functions `(params, batch) -> [B E]` that evaluation and search may ask for, by name.
+
+    They are `joint_embedding`, `image_embedding` and `text_embedding`, as far as the modality lets
+    the network learn them.
+    """
     apply: Callable[..., Any] = model.apply
 
     def embedding(params: Params, batch: Batch, *, kind: str) -> Array:
@@ -181,3 +171,18 @@ def predictions(model: SameStyle, modality: str, inputs: Callable[..., Any]) -> 
     return {
         f"{kind}_embedding": partial(embedding, kind=kind) for kind in ("joint", *SINGLES[modality])
     }
+
+
+TASK = Task(
+    contradictions=rules.contradictions,
+    load=load,
+    learner=learner,
+    example=example,
+    batches=batches,
+    evaluator=evaluation.evaluator,
+    highlight=evaluation.highlight,
+    terms=("loss", "match_joint", "match_text", "match_image", "distinct_text", "distinct_image",
+           "local_text", "local_image"),
+    columns=("m-m/recall_at_1", "i-i/recall_at_1", "t-t/recall_at_1", "i-t/recall_at_1",
+             "t-i/recall_at_1", "m-m/mrr"),
+)  # fmt: skip

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import capture as configs
 from date_jax import sharding
-from date_jax.capture import evaluation
+from date_jax.capture import predictions
 from date_jax.capture import task as capture
 from date_jax.data.corpus import Corpus
 from date_jax.data.tokenizer import SPECIAL, Tokenizer
@@ -68,7 +68,7 @@ def batch(kind: str = "proposals") -> dict[str, dict[str, np.ndarray]]:
 
 
 def learner_of(config: ConfigDict) -> Learner:
-    return capture.learner(config, VOCAB, MASK, jnp.arange(VOCAB, dtype=jnp.int32))
+    return capture.post_learner(config, VOCAB, MASK, jnp.arange(VOCAB, dtype=jnp.int32))
 
 
 def some_params(learner: Learner, given: Any) -> Any:
@@ -240,7 +240,7 @@ def test_what_is_outside_a_box_gets_its_mean_colour() -> None:
         [[0.2, 0.1, 0.7, 0.5], [0.51, 0.51, 0.52, 0.52], [-1, -1, 2, 2], [0.8, -0.3, 1.4, 0.6]]
     )
     picture = np.random.default_rng(4).random((len(box), 16, 16, 3))
-    shown, ground = capture.cut_outs(jnp.float32(picture), jnp.float32(box))
+    shown, ground = predictions.cut_outs(jnp.float32(picture), jnp.float32(box))
     middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 / 1.1
     asked = np.concatenate([middle - half, middle + half], axis=1)  # it is taken larger there
     for row in range(len(box)):
@@ -296,7 +296,7 @@ def test_a_vocabulary_without_words_behind_its_special_pieces_is_refused(last: s
     config.data.vocab = "vocab.txt"
     corpus = Corpus({}, Tokenizer(vocab, length=LENGTH), 16, [], "")
     with pytest.raises(DataError, match=r"vocab.txt: \[MASK\] is line .* must come first"):
-        evaluation.learner(config, corpus.tokenizer, {})
+        capture.learner(config, corpus.tokenizer, {})
 
 
 def test_each_term_falls(main: Compiled) -> None:

@@ -15,7 +15,7 @@ from date_jax.data.rendering import suppliers
 from date_jax.data.rendering.offer_scenes import catalogue_product
 from date_jax.data.rendering.parts import NUMBERED, PARTS
 from date_jax.errors import UsageError
-from date_jax.same_style import evaluation as same_style
+from date_jax.same_style.task import TASK as SAME_STYLE
 
 PRODUCTS, SIZE = 60, 16
 
@@ -30,7 +30,7 @@ def small() -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def corpus() -> pipeline.Corpus:
-    return same_style.load(small())
+    return SAME_STYLE.load(small())
 
 
 def made(place: int, split: str = "train") -> Any:
@@ -98,7 +98,7 @@ def test_most_mined_pairs_show_one_product(corpus: pipeline.Corpus) -> None:
 
 
 def first_batches(config: ConfigDict, corpus: Any, start: int = 0, count: int = 3) -> list[Any]:
-    return list(islice(same_style.batches(config, corpus, start), count))
+    return list(islice(SAME_STYLE.batches(config, corpus, start), count))
 
 
 def same(one: Any, other: Any) -> bool:

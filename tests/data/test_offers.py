@@ -20,7 +20,7 @@ from date_jax import sharding
 from date_jax.data import pipeline
 from date_jax.data.files import offers, published_offers
 from date_jax.errors import DataError, UsageError
-from date_jax.same_style import evaluation as same_style
+from date_jax.same_style.task import TASK as SAME_STYLE
 from date_jax.task import Learner
 
 Rows = list[dict[str, Any]]
@@ -222,7 +222,7 @@ def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Pa
     del corpus.splits["offer_val"]
     config = configs.get_config("files")
     nothing = Learner(init=None, loss=None, predict={})
-    evaluate = same_style.evaluator(config, corpus, nothing, sharding.device_mesh())
+    evaluate = SAME_STYLE.evaluator(config, corpus, nothing, sharding.device_mesh())
     assert not list(evaluate({}, ["val", "test"], lambda: False))
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from configs import capture as configs
 from date_jax import config as rules
 from date_jax import sharding
-from date_jax.capture import evaluation as capture
+from date_jax.capture import evaluation
+from date_jax.capture.task import TASK as CAPTURE
 from date_jax.data import pipeline
 from date_jax.data.files import photos, product1m, region_files
 from date_jax.errors import DataError, UsageError
@@ -112,7 +113,7 @@ def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
     config: ConfigDict, rendered: pipeline.Corpus
 ) -> None:
     rules.validate(config, device_count=8, process_count=1)
-    corpus = capture.load(config)
+    corpus = CAPTURE.load(config)
     composites = {f"composite_{kind}" for kind in ("train", "val", "test")}
     assert set(corpus.splits) == {*SPLITS, *composites}
     for name, parts in SPLITS.items():
@@ -131,7 +132,9 @@ def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
         )
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
-    assert [capture.gallery_name(corpus, kind) for kind in ("val", "test")] == ["single_test"] * 2
+    assert [evaluation.gallery_name(corpus, kind) for kind in ("val", "test")] == [
+        "single_test"
+    ] * 2
 
 
 def test_no_label_of_any_list_reaches_training(
@@ -142,15 +145,15 @@ def test_no_label_of_any_list_reaches_training(
     for job in jobs:
         job.data.regions, job.model.regions.kind = "", "proposals"
     for job in (*jobs[:1], with_regions):
-        before = capture.load(job)
-        kept = [next(capture.batches(job, before, step)) for step in (0, 3)]
+        before = CAPTURE.load(job)
+        kept = [next(CAPTURE.batches(job, before, step)) for step in (0, 3)]
         write_lists(rendered, tmp_path, lambda name, own: [f"{name}-{own[0][::-1]}", "mug"])
-        after = capture.load(job)
+        after = CAPTURE.load(job)
         assert after.fingerprint != before.fingerprint
         assert after.tokenizer.vocab == before.tokenizer.vocab
         assert set(after.splits["post_train"].records.products()) == {""}
         for step, expected in zip((0, 3), kept, strict=True):
-            found = next(capture.batches(job, after, step))
+            found = next(CAPTURE.batches(job, after, step))
             assert set(found) == set(expected)
             assert not set(found["posts"]) & {"product_id", "box_cxcywh", "box_mask"}
             for part, rows in expected.items():
@@ -162,9 +165,9 @@ def test_no_label_of_any_list_reaches_training(
 def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
     with_regions: ConfigDict, rendered: pipeline.Corpus
 ) -> None:
-    corpus = capture.load(with_regions)
+    corpus = CAPTURE.load(with_regions)
     assert not any(name.startswith("composite") for name in corpus.splits)
-    batches = capture.batches(with_regions, corpus, 0)
+    batches = CAPTURE.batches(with_regions, corpus, 0)
     own, split = rendered.splits["post_train"], corpus.splits["post_train"]
     row_of = {post_id: row for row, post_id in enumerate(own.ids())}
     for batch in (next(batches), next(batches)):
@@ -184,8 +187,8 @@ def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
 def test_shapes_that_are_told_without_reading_are_those_of_posts_with_regions(
     with_regions: ConfigDict,
 ) -> None:
-    corpus = capture.load(with_regions)
-    batch = next(capture.batches(with_regions, corpus, 0))["posts"]
+    corpus = CAPTURE.load(with_regions)
+    batch = next(CAPTURE.batches(with_regions, corpus, 0))["posts"]
     shapes = pipeline.batch_shapes(
         corpus, ["post_train"], batch_size=with_regions.batch_size, boxes=False, regions=True
     )
@@ -220,14 +223,14 @@ def require_measured(
     config: ConfigDict, corpus: pipeline.Corpus, folder: Path, names: set[str]
 ) -> Any:
     """Evaluates; the lists that were written and the labels, counted slowly, give its measures."""
-    evaluate = capture.evaluator(config, corpus, by_regions(), sharding.device_mesh())
+    evaluate = CAPTURE.evaluator(config, corpus, by_regions(), sharding.device_mesh())
     found = dict(evaluate(jnp.float32(0.0), ["val", "test"], lambda: False))
     assert set(found) == names
     for name, evaluated in found.items():
         ((file, written),) = evaluated.files.items()
         assert file == f"ranked_{name}.csv"
         written(folder / file)
-        among = corpus.splits[capture.gallery_name(corpus, name.rpartition("_")[2])]
+        among = corpus.splits[evaluation.gallery_name(corpus, name.rpartition("_")[2])]
         row_of = {post_id: row for row, post_id in enumerate(among.ids())}
         assert len(row_of) == among.size
         first = [labels[0] for labels in among.labels()]
@@ -248,7 +251,7 @@ def require_measured(
 def test_what_is_found_by_regions_is_written_and_measured_by_labels(
     with_regions: ConfigDict, tmp_path: Path
 ) -> None:
-    corpus = capture.load(with_regions)
+    corpus = CAPTURE.load(with_regions)
     found = require_measured(with_regions, corpus, tmp_path, {"suite_val", "suite_test"})
     for evaluated in found.values():
         assert "proposal_recall_at_10" not in evaluated.metrics  # nobody knows Product1M's boxes
@@ -261,7 +264,7 @@ def test_queries_of_unseen_categories_are_measured_apart(
     write_regions(rendered, tmp_path / "regions", count=6)
     tiny_capture.data.regions = str(tmp_path / "regions")
     tiny_capture.model.regions.update(kind="precomputed", count=6, width=WIDTH)
-    corpus = capture.load(tiny_capture)
+    corpus = CAPTURE.load(tiny_capture)
     kinds = {"suite_val", "suite_test", "unseen_test"}
     found = require_measured(tiny_capture, corpus, tmp_path, kinds)
     assert all(found[name].metrics["proposal_recall_at_10"] == 1 for name in found)
@@ -338,7 +341,7 @@ def test_what_is_not_there_is_named(with_regions: ConfigDict) -> None:
         assert len(str(caught.value).splitlines()) <= 8
     with_regions.model.regions.width = 7
     with pytest.raises(DataError, match=rf"holds 6 regions of {WIDTH} numbers; set"):
-        capture.load(with_regions)
+        CAPTURE.load(with_regions)
 
 
 def test_regions_are_of_one_kind() -> None:

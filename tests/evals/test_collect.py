@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from date_jax import sharding
-from date_jax.date import evaluation
 from date_jax.errors import Preempted
 from date_jax.evals import collect as collecting
 from date_jax.evals.collect import collector
@@ -117,68 +116,3 @@ def test_an_empty_split_is_refused() -> None:
     collect = collector({"sum": image_sum}, sharding.device_mesh())
     with pytest.raises(ValueError, match="no batch"):
         collect(jnp.float32(1), iter([]))
-
-
-def test_an_evaluation_of_a_perfect_seeker_is_perfect() -> None:
-    rows = split(37)
-    rows["product_id"] = np.arange(37, dtype=np.int32)
-    predict = {
-        "image_embedding": lambda params, batch: jax.nn.one_hot(batch["product_id"], 40),
-        "query_embedding": lambda params, batch: jax.nn.one_hot(batch["product_id"], 40),
-        "box_cxcywh": lambda params, batch: batch["box_cxcywh"] + params,
-        "unused": lambda params, batch: 1 / 0,
-    }
-    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
-    metrics, found = evaluation.split_measures(
-        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
-    )
-    assert metrics["examples"] == 37
-    assert metrics["boxes"] == rows["box_mask"].sum()
-    for name in ("recall_at_1", "image_to_text_recall_at_50", "mrr", "acc_at_0.75", "median_rank"):
-        assert metrics[name] == 1.0
-    np.testing.assert_array_equal(found["box_cxcywh"], rows["box_cxcywh"])
-
-
-def test_rows_of_one_picture_are_one_entry_of_the_gallery() -> None:
-    rows = split(30)
-    rows["image"] = rows["image"][np.arange(30) // 3]
-    rows["product_id"] = np.arange(30, dtype=np.int32)
-
-    def of_picture(params: Any, batch: dict[str, Any]) -> jax.Array:
-        return jax.nn.one_hot(batch["product_id"] // 3, 10)
-
-    predict = {
-        "image_embedding": of_picture,
-        "query_embedding": of_picture,
-        "box_cxcywh": lambda params, batch: batch["box_cxcywh"],
-    }
-    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
-    metrics = evaluation.split_measures(
-        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
-    ).metrics
-    # As three entries each the others would tie, and count against the query.
-    assert metrics["recall_at_1"] == metrics["image_to_text_recall_at_1"] == 1.0
-
-
-def test_pictures_that_differ_in_one_pixel_are_told_apart() -> None:
-    images = np.zeros((2000, 8, 8, 3), np.uint8)
-    images.reshape(2000, -1)[np.arange(2000), np.arange(2000) % 192] = 1 + np.arange(2000) // 192
-    found = np.asarray(evaluation.picture_hash(None, {"image": jnp.array(images)}))
-    assert len(np.unique(found, axis=0)) == 2000
-    again = np.asarray(evaluation.picture_hash(None, {"image": jnp.array(images[::-1])}))
-    np.testing.assert_array_equal(again[::-1], found)
-
-
-def test_an_evaluation_without_boxes_measures_retrieval_only() -> None:
-    rows = split(20, boxes=False)
-    predict = {
-        "image_embedding": lambda params, batch: jnp.ones((BATCH, 2)) * jnp.sqrt(0.5),
-        "query_embedding": lambda params, batch: jnp.ones((BATCH, 2)) * jnp.sqrt(0.5),
-        "box_cxcywh": lambda params, batch: jnp.zeros((BATCH, 4)),
-    }
-    collect = collector(evaluation.required_predictions(predict), sharding.device_mesh())
-    metrics = evaluation.split_measures(
-        collect, jnp.float32(0), padded(rows), mesh=sharding.device_mesh()
-    ).metrics
-    assert "recall_at_1" in metrics
-    assert not {"boxes", "acc_at_0.5", "mean_iou"} & set(metrics)

@@ -54,7 +54,7 @@ def some_params(learner: Learner) -> Any:
 
 
 def learner_of(config: ConfigDict) -> Learner:
-    return same_style.learner(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
+    return same_style.pair_learner(config, VOCAB, jnp.arange(VOCAB, dtype=jnp.int32))
 
 
 def stepped(learner: Learner, given: Any, mesh: Any = None) -> Any:

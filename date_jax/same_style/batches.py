@@ -1,0 +1,48 @@
+"""The data of same-style matching: pairs of offers mined from clicks, and a catalogue."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from date_jax.data import pipeline
+from date_jax.task import Batch, record_shapes
+
+
+def load(config: ConfigDict) -> pipeline.Corpus:
+    """The catalogue and the pairs of `config.data`; raises as `pipeline.load` does."""
+    return pipeline.load(config.data, "offers")
+
+
+def example(config: ConfigDict) -> Batch:
+    """The shapes of a batch of pairs."""
+    return {
+        side: record_shapes(config, "image", "text", "text_mask") for side in ("trigger", "offer")
+    }
+
+
+def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Iterator[Batch]:
+    """This process's part `{trigger, offer}` of the batch of each step, without end.
+
+    No product is in it: that two rows are a pair is all that training knows.
+    """
+    return pipeline.pair_batches(
+        corpus,
+        share=pipeline.Share.here(),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=first_step,
+    )
+
+
+def split_batches(
+    config: ConfigDict, corpus: pipeline.Corpus, name: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of all offers of a split in order, in padded batches."""
+    return pipeline.eval_batches(
+        corpus,
+        [name],
+        share=pipeline.Share.here(),
+        batch_size=config.eval.batch_size,
+        boxes=False,
+    )

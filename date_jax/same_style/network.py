@@ -1,0 +1,73 @@
+"""The same-style network (2302.05093): two extractors and the joint encoder over their tokens."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+from date_jax.networks import extractors, sizes
+from date_jax.same_style.joint_encoder import JointEncoder
+
+
+class SameStyle(nn.Module):
+    """Both extractors, a projection of each to one width, the joint encoder over their tokens.
+
+    Attributes:
+        config: `config.model`.
+        vocab_size: rows of the text extractor's embedding table.
+        text_length: T.
+    """
+
+    config: ConfigDict
+    vocab_size: int
+    text_length: int
+
+    def setup(self) -> None:
+        model, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.image_extractor = extractors.image_extractor(model)
+        self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
+        # Tokens of both at one width, so that one transformer reads them.
+        self.image_projection = nn.Dense(model.width, dtype=dtype)
+        self.text_projection = nn.Dense(model.width, dtype=dtype)
+        self.joint_encoder = JointEncoder(
+            layers=model.joint.layers,
+            heads=model.joint.heads,
+            mlp_width=model.joint.mlp_width,
+            embedding=model.embedding,
+            dropout=model.joint.dropout,
+            norm_first=model.joint.norm_first,
+            remat=model.remat,
+            scan=model.scan,
+            dtype=dtype,
+        )
+
+    def __call__(
+        self,
+        image: Float[Array, "B H W 3"] | None,
+        text: Int[Array, "B T"] | None,
+        text_mask: Bool[Array, "B T"] | None,
+        *,
+        kinds: tuple[str, ...] = ("joint",),
+        train: bool = False,
+    ) -> dict[str, Float[Array, "B E"]]:
+        """Unit vectors of each row, by kind.
+
+        Args:
+            image: normalised pixels; None where there is no picture.
+            text, text_mask: token ids; None where there are no words.
+            kinds: "joint" from all that there is, "image" and "text" from that alone.
+            train: whether units are dropped.
+        """
+        # Each extractor runs once, however many kinds read its tokens.
+        grid = (0, 0)
+        if image is not None:
+            grid = sizes.token_grid(self.config.image, *image.shape[1:3])
+            image = self.image_projection(self.image_extractor(image)[1])
+        if text is not None and text_mask is not None:
+            text = self.text_projection(self.text_extractor(text, text_mask, train=train)[1])
+        inputs = {
+            "joint": (image, text, text_mask),
+            "image": (image, None, None),
+            "text": (None, text, text_mask),
+        }
+        return {kind: self.joint_encoder(*inputs[kind], grid, train=train) for kind in kinds}
