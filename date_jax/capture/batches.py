@@ -23,6 +23,7 @@ def load(config: ConfigDict) -> pipeline.Corpus:
             `pipeline.load`.
     """
     corpus = pipeline.load(config.data, "posts")
+    # A wrong width would fail in the network, where nothing says which file is wrong.
     regions = config.model.regions
     if corpus.regions and corpus.regions.shape != (regions.count, regions.width):
         count, width = corpus.regions.shape

@@ -16,7 +16,7 @@ from date_jax.evals import findings, sheets
 from date_jax.evals.collect import Collect, collector
 from date_jax.task import Evaluate, Evaluation, Learner, Params, ShouldStop
 
-SHOWN = 5  # posts of an instance, or proposals of a picture, on a sheet
+SHEET_POSTS = 5  # posts of an instance, or proposals of a picture, on a sheet
 QUERY = ("vectors", "proposal_box", "instance_box", "instance_mask", "instance_vectors")
 
 
@@ -122,7 +122,7 @@ def evaluate_split(
         ranked_lists.write(path, chosen_lists, queries.ids(), posts.ids())
 
     # What a person is shown: the best posts of every instance, and whether they are right.
-    nearest = instances[config.retrieval.embedding][:, :, :SHOWN]
+    nearest = instances[config.retrieval.embedding][:, :, :SHEET_POSTS]
     right = (post_labels[nearest][..., None] == query_labels[:, None, None]).any(axis=-1)
     sheet = partial(finding_sheet, corpus, (name, posts.name), rows, nearest, right)
     return Evaluation(metrics, sheet, {f"ranked_{name}.csv": write_lists})
@@ -176,11 +176,12 @@ def proposal_sheet(
         proposal_xyxy: of all its pictures, best first.
         title: above the sheet.
     """
+    # A finding without posts is drawn as a picture with its boxes.
     rows = sheets.spread_rows(len(proposal_xyxy), count)
     images = pipeline.pictures(corpus, name, rows)
     no_posts = np.zeros((0, 0, *images.shape[1:]), np.uint8), np.zeros((0, 0), bool)
     examples = [
-        findings.Finding(image, "", proposal_xyxy[row][:SHOWN], *no_posts)
+        findings.Finding(image, "", proposal_xyxy[row][:SHEET_POSTS], *no_posts)
         for row, image in zip(rows, images, strict=True)
     ]
     return findings.sheet(examples, title=title, columns=4)

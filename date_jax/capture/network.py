@@ -104,6 +104,7 @@ class Capture(nn.Module):
         """The regions of pictures, found or cut evenly as `config.model.regions.kind` says."""
         if self.config.regions.kind == "proposals":
             return self.proposals(tokens, grid)
+        # A grid has a token for each cell: nothing to find, and no place without a region.
         cells = jnp.asarray(proposals.cells_xyxy(grid))[None]
         box = jnp.broadcast_to(cells, (*tokens.shape[:2], 4))
         return Regions(tokens, box, jnp.ones(tokens.shape[:2], bool))
@@ -138,6 +139,7 @@ class Capture(nn.Module):
         score = -jnp.arange(count, dtype=jnp.float32)[None] - count * ~regions.mask
         overlap = self.config.regions.overlap
         place = proposals.nms_indices(score, regions.box_xyxy, count, overlap=overlap)
+        # What the detector found twice is one product.
         feature = jnp.take_along_axis(regions.feature, place[..., None], axis=1)
         box = jnp.take_along_axis(regions.box_xyxy, place[..., None], axis=1)
         mask = jnp.take_along_axis(regions.mask, place, axis=1)

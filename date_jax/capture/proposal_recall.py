@@ -35,6 +35,7 @@ def metrics(
         `proposal_iou`, the mean of the best IoUs; `boxes`, the number of true ones. Without any
         only `boxes`.
     """
+    # Only the true boxes that there are, of all pictures together.
     iou = best_iou(proposed_xyxy, true_cxcywh)[box_mask]
     if not len(iou):
         return {"boxes": 0.0}

@@ -76,6 +76,7 @@ def label_numbers(
     number = {label: n for n, label in enumerate(dict.fromkeys(gallery))}
     for label in (label for query in labels for label in query):
         number.setdefault(label, len(number))
+    # One row a query, as wide as the longest of them.
     numbers = np.full((len(labels), max(map(len, labels))), NONE, np.int64)
     for row, query in enumerate(labels):
         numbers[row, : len(query)] = [number[label] for label in query]
@@ -134,9 +135,10 @@ def scores(
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, and 0 where the whole is 0."""
-    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, and 0 where the denominator is 0."""
+    zeros = np.zeros(np.shape(numerator))
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
 _NAMES = {

@@ -17,7 +17,7 @@ from date_jax.same_style import modes
 from date_jax.same_style.batches import split_batches
 from date_jax.task import Evaluate, Evaluation, Learner, Params, ShouldStop
 
-SHOWN = 6  # offers found for one on a sheet
+SHEET_OFFERS = 6  # offers found for one on a sheet
 
 
 def evaluator(
@@ -49,7 +49,7 @@ def evaluator(
             metrics |= {"offers": float(split.size), "queries": float(len(query_category))}
             # What a person is shown: the nearest by picture and words, the offer itself among them.
             joint = rows["joint_embedding"]
-            nearest = neighbours.nearest_rows(joint, joint, SHOWN + 1, mesh=mesh).index
+            nearest = neighbours.nearest_rows(joint, joint, SHEET_OFFERS + 1, mesh=mesh).index
             sheet = partial(offer_sheet, corpus, name, nearest)
             yield name, Evaluation(metrics | pair_metrics, sheet)
 
@@ -83,7 +83,7 @@ def offer_sheet(
     examples = []
     for row, image in zip(rows, pipeline.pictures(corpus, name, rows), strict=True):
         # Not the offer itself, which is the nearest to itself.
-        index = nearest[row][nearest[row] != row][:SHOWN]
+        index = nearest[row][nearest[row] != row][:SHEET_OFFERS]
         index = index[index >= 0]
         posts = pipeline.pictures(corpus, name, index)[None]
         right = (product[index] == product[row])[None]

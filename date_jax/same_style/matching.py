@@ -57,6 +57,7 @@ def hinge(
         def add_tile(
             total: Array, real: Bool[Array, " t"], tile_columns: Array, tile_number: Array
         ) -> Array:
+            # A row's own column, and what only fills the last tile up, cost nothing.
             is_other = number[:, None] != tile_number[None]
             excess = jnp.maximum(dot_products(rows, tile_columns) - matching + margin, 0.0)
             return total + jnp.where(real[None] & is_other, excess, 0.0).sum(axis=1)
@@ -111,6 +112,7 @@ def locality(
             _, place = jax.lax.top_k(jax.lax.stop_gradient(candidates[0]), nearest)
             return tuple(jnp.take_along_axis(values, place, axis=1) for values in candidates)
 
+        # There are k offers at least, so none of these is left at the end.
         shape = (len(trigger), nearest)
         start = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
         d, t = fold_tiles(add_tile, start, [all_rows(offer)], tile)

@@ -36,6 +36,7 @@ def ranks(
     rows = query_rows(product)
     ranks = {}
     for mode in MODES:
+        # A modality that was not learnt has no vectors, and its modes no ranks.
         query, target = (KINDS[letter] for letter in mode.split("-"))
         if query in vectors and target in vectors:
             queries = row_items(vectors[query][rows], product[rows])
@@ -65,6 +66,7 @@ def metrics(ranks: Mapping[str, Int[np.ndarray, " Q"]], category: list[str]) -> 
     for mode, values in ranks.items():
         measures[f"{mode}/mrr"] = float(np.mean(1 / values))
         measures |= {f"{mode}/recall_at_{k}": float(np.mean(values <= k)) for k in RECALL_AT}
+    # Of some categories a picture says more, of others the words.
     categories = np.array(category)
     for name in sorted(set(category)):
         for mode in BY_CATEGORY:

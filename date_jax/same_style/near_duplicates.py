@@ -65,6 +65,7 @@ def _sign_order(
     """
     bits = max(1, math.ceil(math.log2(max(2.0, 4 * len(rows) / window))))
     directions = rng.standard_normal((rows.shape[1], bits), np.float32)
+    # A combination of signs is a number, and equal numbers stand side by side.
     signs = rows @ directions > 0
     return np.argsort(signs @ (1 << np.arange(bits)), kind="stable")
 
