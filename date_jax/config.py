@@ -13,33 +13,34 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from date_jax import optim
+from date_jax.capture import network as capture_network
 from date_jax.capture import post_search
 from date_jax.data.files import preprocess
 from date_jax.data.sources import SOURCES
-from date_jax.date import aligner, pseudo_boxes
+from date_jax.date import aligner, batches, pseudo_boxes, supervised, teacher
 from date_jax.errors import UsageError, spelling_hint
-from date_jax.networks import swin
+from date_jax.networks import extractors, swin
 from date_jax.networks.sizes import stage_widths, stride
 from date_jax.run.workdir import flat
-from date_jax.same_style.task import SINGLES
+from date_jax.same_style import task as same_style
 from date_jax.tasks import TASKS
 
 _MOST_LINES = 7  # messages have at most 8, with the one that says whose mistake it is
 
 CHOICES: dict[str, Collection[str]] = {
     "task": tuple(TASKS),
-    "method": ("date", "source_only", "oracle"),
-    "modality": tuple(SINGLES),
+    "method": batches.METHODS,
+    "modality": tuple(same_style.SINGLES),
     "data.name": tuple(SOURCES),
     "data.fit": preprocess.FITS,
-    "model.dtype": ("float32", "bfloat16"),
-    "model.regions.kind": ("proposals", "grid", "precomputed"),
+    "model.dtype": extractors.DTYPES,
+    "model.regions.kind": capture_network.REGIONS,
     "model.image.pooling": swin.POOLINGS,
-    "losses.kind": ("hinge", "softmax"),
-    "image_seeker.loss": ("softmax", "sigmoid"),
-    "image_seeker.prior": ("none", "dual_softmax"),
+    "losses.kind": same_style.LOSSES,
+    "image_seeker.loss": supervised.LOSSES,
+    "image_seeker.prior": supervised.PRIORS,
     "aligner.kind": aligner.KINDS,
-    "pseudo_boxes.teacher": ("ema", "frozen"),
+    "pseudo_boxes.teacher": teacher.TEACHERS,
     "pseudo_boxes.rank": pseudo_boxes.RANKS,
     "pseudo_boxes.theta_kind": pseudo_boxes.THETA_KINDS,
     "pseudo_boxes.combine": pseudo_boxes.COMBINE,

@@ -299,3 +299,16 @@ def record_shapes(
         key: jax.ShapeDtypeStruct((rows, *table[key][0]), table[key][1])
         for key in (*keys, "index", "mask")
     }
+
+
+def missing_section(config: ConfigDict, *names: str) -> str:
+    """The line for a user whose config lacks a section that its task reads; "" where it has all.
+
+    Args:
+        names: of the sections.
+    """
+    for name in names:
+        if name not in config:
+            task = f"config.task={config.task}"
+            return f"{task}: needs config.{name}, which this config file does not have"
+    return ""

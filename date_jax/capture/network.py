@@ -20,6 +20,7 @@ from date_jax.task import Batch
 
 POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
 VECTORS = ("text_co", "image_co", "text_uni", "image_uni")  # of a post, in this order
+REGIONS = ("proposals", "grid", "precomputed")  # where they come from, by config.model.regions.kind
 
 
 class Regions(NamedTuple):

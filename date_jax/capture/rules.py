@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from date_jax.networks.sizes import token_grid
+from date_jax.task import missing_section
 
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What contradicts itself in a config of the task `capture`, a line each."""
+    if missing := missing_section(config, "loss", "retrieval"):
+        yield missing
+        return
     yield from _precomputed_contradictions(config)
     regions, side = config.model.regions, config.data.image_size
     rows, columns = token_grid(config.model.image, side, side)

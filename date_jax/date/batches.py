@@ -13,6 +13,7 @@ from date_jax.data.domains import split_names
 from date_jax.data.tokenizer import MIRRORED
 from date_jax.task import Batch, record_shapes
 
+METHODS = ("date", "source_only", "oracle")  # what PG-DA sees of the target, by config.method
 PAIR = ("image", "text", "text_mask", "product_id")  # what every row of both domains has
 BOX = ("box_cxcywh", "box_mask")  # what rows of the source have besides
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from date_jax.augment import Strengths
 from date_jax.data.domains import joined_domains
+from date_jax.task import missing_section
 
 # Of `pseudo_boxes`, what ranking by count reads alone, with the values of configs/pgda.py.
 _READ_BY_COUNT = {"combine": "mean", "theta_kind": "quantile", "theta": 0.9}
@@ -13,6 +14,9 @@ _READ_BY_COUNT = {"combine": "mean", "theta_kind": "quantile", "theta": 0.9}
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What contradicts itself in a config of the task `date`, a line each."""
+    if missing := missing_section(config, "image_seeker", "object_seeker"):
+        yield missing
+        return
     if config.data.target:
         yield (
             f"config.data.target={config.data.target}: this task has no target; name every domain "
@@ -24,9 +28,8 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
 
 def adaptation_contradictions(config: ConfigDict) -> Iterator[str]:
     """What contradicts itself in a config of the task `pgda`, a line each."""
-    lacking = [name for name in ("stages", "aligner", "pseudo_boxes") if name not in config]
-    if lacking:
-        yield f"config.task=pgda: needs config.{lacking[0]}, which this config file does not have"
+    if missing := missing_section(config, "stages", "aligner", "pseudo_boxes"):
+        yield missing
         return
     yield from _source_contradictions(config)
     yield from _target_contradictions(config)

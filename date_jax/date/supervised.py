@@ -16,6 +16,8 @@ from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
 
+LOSSES = ("softmax", "sigmoid")  # of the image seeker, by config.image_seeker.loss
+PRIORS = ("none", "dual_softmax")  # of its softmax, by config.image_seeker.prior
 _PRIME = 16777619  # FNV's: odd, so that no power of it loses a bit
 
 

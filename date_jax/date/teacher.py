@@ -11,6 +11,7 @@ from date_jax import augment, boxes
 from date_jax.date.network import Date
 from date_jax.task import Batch, Params, Prediction
 
+TEACHERS = ("ema", "frozen")  # whose parameters it has, by config.pseudo_boxes.teacher
 CLOSE_UP = 1.5  # side of the close-up in which a box is sought again, by its longer side
 OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirrored one
 

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 
+DTYPES = ("float32", "bfloat16")  # that layers compute with, by config.model.dtype
+
 
 def image_extractor(model: ConfigDict) -> ImageExtractor:
     """As `config.model` describes it."""

@@ -4,9 +4,14 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from date_jax.task import missing_section
+
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What contradicts itself in a config of the task `same_style`, a line each."""
+    if missing := missing_section(config, "modality", "losses"):
+        yield missing
+        return
     without = config.data.clicks.without
     if without and config.data.name != "suppliers":
         yield (

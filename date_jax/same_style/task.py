@@ -24,6 +24,7 @@ from date_jax.same_style.network import SameStyle
 from date_jax.task import Aux, Batch, Learner, Memory, Params, Prediction, Task
 
 SIDES = ("trigger", "offer")
+LOSSES = ("hinge", "softmax")  # of matching and distinctiveness, by config.losses.kind
 SINGLES = {"both": ("text", "image"), "image": ("image",), "text": ("text",)}  # by config.modality
 
 

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from configs import pgda
 from date_jax import config, errors
 from date_jax.run import commandline, config_file, workdir
+from date_jax.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent.parent
 PGDA = "--config=configs/pgda.py"
@@ -236,6 +237,19 @@ def test_a_wrong_value_is_refused(changes: dict[str, object], says: str) -> None
         validate(changes)
     assert says in str(caught.value)
     assert_readable(str(caught.value))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_config_of_another_task_is_refused(file: Path, task: str) -> None:
+    other = importlib.import_module(f"configs.{file.stem}").get_config()
+    if other.task == task:
+        return
+    other.task = task
+    lacks = f"config.task={task}: needs config."
+    says = "this task has no target" if (file.stem, task) == ("pgda", "date") else lacks
+    with pytest.raises(errors.UsageError, match=re.escape(says)):
+        config.validate(other, device_count=1, process_count=1)
 
 
 NO_AUGMENT = {
