@@ -28,7 +28,7 @@ LAYOUT = 2  # of a saved state; raise it when the fields of `State` or a memory'
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the parts of the loop share; made by `prepare`.
+    """The parts of a run that the loop shares; made by `prepare`.
 
     Attributes:
         identity: what tells this start from others: the code, and the fingerprint of the data.

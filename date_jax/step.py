@@ -110,7 +110,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 class Step(NamedTuple):
-    """What a mesh and a learner make of a training step.
+    """The training step of a learner on a mesh.
 
     Attributes:
         shapes: of the state, each with the sharding it lives in.

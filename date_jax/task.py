@@ -33,7 +33,7 @@ ShouldStop: TypeAlias = Callable[[], bool]
 
 
 class Memory(NamedTuple):
-    """What a learner keeps from step to step without learning it; empty for most.
+    """The state that a learner keeps from step to step without learning it; empty for most.
 
     Attributes:
         replicated: a tree of arrays that every device holds whole.
@@ -45,7 +45,7 @@ class Memory(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss returns besides its value.
+    """The second result of a loss, besides its value.
 
     Attributes:
         metrics: scalars by name.
@@ -128,7 +128,7 @@ class Evaluate(Protocol):
 
 
 class Change(NamedTuple):
-    """What happened between two steps.
+    """The outcome of what a task does between two steps.
 
     Attributes:
         memory: the memory from now on, each array where it lives on the mesh.
@@ -142,7 +142,7 @@ class Change(NamedTuple):
 
 
 class Between(NamedTuple):
-    """What a task does between steps, now and then.
+    """The work of a task between steps, now and then.
 
     Attributes:
         name: of its entry in results.json and of its scalars.
@@ -195,10 +195,10 @@ class Example(Protocol):
 
 @runtime_checkable
 class Batches(Protocol):
-    """This process's rows of each step's batch, without end: `task.batches(config, corpus, 0)`.
+    """Gives the rows of this process in each step's batch: `task.batches(config, corpus, 0)`.
 
-    Gives `{part: {key: array}}`, each part with `index`. Any number of processes gives the same
-    global batches, and any first step the same ones.
+    They are `{part: {key: array}}`, each part with `index`, without end. Any number of processes
+    gives the same global batches, and any first step the same ones.
     """
 
     def __call__(self, config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]: ...

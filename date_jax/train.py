@@ -194,7 +194,7 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
     metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
     if job.record.add(metrics):
         skipped = [*skipped, pending]
-        report_skipped(job, skipped)
+        report_skipped_update(job, skipped)
     else:
         skipped = []
     if step % config.log.every == 0 or step == config.steps:
@@ -212,7 +212,7 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
     return skipped
 
 
-def report_skipped(job: Job, skipped: list[Pending]) -> None:
+def report_skipped_update(job: Job, skipped: list[Pending]) -> None:
     """Prints the rows of the last step whose update was left out.
 
     Raises:
@@ -236,7 +236,7 @@ def report_skipped(job: Job, skipped: list[Pending]) -> None:
 
 
 class Duties(NamedTuple):
-    """What comes at the top of a step before training goes on, in this order."""
+    """The work at the top of a step before training goes on, in this order."""
 
     save: bool
     evaluate: bool

@@ -24,6 +24,7 @@ CELLS = 4  # the conditional discriminator sees the box as its centre's cell in 
 
 
 def _squared_distances(a: Float[Array, "N D"], b: Float[Array, "M D"]) -> Float[Array, "N M"]:
+    """The squared distance of every row of `a` from every row of `b`."""
     # Large numbers cancel here, which only products in full float32 bear.
     products = dot_products(a, b)
     squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None, :] - 2 * products
@@ -31,9 +32,11 @@ def _squared_distances(a: Float[Array, "N D"], b: Float[Array, "M D"]) -> Float[
 
 
 class Rows(NamedTuple):
-    """Attributes:
-    x: features `[N D]`.
-    weight: `[N]`, 0 where there is no row yet, else 1.
+    """Features, some of which may not be known yet.
+
+    Attributes:
+        x: features `[N D]`.
+        weight: `[N]`, 0 where there is no row yet, else 1.
     """
 
     x: Array
@@ -52,27 +55,35 @@ def mmd(
 
         MMD² = mean k(x,x') - 2 mean k(x,y) + mean k(y,y'),   k = Σ_a exp(-|·|² / (2 a σ²))
 
-    with σ² the mean squared distance over the joined batch, held constant. The unbiased form leaves
-    the diagonals out and may be negative. Each device has its own rows and runs through all others
-    in tiles, so memory grows with N, and not with its square.
+    with σ² the mean squared distance over the joined batch, held constant (the kernels of the
+    Transfer Learning Library; used so in DATE, 2304.03669, as recalled). The unbiased form leaves
+    the diagonals out and may be negative. Each device keeps its rows and runs through all others in
+    tiles, so memory grows with N, and not with its square.
+
+        >>> mmd(jnp.zeros((2, 1)), jnp.zeros((2, 1))).item()
+        0.0
 
     Args:
+        source, target: features of a batch of each domain.
+        unbiased: leaves out the pairs of a row with itself.
         earlier: rows of earlier batches of the source and of the target, that count as well. They
-            stand still, so the batch's own rows get the gradient of all.
+            are held constant, so the batch's rows get the gradient of all.
         tile: columns at a time.
     """
 
-    def rows_of(batch: Array, queue: Rows | None) -> list[Rows]:
+    def rows_of_side(batch: Array, queue: Rows | None) -> list[Rows]:
+        """The batch's rows, and behind them the queue's."""
         x = batch.astype(jnp.float32)
         if queue is not None:
-            still = jax.lax.stop_gradient(x)
-            x = still + (x - still) * (len(x) + queue.weight.sum()) / len(x)
-        own = Rows(x, jnp.ones(len(x), jnp.float32))
-        return [own] if queue is None else [own, queue]
+            constant = jax.lax.stop_gradient(x)
+            x = constant + (x - constant) * (len(x) + queue.weight.sum()) / len(x)
+        batch_rows = Rows(x, jnp.ones(len(x), jnp.float32))
+        return [batch_rows] if queue is None else [batch_rows, queue]
 
+    # Both sides around their joint mean: far from 0 the distances would lose their digits.
     sides = {
-        "source": rows_of(source, None if earlier is None else earlier[0]),
-        "target": rows_of(target, None if earlier is None else earlier[1]),
+        "source": rows_of_side(source, None if earlier is None else earlier[0]),
+        "target": rows_of_side(target, None if earlier is None else earlier[1]),
     }
     centre, variance = _centre_and_variance([rows for side in sides.values() for rows in side])
     sides = {
@@ -81,8 +92,10 @@ def mmd(
     }
 
     def kernel_mean(name: str, other: str) -> Array:
+        """The mean kernel over all pairs of a row of one side and a row of the other."""
         (a, *a_queue), (b, *b_queue) = sides[name], sides[other]
         without_self = unbiased and name == other
+        # Batch with batch, each batch with the other's queue, queue with queue.
         total = _kernel_sum(a, b, variance, without_self=without_self, tile=tile)
         for queue, batch in [*((q, b) for q in a_queue), *((q, a) for q in b_queue)]:
             total += _kernel_sum(batch, queue, variance, columns_are_whole=True, tile=tile)
@@ -98,8 +111,10 @@ def mmd(
 
 
 def _centre_and_variance(parts: list[Rows]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
-    """The mean of all rows, and the mean squared distance over all their pairs: twice their
-    variance, so that no pair need be looked at. Both stand still."""
+    """The mean of all rows, and the mean squared distance over all their pairs.
+
+    The second is twice the rows' variance, so no pair need be looked at. Both are held constant.
+    """
 
     def total(values: list[Array]) -> Array:
         return jax.lax.stop_gradient(jnp.stack(values).sum(axis=0))
@@ -119,18 +134,19 @@ def _kernel_sum(
     without_self: bool = False,
     tile: int,
 ) -> Float[Array, ""]:
-    """Over all pairs, each device with its own of `rows`; see `_kernel_sums`.
+    """The sum of the kernels over all pairs, each device with its share of `rows`.
 
     Args:
-        columns_are_whole: every device has all of them.
+        columns_are_whole: every device has all columns, as of a queue.
+        variance, without_self, tile: see `_kernel_sums`.
     """
     place, column_place = jnp.arange(len(rows.x)), jnp.arange(len(columns.x))
 
     def of_device(
-        all_rows: sharding.Gather, given: Sequence[Any], variance: Array, *whole: Any
+        all_rows: sharding.Gather, local: Sequence[Any], variance: Array, *replicated: Any
     ) -> Float[Array, " n"]:
-        rows, place, *split = given
-        columns, column_place = whole or jax.tree.map(all_rows, split)
+        rows, place, *sharded = local
+        columns, column_place = replicated or jax.tree.map(all_rows, sharded)
         return _kernel_sums(
             rows,
             columns,
@@ -155,7 +171,7 @@ def _kernel_sums(
     without_self: bool,
     tile: int,
 ) -> Float[Array, " n"]:
-    """Each row's kernels with all columns, weighted on both sides.
+    """The kernels of each row with all columns, summed and weighted on both sides.
 
     Args:
         places: of rows and columns in their set; None where both are whole.
@@ -163,7 +179,7 @@ def _kernel_sums(
     """
     place, column_place = places or (jnp.arange(len(rows.x)), jnp.arange(len(columns.x)))
 
-    def added(
+    def with_tile(
         total: Array, real: Array, column: Array, column_weight: Array, column_place: Array
     ) -> Array:
         squares = _squared_distances(rows.x, column)
@@ -178,7 +194,7 @@ def _kernel_sums(
         return total + (kernels * weight).sum(axis=1)
 
     start = jnp.zeros(len(rows.x))
-    return rows.weight * fold_tiles(added, start, [*columns, column_place], tile)
+    return rows.weight * fold_tiles(with_tile, start, [*columns, column_place], tile)
 
 
 def _distances(
@@ -188,14 +204,14 @@ def _distances(
     *,
     unbiased: bool,
 ) -> dict[str, Float[Array, ""]]:
-    """`mmd` of each of FEATURES: one program, a tile of each at a time."""
+    """The `mmd` of each of FEATURES, by name: one program, a tile of each at a time."""
 
-    def stacked(side: dict[str, Array]) -> Float[Array, "F N D"]:
+    def feature_stack(side: dict[str, Array]) -> Float[Array, "F N D"]:
         return jnp.stack([side[name].astype(jnp.float32) for name in FEATURES])
 
-    given = [stacked(source), stacked(target)]
+    stacks = [feature_stack(source), feature_stack(target)]
     if queue is not None:
-        given += [stacked(queue["source"]), stacked(queue["target"])]
+        stacks += [feature_stack(queue["source"]), feature_stack(queue["target"])]
 
     def distance(source: Array, target: Array, *queues: Array) -> Array:
         earlier = None
@@ -204,7 +220,7 @@ def _distances(
             earlier = Rows(queues[0], weight), Rows(queues[1], weight)
         return mmd(source, target, unbiased=unbiased, earlier=earlier)
 
-    return dict(zip(FEATURES, jax.vmap(distance)(*given), strict=True))
+    return dict(zip(FEATURES, jax.vmap(distance)(*stacks), strict=True))
 
 
 def empty_queue(rows: int, width: int) -> dict[str, Any]:
@@ -239,7 +255,7 @@ def build(config: ConfigDict) -> "Aligner | None":
 
 @jax.custom_vjp
 def reverse_gradient(x: Array, coefficient: Array) -> Array:
-    """`x` unchanged; its gradient times `-coefficient`."""
+    """The identity, whose gradient is multiplied by `-coefficient` (DANN, 1505.07818)."""
     return x
 
 
@@ -273,7 +289,7 @@ class Discriminator(nn.Module):
 
 
 class Aligner(nn.Module):
-    """Three alignment terms, unweighted: `image`, `text` (marginals) and `object` (conditional).
+    """The terms of alignment, unweighted: `image`, `text` (marginals) and `object` (conditional).
 
     Attributes:
         kind: one of KINDS but `none`.
@@ -293,7 +309,14 @@ class Aligner(nn.Module):
         progress: Array,
         queue: dict[str, Any] | None = None,
     ) -> dict[str, Float[Array, ""]]:
-        """Terms from FEATURES `[B D]` and `box_cxcywh [B 4]`; `queue`: of `updated_queue`."""
+        """The terms, by name.
+
+        Args:
+            source, target: FEATURES `[B D]` and `box_cxcywh [B 4]` of a batch of each domain.
+            progress: of the stage, from 0 to 1, for the reversal coefficient.
+            queue: of `updated_queue`; for MMD alone.
+        """
+        # Moment matching has no parameters.
         if self.kind == "mmd":
             distance = _distances(source, target, queue, unbiased=self.unbiased)
             return {
@@ -301,6 +324,7 @@ class Aligner(nn.Module):
                 "text": distance["text_rep"] + distance["text_mean"],
                 "object": distance["loc"],
             }
+        # One discriminator a term; the extractors are trained to confuse it.
         coefficient = reversal_coefficient(progress)
         discriminators = {
             term: Discriminator(self.hidden, name=term) for term in ("image", "text", "object")
@@ -310,7 +334,7 @@ class Aligner(nn.Module):
             if term == "object":
                 x = features["loc"]
                 if self.kind == "conditional_adversarial":
-                    x = box_conditioned(x, features["box_cxcywh"])
+                    x = feature_by_cell(x, features["box_cxcywh"])
             else:
                 x = features[f"{term}_rep"]
             logits = discriminators[term](reverse_gradient(x.astype(jnp.float32), coefficient))
@@ -322,10 +346,11 @@ class Aligner(nn.Module):
         }
 
 
-def box_conditioned(
+def feature_by_cell(
     loc: Float[Array, "B D"], box_cxcywh: Float[Array, "B 4"]
 ) -> Float[Array, "B E"]:
-    """`f_loc ⊗ cell`: the feature, in the slot of the box's centre (after CDAN, 1705.10667)."""
+    """The outer product `f_loc ⊗ cell`: the feature in the slot of the box's centre (after CDAN,
+    1705.10667)."""
     cell = jnp.clip((box_cxcywh[:, :2] * CELLS).astype(jnp.int32), 0, CELLS - 1)
     one_hot = jax.nn.one_hot(cell[:, 1] * CELLS + cell[:, 0], CELLS * CELLS, dtype=loc.dtype)
     return (one_hot[:, :, None] * loc[:, None, :]).reshape(len(loc), -1)

@@ -1,4 +1,4 @@
-"""Who is in DATE's training batch when: the stages of PG-DA (2304.03669), and the streams."""
+"""The training batches of DATE (2304.03669), and the stages that decide who is in them."""
 
 import itertools
 from collections.abc import Iterator
@@ -55,13 +55,13 @@ def adaptive_example(config: ConfigDict) -> Batch:
 
 
 def supervised_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]:
-    """This process's part `{source}` of the batch of each step from `first_step`, without end."""
+    """The part `{source}` of this process in each step's batch from `first_step`, without end."""
     for batch in _stream(config, corpus, config.data.source, first_step, boxes=True):
         yield {"source": batch}
 
 
 def adaptive_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]:
-    """This process's part of the batch of each step from `first_step`, without end.
+    """The part of this process in the batch of each step from `first_step`, without end.
 
     The target joins at stage 2, and has no boxes.
     """

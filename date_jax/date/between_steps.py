@@ -1,4 +1,4 @@
-"""What PG-DA does between steps: it draws the pseudo boxes of the target anew, now and then."""
+"""The refresh of the pseudo boxes, which PG-DA does between steps now and then."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""How DATE is measured: retrieval and grounding on every domain, and how far domains are apart."""
+"""The evaluation of DATE: retrieval and grounding on every domain, and the domains' distance."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ class Measures(NamedTuple):
 
 
 def required_predictions(predict: Predict) -> Predict:
-    """What `split_measures` needs its collector to make: some predictions, and `picture`."""
+    """The predictions that `split_measures` reads, and `picture`, for its collector."""
     names = (*(f"{name}_embedding" for name in EMBEDDINGS), "box_cxcywh")
     return {name: predict[name] for name in names} | {"picture": picture_hash}
 
@@ -179,8 +179,10 @@ def splits_in_order(source: str, names: Iterable[str], kinds: Sequence[str]) -> 
 def domain_distance(
     sources: Sequence[str], target: str, features: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
-    """`distance_image` and `distance_query`: the squared MMD (see `aligner.mmd`) between the
-    embeddings of the source's splits together and those of the target's.
+    """The distance of the domains, as `distance_image` and `distance_query`.
+
+    It is the squared MMD (see `aligner.mmd`) between the embeddings of all the source's splits and
+    those of the target's.
 
     Args:
         sources: splits; those without features have no say, and without any there is no distance.

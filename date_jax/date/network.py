@@ -110,8 +110,10 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
 
 
 def predictions(model: Date) -> dict[str, Prediction]:
-    """What evaluation, search and export may ask for: `image_embedding [B D]` and
-    `query_embedding [B D]`, both of length 1, and `box_cxcywh [B 4]`."""
+    """The predictions that evaluation, search and export may ask for.
+
+    `image_embedding [B D]` and `query_embedding [B D]` have length 1; `box_cxcywh [B 4]`.
+    """
     apply: Callable[..., Any] = model.apply
 
     def image_embedding(params: Params, batch: Batch) -> Array:

@@ -1,4 +1,4 @@
-"""Which of the teacher's boxes on the target to trust now (DATE's dynamic pseudo-box generator).
+"""The dynamic pseudo-box generator of DATE (2304.03669): which of the teacher's boxes to trust now.
 
 The targets are ranked, and the best share gets boxes. By `agreement`: how well the teacher's boxes
 in two views of the picture lie on each other. By `count`, as DATE is recalled to do:
@@ -50,7 +50,7 @@ class Features(NamedTuple):
 
 
 class Counting(NamedTuple):
-    """What `all_pairs.counts` needs besides the features.
+    """The surroundings of a count over all pairs, which may be stopped and gone on with.
 
     Attributes:
         folder: holds what is counted so far until all is, on process 0.
@@ -62,7 +62,7 @@ class Counting(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """How much each target row resembles the source.
+    """The resemblance of each target row to the source.
 
     Attributes:
         signal: `[N]`, source rows that resemble it, or of "rank" the mean of two percentile ranks.
@@ -118,7 +118,8 @@ def refresh(
     # How right the boxes are, where somebody knows.
     if truth is not None:
         true_box, box_mask = (truth[name][rows["index"]] for name in ("box_cxcywh", "box_mask"))
-        metrics |= _quality(_is_right(rows["pseudo_box_cxcywh"], true_box), box_mask, chosen)
+        hit = np.asarray(_is_hit(rows["pseudo_box_cxcywh"], true_box))
+        metrics |= _quality(hit, box_mask, chosen)
     # Collected in the split's order, which is that of `index`; the table is read by `index`.
     order = np.argsort(rows["index"], kind="stable")
     table = {
@@ -129,8 +130,11 @@ def refresh(
 
 
 def keep_share(config: Any, progress: float) -> float:
-    """The share of the targets that gets boxes; it grows evenly over the stage, to `keep_end` at
-    its end, which no refresh reaches."""
+    """The share of the targets that gets boxes.
+
+    It grows evenly over the stage, from `keep_start` to `keep_end` at its end, which no refresh
+    reaches.
+    """
     progress = min(max(progress, 0.0), 1.0)
     return config.keep_start + (config.keep_end - config.keep_start) * progress
 
@@ -153,27 +157,36 @@ def resemblance(
         rng: picks the source rows that θ is estimated on.
         counting: see `Counting`; without it counts are not saved on the way.
     """
-    pairs = [
+    source_features, target_features = (
         Features(rows["image_embedding"], rows["query_embedding"]) for rows in (source, target)
-    ]
+    )
+    # An absolute θ is meant for the raw cosines.
     if config.theta_kind == "quantile":
-        pairs = [*centred(*pairs)]
+        source_features, target_features = centred_features(source_features, target_features)
     kind, combine = config.theta_kind, config.combine
-    theta = thresholds(pairs[0], config.theta, kind=kind, combine=combine, rng=rng)
+    theta = thresholds(source_features, config.theta, kind=kind, combine=combine, rng=rng)
     options: dict[str, Any] = {"combine": combine, "mesh": mesh, "counting": counting}
-    count = similarity_counts(pairs[0], pairs[1], theta, **options)
-    return Ranking(count, float(np.mean(theta)))
+    signal = similarity_counts(source_features, target_features, theta, **options)
+    return Ranking(signal, float(np.mean(theta)))
 
 
 def percentile_rank(values: Real[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """Where each value stands among all, in (0, 1), the largest highest; equal values share."""
-    _, place, number = np.unique(values, return_inverse=True, return_counts=True)
-    below = np.cumsum(number) - number
-    return (below + number / 2)[place] / len(values)
+    """The rank of each value among all, in (0, 1), the largest highest; equal values share one.
+
+    >>> percentile_rank(np.array([3.0, 1.0, 3.0, 2.0])).tolist()
+    [0.75, 0.125, 0.75, 0.375]
+    """
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    below = np.cumsum(count) - count
+    return (below + count / 2)[place] / len(values)
 
 
 def selection(reliability: Float[np.ndarray, " N"], keep_share: float) -> Bool[np.ndarray, " N"]:
-    """True for the `round(keep_share * N)` largest; of equal ones the first."""
+    """The mask of the `round(keep_share * N)` largest values; of equal ones the first count.
+
+    >>> selection(np.array([0.2, 0.9, 0.9]), 1 / 3).tolist()
+    [False, True, False]
+    """
     chosen = np.zeros(len(reliability), bool)
     order = np.argsort(-reliability, kind="stable")
     chosen[order[: round(keep_share * len(reliability))]] = True
@@ -190,7 +203,7 @@ def similarity_counts(
     tile: int = all_pairs.TILE,
     counting: Counting | None = None,
 ) -> Float[np.ndarray, " N"]:
-    """For each target row the number of source rows whose combined cosine with it exceeds θ.
+    """The number of source rows whose combined cosine with a target row exceeds θ, for each target.
 
     Exact in float32. The targets are spread over the mesh, the source comes by in blocks, and there
     is no array of pairs larger than `tile x tile`.
@@ -205,20 +218,22 @@ def similarity_counts(
         tile: rows of a tile on one device.
         counting: see `Counting`.
     """
+    # One count a channel; each is saved as it grows, until all are done.
     channels = zip(_channels(source, combine), _channels(target, combine), theta, strict=True)
-    counted, files = [], []
-    for number, (s, t, limit) in enumerate(channels):
+    counts, files = [], []
+    for number, (source_rows, target_rows, limit) in enumerate(channels):
         options: dict[str, Any] = {}
         if counting is not None:
             files.append(counting.folder / f"counts{number}.npz")
             options = {"saved": files[-1], "after_block": counting.after_block}
-        counted.append(all_pairs.counts(s, t, limit, mesh=mesh, tile=tile, **options))
+        options |= {"mesh": mesh, "tile": tile}
+        counts.append(all_pairs.counts(source_rows, target_rows, limit, **options))
     if jax.process_index() == 0:
         for file in files:
             file.unlink(missing_ok=True)
     if combine == "rank":
-        return np.mean([percentile_rank(count) for count in counted], axis=0)
-    return counted[0].astype(np.float64)
+        return np.mean([percentile_rank(count) for count in counts], axis=0)
+    return counts[0].astype(np.float64)
 
 
 def thresholds(
@@ -236,17 +251,19 @@ def thresholds(
     """
     if kind == "absolute":
         return (float(theta),) * len(_channels(source, combine))
-    some = np.asarray(jax.random.permutation(rng, len(source.image)))[:_QUANTILE_ROWS]
-    sample = Features(*(np.asarray(modality)[some] for modality in source))
-    others = ~np.eye(len(some), dtype=bool)
-    return tuple(
-        float(np.quantile(np.min([part @ part.T for part in channel], axis=0)[others], theta))
+    # A sample is enough, and a row's cosine with itself says nothing.
+    rows = np.asarray(jax.random.permutation(rng, len(source.image)))[:_QUANTILE_ROWS]
+    sample = Features(*(np.asarray(modality)[rows] for modality in source))
+    off_diagonal = ~np.eye(len(rows), dtype=bool)
+    cosines = [
+        np.min([part @ part.T for part in channel], axis=0)[off_diagonal]
         for channel in _channels(sample, combine)
-    )
+    ]
+    return tuple(float(np.quantile(values, theta)) for values in cosines)
 
 
-def centred(source: Features, target: Features) -> tuple[Features, Features]:
-    """Both without their joint mean, as unit vectors again.
+def centred_features(source: Features, target: Features) -> tuple[Features, Features]:
+    """The features of both domains without their joint mean, as unit vectors again.
 
     Embeddings of one network share a large common part, so that raw cosines lie close together and
     any fixed θ selects all pairs or none. One mean for both domains keeps what tells them apart:
@@ -260,7 +277,7 @@ def centred(source: Features, target: Features) -> tuple[Features, Features]:
 
 
 def _channels(features: Features, combine: str) -> list[list[np.ndarray]]:
-    """What is counted against one θ each, as `all_pairs.counts` takes it."""
+    """The groups of vectors that are compared with one θ each, as `all_pairs.counts` takes them."""
     image, text = (np.asarray(modality, np.float32) for modality in features)
     if combine == "mean":
         # (a·a' + b·b') / 2 is one product of the joined vectors: one matmul in place of two.
@@ -272,26 +289,23 @@ def _channels(features: Features, combine: str) -> list[list[np.ndarray]]:
     raise ValueError(f"combine={combine!r} is none of {COMBINE}")
 
 
-def _is_right(a_cxcywh: Float[np.ndarray, "N 4"], b_cxcywh: Float[np.ndarray, "N 4"]) -> Any:
-    """Whether the IoU is 0.5 or more, `[N]`."""
-    return np.asarray(_overlap(a_cxcywh, b_cxcywh) >= 0.5)
-
-
 @jax.jit
-def _overlap(a_cxcywh: Float[Array, "N 4"], b_cxcywh: Float[Array, "N 4"]) -> Float[Array, " N"]:
-    return boxes.iou(boxes.xyxy(a_cxcywh), boxes.xyxy(b_cxcywh))
+def _is_hit(a_cxcywh: Float[Array, "N 4"], b_cxcywh: Float[Array, "N 4"]) -> Bool[Array, " N"]:
+    """Whether the IoU of two boxes is 0.5 or more."""
+    return boxes.iou(boxes.xyxy(a_cxcywh), boxes.xyxy(b_cxcywh)) >= 0.5
 
 
 def _quality(
-    right: Bool[np.ndarray, " N"],
+    hit: Bool[np.ndarray, " N"],
     box_mask: Bool[np.ndarray, " N"],
     chosen: Bool[np.ndarray, " N"],
 ) -> dict[str, float]:
-    """Shares of right boxes, among all targets and among the chosen ones; and found of all."""
-    sets = {"precision_all": np.ones_like(chosen), "precision_selected": chosen}
-    known = {name: rows & box_mask for name, rows in sets.items()}
-    # Without a known row there is nothing to measure, and no entry.
-    found = {name: float(right[rows].mean()) for name, rows in known.items() if rows.any()}
+    """The precision of all boxes and of the chosen ones, and the recall of the latter.
+
+    Only rows with a true box count; without any there is no entry.
+    """
+    masks = {"precision_all": box_mask, "precision_selected": box_mask & chosen}
+    metrics = {name: float(hit[mask].mean()) for name, mask in masks.items() if mask.any()}
     if box_mask.any():
-        found["recall_selected"] = float((right & chosen)[box_mask].mean())
-    return found
+        metrics["recall_selected"] = float((hit & chosen)[box_mask].mean())
+    return metrics

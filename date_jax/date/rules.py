@@ -1,4 +1,4 @@
-"""What contradicts itself in a config of DATE: values that are each right, but not together."""
+"""The contradictions in a config of DATE: values that are each right, but not together."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ _READ_BY_COUNT = {"combine": "mean", "theta_kind": "quantile", "theta": 0.9}
 
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
-    """What contradicts itself in a config of the task `date`, a line each."""
+    """The contradictions in a config of the task `date`, a line each."""
     if missing := missing_section(config, "image_seeker", "object_seeker"):
         yield missing
         return
@@ -27,7 +27,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def adaptation_contradictions(config: ConfigDict) -> Iterator[str]:
-    """What contradicts itself in a config of the task `pgda`, a line each."""
+    """The contradictions in a config of the task `pgda`, a line each."""
     if missing := missing_section(config, "stages", "aligner", "pseudo_boxes"):
         yield missing
         return
@@ -113,7 +113,7 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def _selection_contradictions(pseudo: ConfigDict) -> Iterator[str]:
-    """What contradicts itself in the section `pseudo_boxes` about which boxes are selected."""
+    """The contradictions in how the section `pseudo_boxes` selects boxes."""
     if pseudo.theta_kind == "quantile" and pseudo.theta < 0:
         yield f"config.pseudo_boxes.theta={pseudo.theta}: a quantile must be from 0 to 1"
     for name, default in _READ_BY_COUNT.items():

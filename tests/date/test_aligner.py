@@ -222,7 +222,7 @@ def outputs(rows: int, seed: int, shift: float = 0.0) -> dict[str, jax.Array]:
 def test_the_box_puts_the_feature_into_the_slot_of_its_cell() -> None:
     loc = jnp.array(features(4, 6, width=3))
     box = jnp.array([[0.1, 0.1, 0, 0], [0.9, 0.1, 0, 0], [0.3, 0.8, 0, 0], [1.0, 1.0, 0, 0]])
-    found = np.asarray(aligner.box_conditioned(loc, box)).reshape(4, 16, 3)
+    found = np.asarray(aligner.feature_by_cell(loc, box)).reshape(4, 16, 3)
     for row, cell in enumerate([0, 3, 13, 15]):
         np.testing.assert_array_equal(found[row, cell], loc[row])
         assert not np.delete(found[row], cell, axis=0).any()

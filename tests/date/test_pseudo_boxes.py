@@ -231,14 +231,14 @@ def test_the_absolute_threshold_is_taken_as_it_is() -> None:
 def test_centring_removes_the_common_part_and_keeps_the_domains_apart() -> None:
     source, target = features(400, 11, shift=3.0), features(200, 12, shift=3.0)
     assert cosines(source.image, target.image).mean() > 0.8
-    s, t = pseudo_boxes.centred(source, target)
+    s, t = pseudo_boxes.centred_features(source, target)
     both = np.concatenate([source.image, target.image]).astype(np.float64)
     expected = source.image - both.mean(axis=0)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(s.image, expected, atol=1e-4)
     assert abs(cosines(s.text, t.text).mean()) < 0.02
     far = Features(-target.image, -target.text)
-    s, t = pseudo_boxes.centred(source, far)
+    s, t = pseudo_boxes.centred_features(source, far)
     assert cosines(s.image, t.image).mean() < -0.5
 
 
@@ -341,7 +341,9 @@ def test_selecting_by_agreement_raises_precision() -> None:
 def test_selecting_by_counts_selects_what_a_loop_selects() -> None:
     (table, metrics), target = toy("count")
     source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
-    pair = pseudo_boxes.centred(source, Features(target["image_vector"], target["text_vector"]))
+    pair = pseudo_boxes.centred_features(
+        source, Features(target["image_vector"], target["text_vector"])
+    )
     signal = counts_by_loop(*pair, metrics["theta"], "mean")
     expected = sorted(range(201), key=lambda row: (-signal[row], row))[: round(0.3 * 201)]
     assert set(np.flatnonzero(table["weight"])) == set(expected)
@@ -380,7 +382,7 @@ def test_every_kind_of_threshold_and_combination_selects_what_numpy_selects(
     source = Features(unit_rows(90, 6, 22), unit_rows(90, 6, 23))
     target = Features(rows["image_vector"], rows["text_vector"])
     if kind == "quantile":
-        source, target = pseudo_boxes.centred(source, target)
+        source, target = pseudo_boxes.centred_features(source, target)
 
     def combined(others: Features) -> list[np.ndarray]:
         image, text = (cosines(s, o) for s, o in zip(source, others, strict=True))
