@@ -61,21 +61,23 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     # What hosts and disks hold, before anything is computed.
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
-    published = {} if saved else on_all_hosts(lambda: pretrained.given(config), "config.init")
+    published = (
+        {} if saved else on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
+    )
     task = TASKS[config.task]
     corpus = on_all_hosts(lambda: task.load(config), "its data")
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
     if "text" in published:
-        pretrained.require_same_vocabulary(published["text"][0], corpus.tokenizer.vocab)
+        pretrained.require_same_vocabulary(published["text"].path, corpus.tokenizer.vocab)
 
     # The learner and its step on the mesh; nothing is compiled yet.
     mesh = sharding.device_mesh(config.mesh.fsdp)
     sizes = {name: split.size for name, split in corpus.splits.items()}
     learner = task.learner(config, corpus.tokenizer, sizes)
     step = train_step(config, learner, mesh, task.example(config))
-    weights, report = pretrained.replaced(step.shapes.params["model"], published)
+    weights, report = pretrained.initial_values(step.shapes.params["model"], published)
 
     # The state: the latest saved one, if it is of the same run, or the first.
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
@@ -172,7 +174,7 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
     """The state before the first step, with published weights in it, each placed where it lives.
 
     Args:
-        weights: of `pretrained.replaced`: host arrays by the parameters' paths.
+        weights: of `pretrained.initial_values`: host arrays by the parameters' paths.
     """
     state = step.init()
 

@@ -20,7 +20,7 @@ from configs.scales import SCALES
 from date_jax import augment
 from date_jax.benchmarks import step, torch_peer
 from date_jax.date.supervised import Date, source_losses
-from date_jax.networks import pretrained
+from date_jax.networks import layouts, pretrained
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 from date_jax.networks.transformer import MASKED, EncoderLayer
@@ -59,7 +59,7 @@ def loaded(kind: str, module: Any, shapes: Any, folder: Path) -> Any:
     module.save_pretrained(folder)
     tensors, about = pretrained.read(folder)
     assert about is not None
-    values, report = pretrained.matched(kind, shapes, tensors, where=str(folder))
+    values, report = pretrained.fitting_values(kind, shapes, tensors, where=str(folder))
     assert not report.missing
     assert not [name for name in report.left_over if "pooler" not in name]
     rest = {
@@ -104,9 +104,9 @@ def test_an_exported_swin_and_bert_are_read_by_transformers(tmp_path: Path) -> N
     )
     for kind, tree in (("image", params), ("text", words)):
         (tmp_path / kind).mkdir()
-        tensors = pretrained.published(kind, tree)
+        tensors = pretrained.published_tensors(kind, tree)
         save_file(tensors, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
-        about = pretrained.about(kind, config, vocab_size=VOCAB)
+        about = layouts.config_json(kind, config, vocab_size=VOCAB)
         (tmp_path / kind / "config.json").write_text(json.dumps(about))
     swin = transformers.SwinModel.from_pretrained(tmp_path / "image", add_pooling_layer=False)
     bert = transformers.BertModel.from_pretrained(tmp_path / "text", add_pooling_layer=False)

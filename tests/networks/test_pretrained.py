@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from date_jax import export, job, train
 from date_jax.errors import CheckpointError, UsageError
-from date_jax.networks import pretrained
+from date_jax.networks import layouts, pretrained
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 from date_jax.run.preemption import Preemption
@@ -49,13 +49,13 @@ def extractor(kind: str, **changes: Any) -> Any:
 )
 def test_what_is_written_comes_back(kind: str, changes: dict[str, str], tmp_path: Path) -> None:
     params = extractor(kind, **changes)
-    save_file(pretrained.published(kind, params), tmp_path / "a.safetensors")
+    save_file(pretrained.published_tensors(kind, params), tmp_path / "a.safetensors")
     tensors, about = pretrained.read(tmp_path / "a.safetensors")
     assert about is None
-    values, report = pretrained.matched(kind, params, tensors, where="a")
+    values, report = pretrained.fitting_values(kind, params, tensors, where="a")
     expected = flatten_dict(params, sep="/")
     assert values.keys() == expected.keys()
-    unmatched = [report.own, report.missing, report.left_over, report.renamed]
+    unmatched = [report.ours, report.missing, report.left_over, report.renamed]
     assert unmatched == [[], [], [], []]
     for name, value in values.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
@@ -63,19 +63,19 @@ def test_what_is_written_comes_back(kind: str, changes: dict[str, str], tmp_path
 
 def test_a_published_file_leaves_our_own_parameters_new() -> None:
     params = extractor("image")
-    tensors = pretrained.published("image", params)
+    tensors = pretrained.published_tensors("image", params)
     own = ["rep", "stage1_block0/rep_bias"]
     theirs = {name: value for name, value in tensors.items() if name not in own}
     assert len(theirs) == len(tensors) - 2
-    values, report = pretrained.matched("image", params, theirs, where="a")
-    assert sorted(report.own) == own
+    values, report = pretrained.fitting_values("image", params, theirs, where="a")
+    assert sorted(report.ours) == own
     assert [report.missing, report.left_over] == [[], []]
     assert not values.keys() & {*own}
 
 
 def test_layouts_are_the_published_ones() -> None:
     params = extractor("image")
-    tensors = pretrained.published("image", params)
+    tensors = pretrained.published_tensors("image", params)
     patches = tensors["embeddings.patch_embeddings.projection.weight"]
     kernel = params["patch_embedding"]["kernel"]
     assert patches.shape == (8, 3, 4, 4)
@@ -90,12 +90,12 @@ def test_layouts_are_the_published_ones() -> None:
 def test_prefixes_old_names_and_derived_tensors_are_understood(tmp_path: Path) -> None:
     params = extractor("text")
     tensors = {}
-    for name, tensor in pretrained.published("text", params).items():
+    for name, tensor in pretrained.published_tensors("text", params).items():
         old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
         tensors[f"bert.{old.replace('LayerNorm.bias', 'LayerNorm.beta')}"] = tensor
     tensors["bert.embeddings.position_ids"] = np.arange(6)
     tensors["cls.predictions.bias"] = np.zeros(VOCAB, np.float32)
-    values, report = pretrained.matched("text", params, tensors, where="a")
+    values, report = pretrained.fitting_values("text", params, tensors, where="a")
     assert len(values) == len(flatten_dict(params)) == len(report.renamed)
     assert report.left_over == ["cls.predictions.bias"]
     lines = report.lines("text_extractor from a")
@@ -105,9 +105,9 @@ def test_prefixes_old_names_and_derived_tensors_are_understood(tmp_path: Path) -
 
 def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
     params = extractor("image")
-    tensors = pretrained.published("image", params)
+    tensors = pretrained.published_tensors("image", params)
     del tensors["layernorm.bias"]
-    values, report = pretrained.matched("image", params, tensors, where="a")
+    values, report = pretrained.fitting_values("image", params, tensors, where="a")
     assert report.missing == ["norm/bias"]
     assert "norm/bias" not in values
     assert "warning: missing in the file: 1 (norm/bias)" in report.lines("a")[1]
@@ -115,11 +115,11 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
 
 def test_half_precision_is_widened(tmp_path: Path) -> None:
     params = extractor("text")
-    tensors = pretrained.published("text", params)
+    tensors = pretrained.published_tensors("text", params)
     halves = {name: value.astype(jnp.bfloat16) for name, value in tensors.items()}
     save_file(halves, tmp_path / "a.safetensors")
     read, _ = pretrained.read(tmp_path)
-    values, _ = pretrained.matched("text", params, read, where="a")
+    values, _ = pretrained.fitting_values("text", params, read, where="a")
     name = "layer0/mlp/up/kernel"
     rounded = flatten_dict(params, sep="/")[name].astype(jnp.bfloat16).astype(np.float32)
     assert values[name].dtype == np.float32
@@ -128,8 +128,8 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
 
 def test_a_position_table_for_longer_texts_gives_its_first_rows() -> None:
     params, longer = extractor("text"), extractor("text", max_length=9)
-    tensors = pretrained.published("text", longer)
-    values, _ = pretrained.matched("text", params, tensors, where="a")
+    tensors = pretrained.published_tensors("text", longer)
+    values, _ = pretrained.fitting_values("text", params, tensors, where="a")
     np.testing.assert_array_equal(values["position_embedding"], longer["position_embedding"][:6])
 
 
@@ -137,7 +137,7 @@ def test_a_position_table_for_longer_texts_gives_its_first_rows() -> None:
 def test_tables_of_relative_positions_are_stretched_over_the_new_window(old: int, new: int) -> None:
     place = np.arange(2 * old - 1) + 0.5
     table = np.stack(np.broadcast_arrays(place[:, None], 3 * place[None], 5.0), -1).reshape(-1, 3)
-    found = pretrained.resized_table(table.astype(np.float32), (2 * new - 1) ** 2)
+    found = layouts.resized_table(table.astype(np.float32), (2 * new - 1) ** 2)
     found = found.reshape(2 * new - 1, 2 * new - 1, 3)
     # A cubic keeps straight lines, save at the border, where there is nothing beyond to look at.
     stretched = (np.arange(2 * new - 1) + 0.5) * (2 * old - 1) / (2 * new - 1)
@@ -145,13 +145,13 @@ def test_tables_of_relative_positions_are_stretched_over_the_new_window(old: int
     np.testing.assert_allclose(found[inside, 0, 0], stretched[inside], 1e-4)
     np.testing.assert_allclose(found[0, inside, 1], 3 * stretched[inside], 1e-4)
     np.testing.assert_allclose(found[..., 2], 5.0, 1e-5)
-    assert pretrained.resized_table(table, len(table)) is table
+    assert layouts.resized_table(table, len(table)) is table
 
 
 def test_a_network_with_another_window_loads_resized_tables() -> None:
     params = extractor("image", window=4)
-    tensors = pretrained.published("image", extractor("image"))
-    values, report = pretrained.matched("image", params, tensors, where="a")
+    tensors = pretrained.published_tensors("image", extractor("image"))
+    values, report = pretrained.fitting_values("image", params, tensors, where="a")
     assert report.resized == [f"stage0_block{i}/relative_bias" for i in (0, 1)]
     assert values["stage0_block0/relative_bias"].shape == (49, 2)
     assert "2 resized" in report.lines("a")[0]
@@ -167,23 +167,23 @@ def test_a_network_with_another_window_loads_resized_tables() -> None:
 def test_another_width_is_refused_with_both_shapes(
     kind: str, change: dict[str, int], told: str
 ) -> None:
-    tensors = pretrained.published(kind, extractor(kind))
+    tensors = pretrained.published_tensors(kind, extractor(kind))
     with pytest.raises(CheckpointError, match=told):
-        pretrained.matched(kind, extractor(kind, **change), tensors, where="a")
+        pretrained.fitting_values(kind, extractor(kind, **change), tensors, where="a")
 
 
 def test_another_vocabulary_is_refused_with_what_to_do() -> None:
-    tensors = pretrained.published("text", extractor("text"))
+    tensors = pretrained.published_tensors("text", extractor("text"))
     tensors["embeddings.word_embeddings.weight"] = np.zeros((40, 8), np.float32)
     with pytest.raises(CheckpointError, match=r"--config\.data\.vocab=<its vocab\.txt>"):
-        pretrained.matched("text", extractor("text"), tensors, where="a")
+        pretrained.fitting_values("text", extractor("text"), tensors, where="a")
 
 
 def test_a_file_with_too_little_in_it_is_refused() -> None:
-    tensors = pretrained.published("text", extractor("text"))
+    tensors = pretrained.published_tensors("text", extractor("text"))
     name = "embeddings.word_embeddings.weight"
     with pytest.raises(CheckpointError, match=r"lacks 36 of the text extractor's tensors"):
-        pretrained.matched("text", extractor("text"), {name: tensors[name]}, where="a")
+        pretrained.fitting_values("text", extractor("text"), {name: tensors[name]}, where="a")
 
 
 def test_weights_with_another_vocabulary_beside_them_are_refused(tmp_path: Path) -> None:
@@ -198,16 +198,16 @@ def test_weights_with_another_vocabulary_beside_them_are_refused(tmp_path: Path)
 
 
 def test_hosts_with_other_numbers_in_their_files_are_told_apart(tmp_path: Path) -> None:
-    one = {"text": (tmp_path / "a", {"x": np.arange(3.0)})}
-    same = {"text": (tmp_path / "b", {"x": np.arange(3.0)})}
-    other = {"text": (tmp_path / "a", {"x": np.arange(3.0) + 1e-6})}
+    one = {"text": pretrained.WeightFile(tmp_path / "a", {"x": np.arange(3.0)})}
+    same = {"text": pretrained.WeightFile(tmp_path / "b", {"x": np.arange(3.0)})}
+    other = {"text": pretrained.WeightFile(tmp_path / "a", {"x": np.arange(3.0) + 1e-6})}
     assert pretrained.digest(one) == pretrained.digest(same) != pretrained.digest(other)
 
 
 def test_a_file_of_another_kind_is_refused() -> None:
-    tensors = pretrained.published("text", extractor("text"))
+    tensors = pretrained.published_tensors("text", extractor("text"))
     with pytest.raises(CheckpointError, match=r"no embeddings\.patch_embeddings.*\n  it holds: "):
-        pretrained.matched("image", extractor("image"), tensors, where="a")
+        pretrained.fitting_values("image", extractor("image"), tensors, where="a")
 
 
 @pytest.mark.parametrize(
