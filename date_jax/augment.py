@@ -19,7 +19,18 @@ KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over hal
 
 
 class Strengths(NamedTuple):
-    """How strong each change may be; the defaults change nothing."""
+    """How strong each change may be; the defaults change nothing.
+
+    Attributes:
+        zoom_in, zoom_out: the window's side is from 1 / zoom_in to zoom_out of the picture's.
+        aspect: longest ratio of its sides.
+        flip: share of pictures that are mirrored.
+        brightness, contrast, saturation, cast: greatest share by which a colour changes.
+        noise: greatest change of a value, of 1.
+        blur: pixels that the kernel's radius grows by.
+        erase: share of pictures that a rectangle hides a part of.
+        focus: share of pictures that are close-ups of their box.
+    """
 
     zoom_in: Any = 1.0
     zoom_out: Any = 1.0
@@ -36,7 +47,7 @@ class Strengths(NamedTuple):
 
 
 def normalised_pixels(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """Pixels in [0, 1] to the extractors' zero mean and unit variance."""
+    """Pixels from [0, 1] at the extractors' zero mean and unit variance."""
     mean, std = jnp.asarray([[[MEAN]]]), jnp.asarray([[[STD]]])
     return (image - mean) / std
 
@@ -53,15 +64,20 @@ def resampled_image(
     radius: Float[Array, " B"],
     fill: Float[Array, "B 3"],
 ) -> Float[Array, "B H W 3"]:
-    """The part of each picture inside `window_xyxy` (normalised; may reach outside), same size.
+    """The part of each picture inside a window, at the picture's size.
 
     Args:
+        image: pixels in [0, 1].
+        window_xyxy: normalised; may reach outside the picture.
         flip: mirror left and right.
         radius: of the triangle kernel in pixels; 1 is bilinear, more blurs.
         fill: colour outside the picture.
     """
 
-    def axis_weights(low: Array, high: Array, size: int, mirror: Array | None) -> tuple:
+    # Along each axis, what every pixel of the view takes of every pixel of the picture.
+    def axis_weights(
+        low: Array, high: Array, size: int, mirror: Array | None
+    ) -> tuple[Array, Array]:
         pixel = jnp.arange(size, dtype=jnp.float32)
         place = low[:, None] + (high - low)[:, None] * (pixel[None] + 0.5) / size
         if mirror is not None:
@@ -78,18 +94,19 @@ def resampled_image(
     rows, row_inside = axis_weights(y_low, y_high, height, None)
     columns, column_inside = axis_weights(x_low, x_high, width, flip)
     inside = (row_inside[:, :, None] * column_inside[:, None, :])[..., None]
+
     # With the channels before the columns, both matmuls take the picture as it lies in memory.
-    lying = rearrange(image, "b h w c -> b h (c w)")
-    moved = rearrange(jnp.matmul(rows, lying), "b i (c w) -> b (i c) w", w=width)
-    moved = jnp.matmul(moved, jnp.swapaxes(columns, 1, 2))
-    moved = rearrange(moved, "b (i c) j -> b i j c", i=height)
-    return inside * moved + (1.0 - inside) * fill[:, None, None, :]
+    view = jnp.matmul(rows, rearrange(image, "b h w c -> b h (c w)"))
+    view = rearrange(view, "b i (c w) -> b (i c) w", w=width)
+    view = jnp.matmul(view, jnp.swapaxes(columns, 1, 2))
+    view = rearrange(view, "b (i c) j -> b i j c", i=height)
+    return inside * view + (1.0 - inside) * fill[:, None, None, :]
 
 
 def moved_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
-    """Boxes in the coordinates of the view `resampled_image` gives, cut at its border."""
+    """Boxes in the coordinates of a view by `resampled_image`, cut at its border."""
     size = jnp.tile(window_xyxy[:, 2:] - window_xyxy[:, :2], (1, 2))
     half = box_cxcywh[:, 2:] / 2
     corners = jnp.concatenate([box_cxcywh[:, :2] - half, box_cxcywh[:, :2] + half], axis=1)
@@ -106,7 +123,7 @@ def moved_box(
 def original_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
-    """The way back: boxes found in a view, in the coordinates of the whole picture."""
+    """The way back: boxes of a view, in the coordinates of the whole picture."""
     x = jnp.where(flip, 1 - box_cxcywh[:, 0], box_cxcywh[:, 0])
     box_cxcywh = box_cxcywh.at[:, 0].set(x)
     size = window_xyxy[:, 2:] - window_xyxy[:, :2]
@@ -127,6 +144,8 @@ def _random_window(
     """A random window that keeps the box's centre and more than half of its area."""
     size_key, aspect_key, place_key, focus_key, near_key = jax.random.split(rng, 5)
     batch = len(box_cxcywh)
+
+    # The size: drawn, or that of a close-up, stretched, and never too small for the box.
     side = jax.random.uniform(
         size_key, (batch, 1), minval=1 / config.zoom_in, maxval=config.zoom_out
     )
@@ -140,10 +159,13 @@ def _random_window(
     )
     size = side * jnp.concatenate([stretch, 1 / stretch], axis=1)
     size = jnp.maximum(size, KEPT_SIDE * box_cxcywh[:, 2:])
-    # Inside the picture where the window is smaller than it, around it where it is larger.
+
+    # The place: inside the picture where the window is smaller, around it where it is larger.
     share = jax.random.uniform(place_key, (batch, 2))
     around = box_cxcywh[:, :2] + box_cxcywh[:, 2:] / 2 - size + share * (size - box_cxcywh[:, 2:])
     low = jnp.where(close_up, around, share * (1.0 - size))
+
+    # Moved back where too much of the box would be outside.
     cut = (0.5 - (1 - KEPT_SIDE)) * box_cxcywh[:, 2:]
     low = jnp.clip(low, box_cxcywh[:, :2] + cut - size, box_cxcywh[:, :2] - cut)
     return jnp.concatenate([low, low + size], axis=1)
@@ -152,6 +174,7 @@ def _random_window(
 def _recoloured_image(
     image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
+    """Pictures in other light, with other colours, and with noise."""
     keys = jax.random.split(rng, 5)
     batch = len(image)
 
@@ -160,10 +183,13 @@ def _recoloured_image(
 
     image = image * factor(keys[0], config.brightness, (batch, 1, 1, 1))
     image = image * factor(keys[1], config.cast, (batch, 1, 1, 3))
+
+    # Contrast pulls away from the picture's mean, saturation from each pixel's grey.
     mean = image.mean(axis=(1, 2, 3), keepdims=True)
     image = mean + (image - mean) * factor(keys[2], config.contrast, (batch, 1, 1, 1))
     grey = image.mean(axis=3, keepdims=True)
     image = grey + (image - grey) * factor(keys[3], config.saturation, (batch, 1, 1, 1))
+
     # Eight random bits a value are noise enough; drawn four values at a time, since the generator
     # makes 32 of them for every number it is asked for.
     quarter = (*image.shape[:2], -(-image.shape[2] * 3 // 4))
@@ -176,24 +202,24 @@ def _recoloured_image(
 def _erased_image(
     image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
-    """One rectangle of one random colour over a share of the pictures."""
+    """Pictures of which a share has a rectangle of one random colour over them."""
     which_key, place_key, size_key, colour_key = jax.random.split(rng, 4)
     batch, height, width = image.shape[:3]
     size = jax.random.uniform(size_key, (batch, 2), minval=0.1, maxval=0.3)
     low = jax.random.uniform(place_key, (batch, 2)) * (1 - size)
 
-    def covered(axis: int, pixels: int) -> Array:
+    def is_covered(axis: int, pixels: int) -> Array:
         place = (jnp.arange(pixels) + 0.5) / pixels
         edges = low[:, axis, None], (low + size)[:, axis, None]
         return (place[None] >= edges[0]) & (place[None] < edges[1])
 
-    hidden = covered(0, height)[:, :, None, None] & covered(1, width)[:, None, :, None]
-    chosen = jax.random.bernoulli(which_key, config.erase, (batch, 1, 1, 1))
+    is_inside = is_covered(0, height)[:, :, None, None] & is_covered(1, width)[:, None, :, None]
+    is_erased = jax.random.bernoulli(which_key, config.erase, (batch, 1, 1, 1))
     colour = jax.random.uniform(colour_key, (batch, 1, 1, 3))
-    return jnp.where(hidden & chosen, colour, image)
+    return jnp.where(is_inside & is_erased, colour, image)
 
 
-def strong(
+def random_view(
     image: UInt8[Array, "B H W 3"],
     box_cxcywh: Float[Array, "B 4"],
     text: Int[Array, "B T"],
@@ -206,8 +232,10 @@ def strong(
     """The training view: cropped or zoomed out, flipped, recoloured, blurred, partly hidden.
 
     Args:
-        box_cxcywh: what the crop must keep; rows without a box give `(½, ½, 0, 0)`, which binds
-            nothing but the centre.
+        image: pixels of the pictures.
+        box_cxcywh: what the crop must keep; NO_BOX for rows without one.
+        text: token ids, of which some are others under a mirror.
+        rng: the step's key for this.
         config: `augment` of the config: strengths, 0 = off (zooms and aspect: 1 = off).
         strength: 0 to 1, multiplies all of them but `focus`, the share of close-ups, which fades
             as they grow: grounding is learnt sooner if it begins easily.
@@ -216,7 +244,8 @@ def strong(
     Returns:
         `(image, box_cxcywh, text)`, the image normalised.
     """
-    now = Strengths(
+    # Between nothing and the config's strengths, by how far training is.
+    strengths = Strengths(
         **{
             name: neutral + (config[name] - neutral) * strength
             for name, neutral in Strengths._field_defaults.items()
@@ -224,12 +253,17 @@ def strong(
     )._replace(focus=config.focus * (1.0 - strength))
     window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
     batch = len(image)
-    window = _random_window(box_cxcywh, window_key, now)
-    flip = jax.random.bernoulli(flip_key, now.flip, (batch,))
-    radius = 1.0 + now.blur * jax.random.uniform(blur_key, (batch,))
+
+    # What changes the places: all in one resampling, which the box follows.
+    window = _random_window(box_cxcywh, window_key, strengths)
+    flip = jax.random.bernoulli(flip_key, strengths.flip, (batch,))
+    radius = 1.0 + strengths.blur * jax.random.uniform(blur_key, (batch,))
     fill = jax.random.uniform(fill_key, (batch, 3))
     view = resampled_image(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
-    view = _erased_image(_recoloured_image(view, colour_key, now), erase_key, now)
+
+    # What changes the colours, and words that would be wrong in a mirror.
+    view = _recoloured_image(view, colour_key, strengths)
+    view = _erased_image(view, erase_key, strengths)
     text = jnp.where(flip[:, None], swap_table[text], text)
     return normalised_pixels(view), moved_box(box_cxcywh, window, flip), text
 
@@ -243,8 +277,17 @@ def strong_view(
     config: ConfigDict,
     swap_table: Array,
 ) -> tuple[dict[str, Array], Float[Array, "B 4"]]:
-    """A strong view of a domain's batch, as the model's arguments, and the box inside it."""
-    image, box, text = strong(
+    """A strong view of a batch, as the network's arguments, and the box inside it.
+
+    Args:
+        batch: has `image`, `text` and `text_mask`.
+        box_cxcywh: see `random_view`.
+        step: updates done; the strength grows over the first `augment.ramp` of the run's steps.
+        rng: the step's key for this.
+        config: the run's.
+        swap_table: see `random_view`.
+    """
+    image, box, text = random_view(
         batch["image"],
         box_cxcywh,
         batch["text"],

@@ -1,4 +1,4 @@
-"""Mistakes that the user can mend: what, where, what to do. Each has the exit code of its kind."""
+"""Mistakes that the user can mend: what, where, what to do. Each kind has its exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
 
 class UserError(Exception):
-    """A mistake outside the code. `main` prints its text, without a traceback, and exits."""
+    """A mistake outside the code; a command prints its text, without a traceback, and exits."""
 
     exit_code = 1
 
@@ -41,12 +41,16 @@ class SetupError(UserError):
 
 
 class Preempted(UserError):  # noqa: N818 - an end, not an error
-    """The machine asked for itself back; the state was saved. 75 means: start me again."""
+    """The machine was taken away and the state is saved; exit code 75 means: start me again."""
 
     exit_code = 75
 
 
 def spelling_hint(word: str, choices: Iterable[str]) -> str:
-    """A hint to put behind an unknown `word`: the closest of `choices`, or nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    """The closest of the choices, to put behind an unknown word in a message; or nothing.
+
+    >>> spelling_hint("sofmax", ["softmax", "sigmoid"])
+    " (did you mean 'softmax'?)"
+    """
+    closest = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {closest[0]!r}?)" if closest else ""

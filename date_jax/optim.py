@@ -30,7 +30,7 @@ SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
 def learning_rate_schedule(
     *, peak: float, steps: int, warmup: float, schedule: str
 ) -> optax.Schedule:
-    """Linear warm-up, then a cosine to zero, or a drop to a tenth after two thirds.
+    """The learning rate by step: a linear warm-up, then a cosine to zero or a drop to a tenth.
 
     Args:
         peak: the highest rate.
@@ -46,7 +46,7 @@ def learning_rate_schedule(
 
 
 def decay_mask(params: Any) -> Any:
-    """Mask of the parameters that weight decay acts on: matrices, not biases, norms, positions.
+    """True for the parameters that weight decay acts on: matrices, not biases, norms, positions.
 
     A position, type or bias table is a matrix by shape only: pulling it to zero would forget
     places rather than simplify a map.
@@ -60,7 +60,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def backbone_mask(params: Any) -> Any:
-    """Mask of the extractors' parameters, which may have come pretrained and then move slower."""
+    """True for the extractors' parameters, which may have come pretrained and then move slower."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(entry, "key", "") in _BACKBONES for entry in path), params
     )
@@ -74,14 +74,14 @@ def optimizer(
     clip: float,
     backbone_scale: float,
 ) -> optax.GradientTransformation:
-    """Clip by global norm, AdamW, and another rate for the extractors.
+    """AdamW (1711.05101) behind a clip by global norm, with another rate for the extractors.
 
     Args:
         schedule: learning rate by step, of `learning_rate_schedule`.
         beta2: decay of the squared gradients' average.
-        weight_decay: decoupled, times the learning rate, on `decay_mask` parameters only.
+        weight_decay: decoupled, times the learning rate, where `decay_mask` is True.
         clip: greatest global norm of the gradient.
-        backbone_scale: factor on the learning rate of `backbone_mask` parameters.
+        backbone_scale: factor on the learning rate where `backbone_mask` is True.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),
@@ -91,7 +91,9 @@ def optimizer(
 
 
 def moving_average(average: Any, params: Any, *, step: Int[Array, ""], decay: float) -> Any:
-    """`average` drawn towards `params` by `1 - min(decay, (1 + t) / (10 + t))`.
+    """The exponential average of the parameters after one more step.
+
+        average ← k · average + (1 - k) · params,    k = min(decay, (1 + t) / (10 + t))
 
     The ramp lets the average leave the initial values quickly: with a plain 0.999 they would
     still hold a third of it after 1,000 steps.

@@ -34,6 +34,7 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     if count % fsdp:
         raise ValueError(f"mesh.fsdp={fsdp} does not divide the {count} devices")
     shape = (count // fsdp, fsdp)
+
     # Explicit axes, the default, would turn every sharding hint into an assertion.
     kinds = (AxisType.Auto,) * len(_AXES)
     # Each TPU slice, and each host with GPUs, is one; JAX orders the devices within one alone.
@@ -45,23 +46,30 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
             owners = [d.process_index for d in mesh.devices.flat]
             if owners == sorted(owners):
                 return mesh
+
     # A process reads a run of consecutive rows, so its devices must be neighbours.
     devices = sorted(devices, key=lambda d: (d.process_index, d.id))
     return Mesh(np.array(devices).reshape(shape), _AXES, axis_types=kinds)
 
 
 def replicated_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The same array on every device."""
+    """The sharding of arrays that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch, split over all devices."""
+    """The sharding of a batch: its rows split over all devices."""
     return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
 def tree_bytes_per_device(tree: Any, *, devices: int, fsdp: int) -> int:
-    """What each of `devices` holds of a tree that lies by `tree_shardings`; none need be here."""
+    """Bytes that each device holds of a tree that lies by `tree_shardings`.
+
+    Args:
+        tree: of anything with a `.shape` and a `.dtype`.
+        devices: their number; none need be here.
+        fsdp: see `device_mesh`.
+    """
     mesh = AbstractMesh((devices // fsdp, fsdp), _AXES)
     return sum(
         math.prod(array_sharding(mesh, leaf.shape).shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -70,7 +78,7 @@ def tree_bytes_per_device(tree: Any, *, devices: int, fsdp: int) -> int:
 
 
 def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Large arrays lie split along their longest dimension that `fsdp` divides; others whole.
+    """Where an array lives: split along its longest dimension that `fsdp` divides, if it is large.
 
     Args:
         mesh: of `device_mesh`.
@@ -85,7 +93,7 @@ def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSh
 
 
 def tree_shardings(mesh: Mesh, shapes: Any) -> Any:
-    """`array_sharding` of every leaf: what `jit(init, out_shardings=...)` takes.
+    """The `array_sharding` of every leaf: what `jit(init, out_shardings=...)` takes.
 
     Args:
         mesh: of `device_mesh`.
@@ -95,7 +103,7 @@ def tree_shardings(mesh: Mesh, shapes: Any) -> Any:
 
 
 def sharded_shapes(shapes: Any, shardings: Any) -> Any:
-    """Joins shapes and shardings into `ShapeDtypeStruct`s, the targets of a restore."""
+    """Shapes with shardings in them, `ShapeDtypeStruct`s: the targets of a restore."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -104,11 +112,11 @@ def sharded_shapes(shapes: Any, shardings: Any) -> Any:
 
 
 def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Places this process's rows on its devices, as its part of the global batch.
+    """The global batch, of which this process places its rows on its devices.
 
     Args:
         mesh: of `device_mesh`.
-        batch: arrays `[B/P ...]` of P processes, possibly nested; process p holds the p-th run.
+        batch: arrays `[B/P ...]` of P processes, possibly nested; process p has the p-th part.
 
     Returns:
         The same tree of global arrays `[B ...]`.
@@ -119,16 +127,17 @@ def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+# A device's rows -> the rows of all devices.
 Gather: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
 def mesh_context(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Inside, code that is being traced knows the mesh: `map_rows` and what it serves."""
+    """A context in which code that is traced knows the mesh, as `map_rows` needs to."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def rows_per_device(count: int) -> int:
-    """How many of `count` rows of a batch each device has; all where no mesh is known.
+    """How many of `count` rows of a batch each device has; all of them where no mesh is known.
 
     Raises:
         ValueError: the devices cannot have equally many.
@@ -141,14 +150,14 @@ def rows_per_device(count: int) -> int:
 
 
 def map_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) -> Any:
-    """`function(all_rows, rows, *shared)` on every device with its own rows `[B/N ...]`, joined.
+    """Calls `function(all_rows, rows, *shared)` on every device with its rows, and joins them.
 
     `all_rows(x)` gives the rows of all devices: one exchange, and one in the backward pass,
     wherever inside it is used. The gradient of what is shared is exchanged once. Where no mesh is
-    known all rows are one's own.
+    known, one device has all rows.
 
     Args:
-        function: to rows `[B/N ...]`, or a tree of them.
+        function: of rows `[B/N ...]`, to rows `[B/N ...]` or a tree of them.
         rows: arrays `[B ...]`, or trees of them, that are split.
         shared: arrays, or trees of them, that every device has whole.
     """
@@ -156,12 +165,12 @@ def map_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) ->
     if mesh.empty or mesh.size == 1:
         return function(lambda x: x, rows, *shared)
 
-    def on_device(rows: Sequence[Any], *shared: Any) -> Any:
+    def device_rows(rows: Sequence[Any], *shared: Any) -> Any:
         return function(lambda x: jax.lax.all_gather(x, _AXES, tiled=True), rows, *shared)
 
-    split, whole = PartitionSpec(_AXES), PartitionSpec()
-    specs = ([split] * len(rows), *[whole] * len(shared))
-    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(
+    split, replicated = PartitionSpec(_AXES), PartitionSpec()
+    specs = ([split] * len(rows), *[replicated] * len(shared))
+    return jax.shard_map(device_rows, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(
         list(rows), *shared
     )
 
@@ -189,13 +198,13 @@ def values_of_hosts(local: np.ndarray) -> np.ndarray:
 
 
 def value_of_first_host(tree: Any) -> Any:
-    """Process 0's tree of host arrays, on every process; the others give arrays of those shapes."""
+    """Process 0's tree of host arrays, on every process; the others pass arrays of those shapes."""
     if jax.process_count() == 1:
         return tree
     return multihost_utils.broadcast_one_to_all(tree)
 
 
 def wait_for_hosts(name: str) -> None:
-    """Returns once every process has come here with the same `name`."""
+    """Waits until every process has come here with the same `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

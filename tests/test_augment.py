@@ -28,7 +28,7 @@ SIDE = 40
 ROUNDING = 5e-5
 
 _strong = jax.jit(
-    lambda image, box, text, rng, config, strength, swap_table: augment.strong(
+    lambda image, box, text, rng, config, strength, swap_table: augment.random_view(
         image,
         box,
         text,

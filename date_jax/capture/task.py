@@ -113,11 +113,11 @@ def augmented_batch(
     ramp = max(config.augment.ramp * config.steps, 1)
     options = {"strength": jnp.clip(step / ramp, 0.0, 1.0), "swap_table": swap_table}
     keys = jax.random.split(rng)
-    views["image"], _, views["text"] = augment.strong(
+    views["image"], _, views["text"] = augment.random_view(
         views["image"], nowhere, views["text"], rng=keys[0], config=config.augment, **options
     )
     composites = batch["composites"]
-    views["composite"], _, _ = augment.strong(
+    views["composite"], _, _ = augment.random_view(
         composites["image"],
         nowhere,
         views["text"],

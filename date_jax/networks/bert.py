@@ -10,10 +10,10 @@ EPSILON = 1e-12  # of BERT's LayerNorms
 
 
 class TextExtractor(nn.Module):
-    """Token ids to one vector and a row of tokens.
+    """BERT (1810.04805): token ids to one vector and a row of tokens.
 
-    Layout of BERT (post-norm, learnt positions, GELU), so that published weights fit; the `[CLS]`
-    slot is a token of this modality's own and serves as `[REP]`.
+    Post-norm, learnt positions and GELU are the published ones, so that its weights fit. The
+    `[CLS]` slot serves as `[REP]`.
 
     Attributes:
         vocab_size: rows of the embedding table.
@@ -41,7 +41,13 @@ class TextExtractor(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B C"], Float[Array, "B T C"]]:
-        """`(rep, tokens)`; padding is never attended to, its own outputs mean nothing."""
+        """`(rep, tokens)`; nothing attends to padding, and its outputs mean nothing.
+
+        Args:
+            text: token ids, the first that of `[CLS]`.
+            text_mask: False = padding.
+            train: whether units are dropped.
+        """
         init = nn.initializers.normal(0.02)
         embed = nn.Embed(self.vocab_size, self.width, embedding_init=init, name="word_embedding")
         position = self.param("position_embedding", init, (self.max_length, self.width))
@@ -50,6 +56,7 @@ class TextExtractor(nn.Module):
         x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
+
         layers = encoder_layers(
             self.layers,
             self.heads,

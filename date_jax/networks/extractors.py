@@ -1,4 +1,4 @@
-"""One modality in; a concentrated `[REP]` vector and comprehensive tokens out."""
+"""The extractors that a config describes: of a picture or a text, a `[REP]` vector and tokens."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16")  # that layers compute with, by config.model.dt
 
 
 def image_extractor(model: ConfigDict) -> ImageExtractor:
-    """As `config.model` describes it."""
+    """The image extractor that `config.model` describes."""
     return ImageExtractor(
         patch=model.image.patch,
         width=model.image.width,
@@ -29,7 +29,7 @@ def image_extractor(model: ConfigDict) -> ImageExtractor:
 
 
 def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> TextExtractor:
-    """As `config.model` describes it, for texts of `text_length` ids below `vocab_size`."""
+    """The text extractor that `config.model` describes, for texts of `text_length` ids."""
     return TextExtractor(
         vocab_size=vocab_size,
         layers=model.text.layers,
@@ -45,7 +45,7 @@ def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> Text
 
 
 def one_row(batch: dict[str, Any]) -> tuple[Array, Array, Array]:
-    """One row of zeros in the batch's shapes: all that initialisation needs."""
+    """Image, text and text mask of one example, all zeros: what initialisation needs of a batch."""
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
     text = jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
     return image, text, jnp.ones(text.shape, bool)

@@ -1,5 +1,4 @@
-"""SA-Swin: a Swin Transformer (2103.14030) with `[REP]` at its last stage (as DATE,
-2304.03669, is recalled).
+"""SA-Swin: a Swin Transformer (2103.14030) with `[REP]` at its last stage, after DATE (2304.03669).
 
 Any published size and the tiny one are this code with other numbers. Layout, order of merged
 patches and padding follow the published model, so that its weights fit.
@@ -22,7 +21,7 @@ POOLINGS = ("rep", "mean", "multi_scale")  # where a picture's one vector comes 
 
 
 def _relative_index(window: int) -> np.ndarray:
-    """Row of the bias table for each pair of places in a window: int `[window², window²]`."""
+    """The row of the bias table for each pair of places in a window: int `[window², window²]`."""
     place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), -1)
     place = place.reshape(-1, 2)
     offset = place[:, None] - place[None, :] + window - 1
@@ -30,17 +29,17 @@ def _relative_index(window: int) -> np.ndarray:
 
 
 def _shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """`[windows window² window²]`: MASKED where a rolled window joins places that are far apart."""
+    """A bias `[windows window² window²]`, MASKED where rolling joined places that are far apart."""
     region = np.zeros((height, width), np.int32)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
         for j, columns in enumerate(cuts):
             region[rows, columns] = 3 * i + j
-    parts = rearrange(region, "(h a) (w b) -> (h w) (a b)", a=window, b=window)
-    return np.where(parts[:, :, None] == parts[:, None, :], 0.0, MASKED).astype(np.float32)
+    region = rearrange(region, "(h a) (w b) -> (h w) (a b)", a=window, b=window)
+    return np.where(region[:, :, None] == region[:, None, :], 0.0, MASKED).astype(np.float32)
 
 
-class Block(nn.Module):
+class SwinBlock(nn.Module):
     """One Swin block: attention inside (shifted) windows, then an MLP, both pre-norm residual.
 
     Attributes:
@@ -62,11 +61,11 @@ class Block(nn.Module):
             return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
 
         normed = norm("norm1")(x)
-        x = x + (self._global if self.with_rep else self._windowed)(normed, grid)
+        x = x + (self._global_attention if self.with_rep else self._window_attention)(normed, grid)
         mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), dtype=self.dtype, name="mlp")
         return x + mlp(norm("norm2")(x))
 
-    def _bias(self, window: int) -> Float[Array, "H T T"]:
+    def _position_bias(self, window: int) -> Float[Array, "H T T"]:
         table = self.param(
             "relative_bias",
             nn.initializers.truncated_normal(0.02),
@@ -74,12 +73,15 @@ class Block(nn.Module):
         )
         return jnp.moveaxis(table[_relative_index(window)], -1, 0)
 
-    def _global(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
+    def _global_attention(
+        self, x: Float[Array, "B T C"], grid: tuple[int, int]
+    ) -> Float[Array, "B T C"]:
         """`[REP]` and the whole grid attend to each other."""
+        # The table is of a square window: its rows that the (possibly oblong) grid really has.
         side = max(grid)
-        # Rows of a square window that the (possibly oblong) grid really has.
         places = (np.arange(grid[0])[:, None] * side + np.arange(grid[1])).reshape(-1)
-        bias = self._bias(side)[:, places[:, None], places[None, :]]
+        bias = self._position_bias(side)[:, places[:, None], places[None, :]]
+
         # [REP] has no place in the table: one learnt number a head for each way to and from it.
         rep = self.param("rep_bias", nn.initializers.zeros, (3, self.heads))
         tokens = grid[0] * grid[1]
@@ -95,10 +97,14 @@ class Block(nn.Module):
         )
         return Attention(self.heads, dtype=self.dtype, name="attention")(x, bias[None])
 
-    def _windowed(self, x: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B T C"]:
+    def _window_attention(
+        self, x: Float[Array, "B T C"], grid: tuple[int, int]
+    ) -> Float[Array, "B T C"]:
+        """Tokens attend to the others of their window; windows are rolled by the shift."""
         height, width = grid
         window = min(self.window, height, width)
         shift = self.shift if min(height, width) > window else 0
+
         # Padded after the norm, with zeros that take part, as in the published model.
         pad = (-height % window, -width % window)
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
@@ -106,11 +112,15 @@ class Block(nn.Module):
         rows, columns = (height + pad[0]) // window, (width + pad[1]) // window
         x = jnp.roll(x, (-shift, -shift), axis=(1, 2)) if shift else x
         x = rearrange(x, "b (h a) (w d) c -> b (h w) (a d) c", a=window, d=window)
-        bias = self._bias(window)[None, None]
+
+        # What rolling brought into one window from opposite sides stays apart.
+        bias = self._position_bias(window)[None, None]
         if shift:
             mask = _shift_mask(height + pad[0], width + pad[1], window, shift)
             bias = bias + mask[None, :, None]
         x = Attention(self.heads, dtype=self.dtype, name="attention")(x, bias)
+
+        # All the way back: windows to a grid, unrolled, without padding.
         x = rearrange(
             x, "b (h w) (a d) c -> b (h a) (w d) c", h=rows, w=columns, a=window, d=window
         )
@@ -118,11 +128,11 @@ class Block(nn.Module):
         return rearrange(x[:, :height, :width], "b h w c -> b (h w) c")
 
 
-def _on_grid(block: Block, x: Array, grid: tuple[int, int]) -> Array:
+def _apply_block(block: SwinBlock, x: Array, grid: tuple[int, int]) -> Array:
     return block(x, grid)
 
 
-class Merge(nn.Module):
+class PatchMerging(nn.Module):
     """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
 
     dtype: jnp.dtype = jnp.dtype("float32")
@@ -139,7 +149,7 @@ class Merge(nn.Module):
 
 
 class ImageExtractor(nn.Module):
-    """Pixels to one vector and a grid of tokens.
+    """Swin (2103.14030): pixels to one vector and a grid of tokens.
 
     Attributes:
         patch: side of a patch in pixels.
@@ -171,21 +181,24 @@ class ImageExtractor(nn.Module):
         """`(rep, tokens)` of the last stage; pixels normalised, any size."""
         pad = (-image.shape[1] % self.patch, -image.shape[2] % self.patch)
         image = jnp.pad(image, ((0, 0), (0, pad[0]), (0, pad[1]), (0, 0))).astype(self.dtype)
+
         # Patches as one matmul: the strided convolution's backward pass is slow on a CPU.
         x = rearrange(image, "b (h a) (w d) c -> b h w (a d c)", a=self.patch, d=self.patch)
         grid = (x.shape[1], x.shape[2])
         x = rearrange(x, "b h w c -> b (h w) c")
         x = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(x)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="patch_norm")(x)
+
+        # Stages of blocks, the grid halved between them; [REP] joins at the last one.
         stages = []
         last = len(self.depths) - 1
         rep_inside = self.pooling == "rep"
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             with_rep = stage == last and rep_inside
             if with_rep:
-                x = jnp.concatenate([self._rep(x, "rep"), x], axis=1)
+                x = jnp.concatenate([self._rep_token(x, "rep"), x], axis=1)
             blocks = [
-                Block(
+                SwinBlock(
                     heads,
                     max(grid) if stage == last else self.window,
                     shift=self.window // 2 if i % 2 else 0,
@@ -198,28 +211,33 @@ class ImageExtractor(nn.Module):
             ]
             # A block with windows and one with shifted ones belong together.
             period = 2 if depth % 2 == 0 else depth
-            call = functools.partial(_on_grid, grid=grid)
+            call = functools.partial(_apply_block, grid=grid)
             x = apply_layers(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
             stages.append((x, grid))
             if stage != last:
-                x = Merge(dtype=self.dtype, name=f"merge{stage}")(x, grid)
+                x = PatchMerging(dtype=self.dtype, name=f"merge{stage}")(x, grid)
                 grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+
+        # One vector for the whole picture, by `pooling`.
         if rep_inside:
             return x[:, 0], x[:, 1:]
         if self.pooling == "mean":
             return x.mean(axis=1), x
-        return self._multi_scale([*stages[1:-1], (x, grid)])
+        return self._fused_stages([*stages[1:-1], (x, grid)])
 
-    def _rep(self, x: Float[Array, "B T C"], name: str) -> Float[Array, "B 1 C"]:
+    def _rep_token(self, x: Float[Array, "B T C"], name: str) -> Float[Array, "B 1 C"]:
         rep = self.param(name, nn.initializers.normal(0.02), (1, 1, x.shape[-1]))
         return jnp.broadcast_to(rep, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
 
-    def _multi_scale(
+    def _fused_stages(
         self, stages: list[tuple[Array, tuple[int, int]]]
     ) -> tuple[Float[Array, "B C"], Float[Array, "B P C"]]:
+        """`[REP]` and the last stage's tokens, behind two layers over the tokens of all stages."""
         tokens, (height, width) = stages[-1]
         channels = tokens.shape[-1]
+
+        # Each stage at the last one's width and grid, marked by its number and place.
         levels = []
         for i, (x, grid) in enumerate(stages):
             x = nn.Dense(channels, dtype=self.dtype, name=f"level{i}_projection")(x)
@@ -229,7 +247,8 @@ class ImageExtractor(nn.Module):
             level = self.param(f"level{i}", nn.initializers.normal(0.02), (channels,))
             position = jnp.asarray(sincos_2d(height, width, channels), self.dtype)
             levels.append(rearrange(x, "b h w c -> b (h w) c") + (level[None] + position)[None])
-        x = jnp.concatenate([self._rep(tokens, "rep"), *levels], axis=1)
+
+        x = jnp.concatenate([self._rep_token(tokens, "rep"), *levels], axis=1)
         for i in range(2):
             x = EncoderLayer(
                 self.heads[-1], 4 * channels, norm_first=True, dtype=self.dtype, name=f"fuse{i}"

@@ -1,7 +1,8 @@
-"""Walks over all pairs of two large sets, in tiles spread over all devices; and counting on one.
+"""Walks over all pairs of two large sets, in tiles spread over all devices, and counts near ones.
 
-474k sources by 101k targets would be a matrix of 191 GB. Only what is kept of each target's pairs
-is ever made: each device holds its share of the targets, and the sources come by block after block.
+474k sources by 101k targets would be a matrix of 191 GB, which nobody needs whole. Only a result
+for each target is ever made: each device holds its share of the targets, and the sources come by
+block after block.
 """
 
 import contextlib
@@ -29,14 +30,30 @@ Rows: TypeAlias = Mapping[str, Any]  # arrays [N ...] by name, rows alike
 
 @runtime_checkable
 class Visitor(Protocol):
-    """What is kept of the pairs. Equal visitors share a compiled program: make it hashable."""
+    """What is remembered of the pairs. Equal visitors share a compiled program: make it hashable.
+
+    Example: the largest product of each target with any source.
+
+        class Largest(NamedTuple):
+            def initial(self, target):
+                return jnp.full(len(target["row"]), -jnp.inf)
+
+            def add(self, result, source, target):
+                product = dot_products(target["row"], source["row"])
+                product = jnp.where(is_real(source), product, -jnp.inf)
+                return jnp.maximum(result, product.max(axis=1))
+
+    `visit_pairs(Largest(), {"row": sources}, {"row": targets}, mesh=mesh)` then is an array `[N]`.
+    """
 
     def initial(self, target: Rows) -> Any:
-        """What is kept of the targets `[t ...]` before the first pair: a tree of `[t ...]`."""
+        """The result of targets `[t ...]` before the first pair: a tree of `[t ...]`."""
 
-    def add(self, kept: Any, source: Rows, target: Rows) -> Any:
-        """The same of a tile of targets, after its pairs with a tile of sources. There
-        `source["number"] [s]` counts through all sources, with -1 where a tile is filled up."""
+    def add(self, result: Any, source: Rows, target: Rows) -> Any:
+        """The result of a tile of targets after its pairs with a tile of sources.
+
+        `source["number"] [s]` counts through all sources, with -1 where a tile is filled up.
+        """
 
 
 def visit_pairs(
@@ -49,10 +66,10 @@ def visit_pairs(
     source_tile: int | None = None,
     block: int = BLOCK,
     first: int = 0,
-    kept: Any = None,
+    result: Any = None,
     after_block: Callable[[int, Callable[[], Any]], None] | None = None,
 ) -> Any:
-    """What the visitor keeps of every target's pairs with all sources: host arrays `[N ...]`.
+    """Shows a visitor all pairs; returns its result for every target: host arrays `[N ...]`.
 
     Args:
         visitor: see there.
@@ -62,34 +79,41 @@ def visit_pairs(
         source_tile: of the sources, where that is to be another number.
         block: tiles of the source that a device holds.
         first: source row to begin with.
-        kept: what was kept until there; None at the beginning.
-        after_block: told after each block how many source rows are done, and given a function that
-            fetches what is kept so far.
+        result: of the sources before that one; None at the beginning.
+        after_block: called after each block with the number of source rows that are done, and a
+            function that fetches the result so far.
     """
-    source_rows, target_rows = (len(next(iter(rows.values()))) for rows in (source, target))
+    source_count, target_count = (len(next(iter(rows.values()))) for rows in (source, target))
     cut = tiling(
-        source_rows, target_rows, mesh.size, tile=tile, source_tile=source_tile or tile, block=block
+        source_count,
+        target_count,
+        mesh.size,
+        tile=tile,
+        source_tile=source_tile or tile,
+        block=block,
     )
 
+    # The targets and their results stay on the devices, each with its share.
     def spread(x: np.ndarray) -> Array:
-        return sharding.device_arrays(_filled(x, cut.targets), sharding.row_sharding(mesh))
+        return sharding.device_arrays(_padded_rows(x, cut.targets), sharding.row_sharding(mesh))
 
     targets = {name: spread(x) for name, x in target.items()}
-    if kept is None:
-        state = initial_results(targets, mesh=mesh, visitor=visitor)
+    if result is None:
+        state = initial_result(targets, mesh=mesh, visitor=visitor)
     else:
-        state = jax.tree.map(spread, kept)
+        state = jax.tree.map(spread, result)
 
-    def fetched() -> Any:
-        return jax.tree.map(lambda x: np.asarray(x)[:target_rows], _on_all(state, mesh=mesh))
+    def fetch() -> Any:
+        return jax.tree.map(lambda x: np.asarray(x)[:target_count], _replicated(state, mesh=mesh))
 
-    for end, part in _blocks(mesh, source, source_rows, first, cut):
+    # The sources come by, a block at a time, and every device compares its targets with all.
+    for end, sources in _blocks(mesh, source, source_count, first, cut):
         # The block was on its way while the one before was compared; a third must not be.
         jax.block_until_ready(state)
-        state = add_block(state, part, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile)
+        state = add_block(state, sources, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile)
         if after_block is not None:
-            after_block(end, fetched)
-    return fetched()
+            after_block(end, fetch)
+    return fetch()
 
 
 class Tiling(NamedTuple):
@@ -109,69 +133,73 @@ class Tiling(NamedTuple):
 
 
 def tiling(
-    source_rows: int,
-    target_rows: int,
+    source_count: int,
+    target_count: int,
     devices: int,
     *,
     tile: int = TILE,
     source_tile: int = TILE,
     block: int = BLOCK,
 ) -> Tiling:
-    """Those that `visit_pairs` makes, by its arguments."""
-    own = -(-target_rows // devices)  # targets of a device
-    target_tile = _tile_size(own, tile)
-    source_tile = _tile_size(source_rows, source_tile)
-    tiles = min(block, power_of_two(-(-source_rows // source_tile)))
-    return Tiling(-(-own // target_tile) * target_tile * devices, target_tile, source_tile, tiles)
+    """The cuts that `visit_pairs` makes, by its arguments."""
+    per_device = -(-target_count // devices)
+    target_tile = _tile_size(per_device, tile)
+    source_tile = _tile_size(source_count, source_tile)
+    tiles = min(block, power_of_two(-(-source_count // source_tile)))
+    targets = -(-per_device // target_tile) * target_tile * devices
+    return Tiling(targets, target_tile, source_tile, tiles)
 
 
 @partial(jax.jit, static_argnames=("mesh", "visitor"))
-def initial_results(target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor) -> Any:
-    """What is kept of the targets before the first pair."""
+def initial_result(target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor) -> Any:
+    """The result of all targets before the first pair."""
     return jax.lax.with_sharding_constraint(visitor.initial(target), sharding.row_sharding(mesh))
 
 
 @partial(jax.jit, static_argnames=("mesh", "visitor", "tile"), donate_argnums=0)
 def add_block(
-    kept: Any, source: Rows, target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor, tile: int
+    result: Any, source: Rows, target: Rows, *, mesh: jax.sharding.Mesh, visitor: Visitor, tile: int
 ) -> Any:
-    """What is kept of the targets after a block of sources `[S s ...]`."""
+    """The result of all targets after a block of sources `[S s ...]`."""
 
-    def of_device(_: sharding.Gather, given: Sequence[Any], source: Rows) -> Any:
-        def of_tile(tiles: tuple[Any, Rows]) -> Any:
-            kept, target = tiles
-            return jax.lax.scan(lambda k, s: (visitor.add(k, s, target), None), kept, source)[0]
+    def device_result(_: sharding.Gather, device_rows: Sequence[Any], source: Rows) -> Any:
+        def tile_result(tiles: tuple[Any, Rows]) -> Any:
+            result, target = tiles
+            return jax.lax.scan(
+                lambda result, source: (visitor.add(result, source, target), None), result, source
+            )[0]
 
-        return _joined(jax.lax.map(of_tile, tuple(_cut(rows, tile) for rows in given)))
+        tiles = tuple(_in_tiles(rows, tile) for rows in device_rows)
+        return _without_tiles(jax.lax.map(tile_result, tiles))
 
     with sharding.mesh_context(mesh):
-        return sharding.map_rows(of_device, [kept, target], source)
+        return sharding.map_rows(device_result, [result, target], source)
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _on_all(kept: Any, *, mesh: jax.sharding.Mesh) -> Any:
+def _replicated(result: Any, *, mesh: jax.sharding.Mesh) -> Any:
     """The same whole on every device, so that every process can fetch it."""
-    return jax.lax.with_sharding_constraint(kept, sharding.replicated_sharding(mesh))
+    return jax.lax.with_sharding_constraint(result, sharding.replicated_sharding(mesh))
 
 
-def _tile_size(rows: int, most: int) -> int:
-    """Of tiles that waste little; sets of about the same small size share a compiled program."""
-    if rows <= most:
-        return min(most, power_of_two(rows))
-    even = -(-rows // -(-rows // most))
+def _tile_size(count: int, most: int) -> int:
+    """Rows of a tile that wastes little; sets of about the same small size share a program."""
+    if count <= most:
+        return min(most, power_of_two(count))
+    even = -(-count // -(-count // most))
     return min(most, -(-even // 128) * 128)
 
 
 def power_of_two(size: int) -> int:
-    """The smallest that is not below."""
+    """The smallest power of two that is not below `size`."""
     return 1 << (size - 1).bit_length()
 
 
-def _cut(tree: Any, tile: int) -> Any:
+def _in_tiles(tree: Any, tile: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, tile, *x.shape[1:]), tree)
 
 
-def _joined(tree: Any) -> Any:
+def _without_tiles(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
@@ -182,22 +210,22 @@ def _blocks(
 
     A last block that is not full is filled up, or it would be compiled for itself.
     """
-    rows = cut.tiles * cut.source_tile
-    for at in range(first, count, rows):
-        end = min(at + rows, count)
-        number = np.full(rows, -1, np.int32)
-        number[: end - at] = np.arange(at, end)
-        parts = {name: _filled(x[at:end], rows) for name, x in source.items()}
-        tiles = _cut({**parts, "number": number}, cut.source_tile)
+    size = cut.tiles * cut.source_tile
+    for start in range(first, count, size):
+        end = min(start + size, count)
+        number = np.full(size, -1, np.int32)
+        number[: end - start] = np.arange(start, end)
+        block = {name: _padded_rows(x[start:end], size) for name, x in source.items()}
+        tiles = _in_tiles({**block, "number": number}, cut.source_tile)
         yield end, sharding.device_arrays(tiles, sharding.replicated_sharding(mesh))
 
 
-def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+def _padded_rows(rows: np.ndarray, size: int) -> np.ndarray:
     return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
 class Count(NamedTuple):
-    """How many sources have every product with a target above the target's `theta`.
+    """Visitor that counts the sources whose every product with a target is above its `theta`.
 
     Attributes:
         parts: names of the matrices of features.
@@ -208,14 +236,14 @@ class Count(NamedTuple):
     def initial(self, target: Rows) -> Integer[Array, " t"]:
         return jnp.zeros(len(target["theta"]), jnp.int32)
 
-    def add(self, kept: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
-        found = [dot_products(target[name], source[name]) for name in self.parts]
-        above = (jnp.stack(found).min(axis=0) > target["theta"][:, None]) & is_real(source)
-        return kept + above.sum(axis=1, dtype=jnp.int32)
+    def add(self, result: Array, source: Rows, target: Rows) -> Integer[Array, " t"]:
+        products = [dot_products(target[name], source[name]) for name in self.parts]
+        is_above = (jnp.stack(products).min(axis=0) > target["theta"][:, None]) & is_real(source)
+        return result + is_above.sum(axis=1, dtype=jnp.int32)
 
 
 def is_real(source: Rows) -> Bool[Array, "1 s"]:
-    """Which sources of a tile are not only filled up."""
+    """False for sources that only fill a tile up."""
     return (source["number"] >= 0)[None]
 
 
@@ -240,20 +268,20 @@ def counts(
         theta: the limit; a product equal to it does not count.
         mesh: of `sharding.device_mesh`.
         tile: no array of pairs larger than `tile x tile` is made on a device.
-        block: tiles of the source that a device holds beside its share of the targets.
-        after_block: told how many of how many source rows are done, on every process; what it
-            raises ends the counting.
-        saved: a file that holds what is counted so far. A call with the same arguments goes on from
+        block: tiles of the source that a device holds together with its share of the targets.
+        after_block: called on every process with how many of how many source rows are done; what
+            it raises ends the counting.
+        saved: a file that holds the counts so far. A call with the same arguments goes on from
             there. Process 0 reads and writes it; the caller deletes it.
     """
     names = tuple(f"part{number}" for number in range(len(source)))
     limits = np.full(len(target[0]), theta, np.float32)
     key = _key(source, target, theta) if saved and jax.process_index() == 0 else ""
-    done, total = _begun(saved, key, len(target[0]))
+    done, total = _saved_counts(saved, key, len(target[0]))
 
-    def block_done(end: int, fetched: Callable[[], np.ndarray]) -> None:
+    def save_and_report(end: int, fetch: Callable[[], np.ndarray]) -> None:
         if saved:
-            so_far = fetched()  # every process takes part
+            so_far = fetch()  # every process takes part
             if jax.process_index() == 0:
                 _save(saved, key, end, so_far)
         if after_block is not None:
@@ -267,13 +295,13 @@ def counts(
         tile=tile,
         block=block,
         first=done,
-        kept=total if done else None,
-        after_block=block_done,
+        result=total if done else None,
+        after_block=save_and_report,
     )
 
 
 def _key(source: Sequence[np.ndarray], target: Sequence[np.ndarray], theta: float) -> str:
-    """Of everything that a count depends on."""
+    """A digest of everything that a count depends on."""
     digest = hashlib.sha256(np.float32(theta).tobytes())
     for part in (*source, *target):
         digest.update(repr((part.shape, part.dtype.str)).encode())
@@ -281,7 +309,9 @@ def _key(source: Sequence[np.ndarray], target: Sequence[np.ndarray], theta: floa
     return digest.hexdigest()
 
 
-def _begun(saved: Path | None, key: str, targets: int) -> tuple[int, Integer[np.ndarray, " N"]]:
+def _saved_counts(
+    saved: Path | None, key: str, targets: int
+) -> tuple[int, Integer[np.ndarray, " N"]]:
     """Source rows that are done, and the counts so far; the same on every process."""
     done, total = np.array(0), np.zeros(targets, np.int32)
     if saved is None:

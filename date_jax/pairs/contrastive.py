@@ -27,12 +27,12 @@ def softmax(
     prior_temperature: float = 0.0,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    r"""Images against queries, both directions, per pair.
+    r"""Cross-entropy of images against queries, in both directions, per pair.
 
-        L_i = ½ [ CE_v(ℓ · s · m_q2v) + CE_q(ℓ · s · m_v2q) ]                    (after DATE, L_img)
+        L_i = ½ [ CE_v(ℓ · s · m_q2v) + CE_q(ℓ · s · m_v2q) ]
 
-    `m` is the dual-softmax prior: for every image, a softmax over the queries of `τ s` (which query
-    claims it), and the reverse; with `prior_temperature` 0 there is none.
+    The form without a prior is CLIP's (2103.00020). `m` is the dual-softmax prior (2109.04290): for
+    every image, a softmax over the queries of `τ s` (which query claims it), and the reverse.
 
     Args:
         query, image: unit vectors, row i of each is a pair; `s` is their cosine.
@@ -40,53 +40,63 @@ def softmax(
             spread evenly over them, so that another picture of the same product is never taken for
             a negative.
         scale: the learnt inverse temperature ℓ.
-        prior_temperature: τ.
+        prior_temperature: τ; with 0 there is no prior.
         tile: columns at a time.
+
+    Example: nothing tells two images apart, so each query has one of them by chance.
+
+        >>> alike, products = jnp.ones((2, 1)), jnp.array([[0], [1]], jnp.uint32)
+        >>> softmax(alike, alike, products, scale=jnp.array(1.0)).round(3)
+        Array([0.693, 0.693], dtype=float32)
     """
 
-    claims = []
+    # The prior's softmaxes need their sums first: over images for queries, and the reverse.
+    log_sums = []
     if prior_temperature:
-        claims = [*_log_sums(query, image, temperature=prior_temperature, tile=tile)]
+        log_sums = [*_log_sums(query, image, temperature=prior_temperature, tile=tile)]
 
-    def of_rows(
-        all_rows: Gather, given: Sequence[Array], scale: Array, *image_claim: Array
+    def device_sums(
+        all_rows: Gather, device_rows: Sequence[Array], scale: Array, *image_log_sum: Array
     ) -> tuple[Array, ...]:
-        query, image, identity, *query_claim = given
+        query, image, identity, *query_log_sum = device_rows
 
-        def added(
-            carry: tuple[Array, Array, Array],
+        def add_tile(
+            sums: tuple[Array, Array, Array],
             real: Bool[Array, " t"],
-            part: Array,
-            their: Array,
-            *claim: Array,
+            images: Array,
+            identities: Array,
+            *log_sum: Array,
         ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
-            total, wanted, count = carry
-            similarity = dot_products(query, part)
+            total, positive_logits, positive_count = sums
+            similarity = dot_products(query, images)
             by_query = by_image = scale * similarity
-            if claim:
-                by_query *= jnp.exp(prior_temperature * similarity - claim[0][None])
+            if log_sum:
+                by_query *= jnp.exp(prior_temperature * similarity - log_sum[0][None])
                 # Nothing of what only fills the tile up, or an overflow there is a gradient of NaN.
-                prior = prior_temperature * similarity - query_claim[0][:, None]
+                prior = prior_temperature * similarity - query_log_sum[0][:, None]
                 by_image *= jnp.exp(jnp.where(real[None], prior, 0.0))
-            by_query = jnp.where(real[None], by_query, MASKED)
-            positive = _positive(identity, their) & real[None]
-            total = jnp.logaddexp(total, jax.nn.logsumexp(by_query, axis=1))
-            wanted += jnp.where(positive, by_query, 0.0).sum(axis=1)
-            of_images = jnp.where(positive, by_image, 0.0).sum(axis=0)
-            sums = total, wanted, count + positive.sum(axis=1)
-            return sums, (jax.nn.logsumexp(by_image, axis=0), of_images)
 
-        none = jnp.zeros(len(query))
-        columns = [all_rows(image), all_rows(identity), *image_claim]
-        sums, of_images = scan_tiles(added, (none + MASKED, none, none), columns, tile)
+            # A query's sums grow from tile to tile; an image's are complete with this one.
+            by_query = jnp.where(real[None], by_query, MASKED)
+            positive = _is_positive(identity, identities) & real[None]
+            total = jnp.logaddexp(total, jax.nn.logsumexp(by_query, axis=1))
+            positive_logits += jnp.where(positive, by_query, 0.0).sum(axis=1)
+            image_logits = jnp.where(positive, by_image, 0.0).sum(axis=0)
+            sums = total, positive_logits, positive_count + positive.sum(axis=1)
+            return sums, (jax.nn.logsumexp(by_image, axis=0), image_logits)
+
+        zeros = jnp.zeros(len(query))
+        columns = [all_rows(image), all_rows(identity), *image_log_sum]
+        sums, of_images = scan_tiles(add_tile, (zeros + MASKED, zeros, zeros), columns, tile)
         return (*sums, *(x[None] for x in of_images))
 
-    rows = [query, image, identity, *claims[:1]]
-    found = sharding.map_rows(of_rows, rows, scale, *claims[1:])
-    by_query, wanted, count, by_image, of_images = found
+    # Each device has the sums of its queries, and a part of every image's.
+    rows = [query, image, identity, *log_sums[:1]]
+    sums = sharding.map_rows(device_sums, rows, scale, *log_sums[1:])
+    by_query, query_logits, count, by_image, image_logits = sums
     by_image = jax.nn.logsumexp(by_image, axis=0)
     # A row has as many positives among the images as among the queries.
-    return (by_query + by_image - (wanted + of_images.sum(axis=0)) / count) / 2
+    return (by_query + by_image - (query_logits + image_logits.sum(axis=0)) / count) / 2
 
 
 def sigmoid(
@@ -98,25 +108,39 @@ def sigmoid(
     bias: Float[Array, ""],
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    """Every pair on its own, as a yes-no question (SigLIP, 2303.15343), summed over a query's row.
+    r"""Every pair as a yes-no question of its own, summed over a query's row (SigLIP, 2303.15343).
 
-    Args: see `softmax`; the logit of a pair is `scale · s + bias`.
+        L_i = - Σ_j log σ( z_ij (ℓ s_ij + b) ),    z_ij = 1 for positives, else -1
+
+    Args:
+        query, image, identity, tile: see `softmax`.
+        scale: the learnt inverse temperature ℓ.
+        bias: the learnt b, of which a logit is so far from 0 that the many negatives begin right.
+
+    Example: two open questions a query cost log 2 each.
+
+        >>> rows, products, zero = jnp.eye(2), jnp.array([[0], [1]], jnp.uint32), jnp.array(0.0)
+        >>> sigmoid(rows, rows, products, scale=zero, bias=zero).round(3)
+        Array([1.386, 1.386], dtype=float32)
     """
 
-    def of_rows(
-        all_rows: Gather, given: Sequence[Array], scale: Array, bias: Array
+    def device_losses(
+        all_rows: Gather, device_rows: Sequence[Array], scale: Array, bias: Array
     ) -> Float[Array, " b"]:
-        query, image, identity = given
+        query, image, identity = device_rows
 
-        def added(loss: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
-            sign = jnp.where(_positive(identity, their), 1.0, -1.0)
-            each = -jax.nn.log_sigmoid(sign * (scale * dot_products(query, part) + bias))
-            return loss + jnp.where(real[None], each, 0.0).sum(axis=1)
+        def add_tile(
+            loss: Array, real: Bool[Array, " t"], images: Array, identities: Array
+        ) -> Array:
+            sign = jnp.where(_is_positive(identity, identities), 1.0, -1.0)
+            logits = scale * dot_products(query, images) + bias
+            losses = -jax.nn.log_sigmoid(sign * logits)
+            return loss + jnp.where(real[None], losses, 0.0).sum(axis=1)
 
         columns = [all_rows(image), all_rows(identity)]
-        return fold_tiles(added, jnp.zeros(len(query)), columns, tile)
+        return fold_tiles(add_tile, jnp.zeros(len(query)), columns, tile)
 
-    return sharding.map_rows(of_rows, [query, image, identity], scale, bias)
+    return sharding.map_rows(device_losses, [query, image, identity], scale, bias)
 
 
 def nt_xent(
@@ -126,38 +150,50 @@ def nt_xent(
     temperature: float,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    """NT-Xent (2002.05709) on the 2B vectors of both modalities, per pair.
+    r"""NT-Xent on the 2B vectors of both modalities, per pair (SimCLR, 2002.05709).
 
-    Each vector has one positive, the other modality of its own row, among 2B - 1 others of either
-    modality; a row's loss is the mean of its two.
+        L_i = ½ Σ_a - log( exp(a_i · b_i / τ) / Σ_{x ≠ a_i} exp(a_i · x / τ) )
+
+    over a = image and a = text, b the other, and x all 2B vectors but a_i itself: each vector has
+    one positive, the other modality of its row, among 2B - 1 others of either modality.
 
     Args:
         image, text: unit vectors, row i of each is a pair.
         temperature: τ; logits are cosines / τ.
         tile: columns at a time.
+
+    Example: one positive among three equal vectors.
+
+        >>> alike = jnp.ones((2, 1))
+        >>> nt_xent(alike, alike, temperature=1.0).round(3)
+        Array([1.099, 1.099], dtype=float32)
     """
 
     across = _log_sums(image, text, temperature=1 / temperature, tile=tile)
 
-    def of_rows(all_rows: Gather, given: Sequence[Array]) -> Float[Array, " b"]:
-        x, number = given
+    def device_log_sums(all_rows: Gather, device_rows: Sequence[Array]) -> Float[Array, " b"]:
+        rows, number = device_rows
 
-        def added(total: Array, real: Bool[Array, " t"], part: Array, their: Array) -> Array:
-            others = real[None] & (number[:, None] != their[None])
-            logits = jnp.where(others, dot_products(x, part) / temperature, MASKED)
+        def add_tile(
+            total: Array, real: Bool[Array, " t"], columns: Array, column_number: Array
+        ) -> Array:
+            others = real[None] & (number[:, None] != column_number[None])
+            logits = jnp.where(others, dot_products(rows, columns) / temperature, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
 
-        return fold_tiles(added, jnp.full(len(x), MASKED), [all_rows(x), all_rows(number)], tile)
+        start = jnp.full(len(rows), MASKED)
+        return fold_tiles(add_tile, start, [all_rows(rows), all_rows(number)], tile)
 
+    # To the sums over the other modality come those over a vector's own, without itself.
     number = jnp.arange(len(image))
-    both = [
-        jnp.logaddexp(sharding.map_rows(of_rows, [x, number]), other)
-        for x, other in zip((image, text), across, strict=True)
+    log_sums = [
+        jnp.logaddexp(sharding.map_rows(device_log_sums, [rows, number]), of_other_modality)
+        for rows, of_other_modality in zip((image, text), across, strict=True)
     ]
-    return (both[0] + both[1]) / 2 - (image * text).sum(axis=1) / temperature
+    return (log_sums[0] + log_sums[1]) / 2 - (image * text).sum(axis=1) / temperature
 
 
-def _positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool[Array, "B t"]:
+def _is_positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool[Array, "B t"]:
     return (rows[:, None] == columns[None]).any(axis=-1)
 
 
@@ -166,19 +202,20 @@ def _log_sums(
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """log Σ exp(temperature · cosine) of every row over all columns, and of every column."""
 
-    def of_rows(all_rows: Gather, given: Sequence[Array]) -> tuple[Array, Array]:
-        rows, columns = given
+    def device_log_sums(all_rows: Gather, device_rows: Sequence[Array]) -> tuple[Array, Array]:
+        rows, columns = device_rows
 
-        def added(
-            total: Array, real: Bool[Array, " t"], part: Array
+        def add_tile(
+            total: Array, real: Bool[Array, " t"], tile_columns: Array
         ) -> tuple[Float[Array, " b"], Float[Array, " t"]]:
-            logits = temperature * dot_products(rows, part)
+            logits = temperature * dot_products(rows, tile_columns)
             of_columns = jax.nn.logsumexp(logits, axis=0)
             logits = jnp.where(real[None], logits, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), of_columns
 
-        total, own = scan_tiles(added, jnp.full(len(rows), MASKED), [all_rows(columns)], tile)
-        return total, own[None]
+        start = jnp.full(len(rows), MASKED)
+        of_rows, of_columns = scan_tiles(add_tile, start, [all_rows(columns)], tile)
+        return of_rows, of_columns[None]
 
-    by_row, by_column = sharding.map_rows(of_rows, [rows, columns])
-    return by_row, jax.nn.logsumexp(by_column, axis=0)
+    of_rows, of_columns = sharding.map_rows(device_log_sums, [rows, columns])
+    return of_rows, jax.nn.logsumexp(of_columns, axis=0)

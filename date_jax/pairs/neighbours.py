@@ -21,9 +21,11 @@ TIE = 1e-6
 
 
 class Neighbours(NamedTuple):
-    """Attributes:
-    score: float32 `[Q k]`, the largest first; -inf where the gallery has fewer rows.
-    index: int32 `[Q k]`, rows of the gallery; -1 there.
+    """The rows of a gallery that are nearest to each query, the nearest first.
+
+    Attributes:
+        score: float32 `[Q k]`; -inf where the gallery has fewer rows.
+        index: int32 `[Q k]`, rows of the gallery; -1 there.
     """
 
     score: Any
@@ -40,7 +42,7 @@ def nearest_rows(
 ) -> Neighbours:
     """The k rows of the gallery with the largest products, exact in float32.
 
-    Of equal scores the row that comes first; what is not a number is never found.
+    Of equal scores the row that comes first; what is not a number is never near.
 
     Args:
         query, gallery: on every process the whole; unit vectors, for cosines.
@@ -48,7 +50,7 @@ def nearest_rows(
         mesh: of `sharding.device_mesh`.
         tile: queries that a device compares at a time, with WIDER times as many rows.
     """
-    found = visit_pairs(
+    result = visit_pairs(
         _NearestRows(k),
         {"row": gallery},
         {"row": query},
@@ -57,44 +59,48 @@ def nearest_rows(
         source_tile=WIDER * tile,
         block=BLOCK // WIDER,
     )
-    return Neighbours(*found)
+    return Neighbours(*result)
 
 
 class _NearestRows(NamedTuple):
+    """Visitor that remembers the k nearest rows of each query."""
+
     k: int
 
     def initial(self, query: Rows) -> Neighbours:
         shape = (len(query["row"]), self.k)
         return Neighbours(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
 
-    def add(self, kept: Neighbours, gallery: Rows, query: Rows) -> Neighbours:
+    def add(self, result: Neighbours, gallery: Rows, query: Rows) -> Neighbours:
         scores = dot_products(query["row"], gallery["row"])
         scores = jnp.where(is_real(gallery) & ~jnp.isnan(scores), scores, -jnp.inf)
-        scores, column = _narrowed(scores, self.k)
-        # The kept ones first: of equal scores top_k takes what stands first.
-        score, place = jax.lax.top_k(jnp.concatenate([kept.score, scores], axis=1), self.k)
-        number = jnp.concatenate([kept.index, gallery["number"][column]], axis=1)
+        scores, column = _candidates(scores, self.k)
+        # Earlier rows first: of equal scores top_k takes what stands first.
+        score, place = jax.lax.top_k(jnp.concatenate([result.score, scores], axis=1), self.k)
+        number = jnp.concatenate([result.index, gallery["number"][column]], axis=1)
         index = jnp.take_along_axis(number, place, axis=1)
         return Neighbours(score, jnp.where(score > -jnp.inf, index, -1))
 
 
-def _narrowed(score: Float[Array, "q g"], k: int) -> tuple[Float[Array, "q c"], Int[Array, "q c"]]:
+def _candidates(
+    scores: Float[Array, "q g"], k: int
+) -> tuple[Float[Array, "q c"], Int[Array, "q c"]]:
     """Some columns of each row in the order they stand, and which: the k largest are among them.
 
     They lie in the k groups of neighbouring columns whose largest scores are the largest. Choosing
     groups first takes a fraction of the time of choosing among all columns.
     """
-    rows, columns = score.shape
+    rows, columns = scores.shape
     groups = columns // GROUP
     if columns % GROUP or groups <= 2 * k:
-        return score, jnp.broadcast_to(jnp.arange(columns), score.shape)
-    parts = score.reshape(rows, groups, GROUP)
-    _, best = jax.lax.top_k(parts.max(axis=2), k)
+        return scores, jnp.broadcast_to(jnp.arange(columns), scores.shape)
+    grouped = scores.reshape(rows, groups, GROUP)
+    _, best = jax.lax.top_k(grouped.max(axis=2), k)
     # In order, so that of equal scores the one that comes first still stands first.
     best = jnp.sort(best, axis=1)[:, :, None]
     column = best * GROUP + jnp.arange(GROUP)[None, None]
-    found = jnp.take_along_axis(parts, best, axis=1)
-    return found.reshape(rows, -1), column.reshape(rows, -1)
+    candidates = jnp.take_along_axis(grouped, best, axis=1)
+    return candidates.reshape(rows, -1), column.reshape(rows, -1)
 
 
 class Items(NamedTuple):
@@ -126,68 +132,74 @@ def ranks(
     without a match comes out behind the whole gallery.
 
     Args:
+        query, gallery: on every process the whole.
+        mesh: of `sharding.device_mesh`.
+        tile: items of either set that a device compares at a time.
         itself: for each query the item of the gallery that is the query, which then is neither
             right nor wrong; -1 or None where there is none.
     """
-    own = np.full(len(query.first), -1) if itself is None else itself
-    asked = {
+    itself = np.full(len(query.first), -1) if itself is None else itself
+    queries = {
         "row": query.embedding,
-        "product": _products_of(query, -1),
-        "itself": own.astype(np.int32),
+        "product": _product_table(query, -1),
+        "itself": itself.astype(np.int32),
     }
-    among = {"row": gallery.embedding, "product": _products_of(gallery, -2)}
+    items = {"row": gallery.embedding, "product": _product_table(gallery, -2)}
+
+    # First the score of each query's best match, then how many wrong items reach it.
     options: dict[str, Any] = {"mesh": mesh, "tile": tile}
-    best = visit_pairs(_BestMatch(), among, asked, **options)
-    return 1 + visit_pairs(_NotBelow(), among, {**asked, "best": best}, **options)
+    best = visit_pairs(_BestMatch(), items, queries, **options)
+    return 1 + visit_pairs(_WrongAbove(), items, {**queries, "best": best}, **options)
 
 
-def _products_of(items: Items, none: int) -> Int[np.ndarray, "N M"]:
-    """Each item's products in a row, filled up with `none`."""
+def _product_table(items: Items, filler: int) -> Int[np.ndarray, "N M"]:
+    """A row of products for each item, filled up with `filler`."""
     count = np.diff(items.first, append=len(items.product_id))
     column = np.arange(len(items.product_id)) - np.repeat(items.first, count)
     # Powers of two, so that other pictures seldom ask for another compiled program.
-    most = power_of_two(int(count.max(initial=1)))
-    rows = np.full((len(count), most), none, np.int32)
-    rows[np.repeat(np.arange(len(count)), count), column] = items.product_id
-    return rows
+    width = power_of_two(int(count.max(initial=1)))
+    table = np.full((len(count), width), filler, np.int32)
+    table[np.repeat(np.arange(len(count)), count), column] = items.product_id
+    return table
 
 
 class _BestMatch(NamedTuple):
-    """The largest score among the right items; -inf where there is none."""
+    """Visitor that remembers the largest score among the right items; -inf where there is none."""
 
     def initial(self, query: Rows) -> Float[Array, " q"]:
         return jnp.full(len(query["row"]), -jnp.inf)
 
-    def add(self, kept: Array, gallery: Rows, query: Rows) -> Float[Array, " q"]:
+    def add(self, result: Array, gallery: Rows, query: Rows) -> Float[Array, " q"]:
         scores = dot_products(query["row"], gallery["row"])
-        scores = jnp.where(_match(query, gallery), scores, -jnp.inf)
-        return jnp.maximum(kept, scores.max(axis=1))
+        scores = jnp.where(_is_match(query, gallery), scores, -jnp.inf)
+        return jnp.maximum(result, scores.max(axis=1))
 
 
-class _NotBelow(NamedTuple):
-    """How many wrong items have a score that is not below `best`."""
+class _WrongAbove(NamedTuple):
+    """Visitor that counts the wrong items whose score is not below the query's `best`."""
 
     def initial(self, query: Rows) -> Int[Array, " q"]:
         return jnp.zeros(len(query["row"]), jnp.int32)
 
-    def add(self, kept: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
+    def add(self, result: Array, gallery: Rows, query: Rows) -> Int[Array, " q"]:
         scores = dot_products(query["row"], gallery["row"])
         not_below = ~(scores < query["best"][:, None] - TIE)  # nor a number
-        wrong = _others(query, gallery) & ~_match(query, gallery)
-        return kept + (not_below & wrong).sum(axis=1, dtype=jnp.int32)
+        is_wrong = _is_other(query, gallery) & ~_is_match(query, gallery)
+        return result + (not_below & is_wrong).sum(axis=1, dtype=jnp.int32)
 
 
-def _match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
-    """Which items share a product; filled up rows (product 0) are left out later, by `is_real`."""
+def _is_match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
+    """Which items share a product with a query, and are not the query itself."""
 
-    def one(found: Array, column: Array) -> tuple[Array, None]:
-        equal = query["product"][:, None, :] == column[None, :, None]
-        return found | equal.any(axis=-1), None
+    # A column of the gallery's products at a time, or `[q g M M]` would be made.
+    def match_column(is_match: Array, column: Array) -> tuple[Array, None]:
+        is_equal = query["product"][:, None, :] == column[None, :, None]
+        return is_match | is_equal.any(axis=-1), None
 
     none = jnp.zeros((len(query["row"]), len(gallery["row"])), bool)
-    return jax.lax.scan(one, none, gallery["product"].T)[0] & _others(query, gallery)
+    return jax.lax.scan(match_column, none, gallery["product"].T)[0] & _is_other(query, gallery)
 
 
-def _others(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
-    """The items of the gallery that are not only filled up, nor the query itself."""
+def _is_other(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
+    """Which items do not only fill a tile up, nor are the query itself."""
     return is_real(gallery) & (gallery["number"][None] != query["itself"][:, None])

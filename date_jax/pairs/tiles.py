@@ -13,43 +13,54 @@ from date_jax import sharding
 TILE = 1024  # columns at a time; fewer are one tile
 
 
-def fold_tiles(added: Callable[..., Any], start: Any, columns: list[Array], tile: int) -> Any:
-    """`carry = added(carry, real, *tiles)` over all tiles of `columns`, from `start` on.
+def fold_tiles(
+    add_tile: Callable[..., Any], start: Any, columns: list[Array], tile_size: int
+) -> Any:
+    """Runs `carry = add_tile(carry, real, *tiles)` over all tiles of `columns`, from `start` on.
 
     The backward pass computes each tile again instead of keeping what all of them need.
 
     Args:
-        added: `real [t]` is False where a tile is only filled up.
+        add_tile: its `real [t]` is False where the last tile is only filled up.
         start: the first carry.
         columns: arrays `[N ...]`, cut alike.
-        tile: t.
+        tile_size: t.
     """
 
-    def and_nothing(carry: Any, real: Array, *parts: Array) -> tuple[Any, None]:
-        return added(carry, real, *parts), None
+    def add_tile_only(carry: Any, real: Array, *tiles: Array) -> tuple[Any, None]:
+        return add_tile(carry, real, *tiles), None
 
-    return scan_tiles(and_nothing, start, columns, tile)[0]
+    return scan_tiles(add_tile_only, start, columns, tile_size)[0]
 
 
 def scan_tiles(
-    added: Callable[..., tuple[Any, Any]], start: Any, columns: list[Array], tile: int
+    add_tile: Callable[..., tuple[Any, Any]], start: Any, columns: list[Array], tile_size: int
 ) -> tuple[Any, Any]:
-    """As `fold_tiles`, where `added` gives `(carry, of_columns)`: also arrays `[t ...]` of the
-    tile's columns, which come back joined, `[N ...]`."""
+    """Folds tiles as `fold_tiles` does, and collects what `add_tile` says of a tile's columns.
+
+    Args:
+        add_tile: to `(carry, of_columns)`, the latter arrays `[t ...]`.
+        start, columns, tile_size: see `fold_tiles`.
+
+    Returns:
+        The last carry, and `of_columns` of all tiles joined, `[N ...]`.
+    """
     count = len(columns[0])
     real = jnp.ones(count, bool)
-    if count <= tile:
-        return added(start, real, *columns)
-    missing = -count % tile
+    if count <= tile_size:
+        return add_tile(start, real, *columns)
 
-    def cut(x: Array) -> Array:
-        filled = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        return filled.reshape(-1, tile, *x.shape[1:])
+    # The last tile is filled up with zeros, which are not real.
+    missing = -count % tile_size
 
-    step = jax.checkpoint(added, prevent_cse=False)  # a loop's body is not merged with another
-    tiles = [cut(x) for x in (real, *columns)]
-    carry, parts = jax.lax.scan(lambda carry, part: step(carry, *part), start, tiles)
-    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)
+    def tiled(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(-1, tile_size, *x.shape[1:])
+
+    step = jax.checkpoint(add_tile, prevent_cse=False)  # a loop's body is not merged with another
+    tiles = [tiled(x) for x in (real, *columns)]
+    carry, of_columns = jax.lax.scan(lambda carry, tile: step(carry, *tile), start, tiles)
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], of_columns)
 
 
 def map_chunks(
@@ -59,16 +70,16 @@ def map_chunks(
     *,
     at_once: int,
 ) -> dict[str, Array]:
-    """`function(shared, rows, chunk)` for one part of a batch after the other, joined.
+    """Calls `function(shared, rows, chunk)` for one part of a batch after the other, and joins.
 
     Each device goes through its own rows, and only one chunk's activations live at a time: the
     backward pass computes them again, from the gradient of the joined outputs, and the gradient of
-    `shared` is exchanged once, at the end. This is gradient caching (2101.06983): beside its rows
-    and outputs a batch of any size costs the memory of one chunk. On a CPU it is also the fastest
-    where a chunk fits the cache.
+    `shared` is exchanged once, at the end. This is gradient caching (2101.06983): apart from its
+    rows and outputs a batch of any size costs the memory of one chunk. On a CPU it is also the
+    fastest where a chunk fits the cache.
 
     Args:
-        function: to arrays of as many rows as it is given, or scalars, the same for all chunks.
+        function: to arrays of as many rows as it receives, or scalars, the same for all chunks.
             `chunk` is the chunk's number among those of all devices, None where there is but one.
         shared: arrays that all chunks need, such as parameters.
         rows: arrays `[B ...]`.
@@ -76,23 +87,28 @@ def map_chunks(
             next smaller number that does. 0 for all.
     """
     count = len(next(iter(rows.values())))
-    own = sharding.rows_per_device(count)
-    size = next((n for n in range(min(at_once, own), 0, -1) if own % n == 0), own)
-    if size == own:
+    per_device = sharding.rows_per_device(count)
+    divisors = (n for n in range(min(at_once, per_device), 0, -1) if per_device % n == 0)
+    chunk_size = next(divisors, per_device)
+    if chunk_size == per_device:
         return function(shared, rows, None)
 
-    def of_device(_: sharding.Gather, given: Any, shared: Any) -> dict[str, dict[str, Array]]:
-        rows, numbers = given
+    def device_outputs(
+        _: sharding.Gather, device_rows: Any, shared: Any
+    ) -> dict[str, dict[str, Array]]:
+        rows, chunk_numbers = device_rows
 
         @partial(jax.checkpoint, prevent_cse=False)  # a loop's body is not merged with another
-        def one(part: tuple[dict[str, Array], Array]) -> dict[str, Array]:
-            return function(shared, *part)
+        def chunk_outputs(chunk: tuple[dict[str, Array], Array]) -> dict[str, Array]:
+            return function(shared, *chunk)
 
-        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rows)
-        outputs = jax.lax.map(one, (parts, numbers))
+        chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), rows)
+        outputs = jax.lax.map(chunk_outputs, (chunks, chunk_numbers))
+        # Rows are joined as they were cut. A scalar becomes its mean, over devices below.
         joined = {k: x.reshape(-1, *x.shape[2:]) for k, x in outputs.items() if x.ndim > 1}
         scalars = {k: x.mean(keepdims=True) for k, x in outputs.items() if x.ndim == 1}
         return {"rows": joined, "scalars": scalars}
 
-    found = sharding.map_rows(of_device, [rows, jnp.arange(count // size)], shared)
-    return found["rows"] | {name: x.mean() for name, x in found["scalars"].items()}
+    chunk_numbers = jnp.arange(count // chunk_size)
+    outputs = sharding.map_rows(device_outputs, [rows, chunk_numbers], shared)
+    return outputs["rows"] | {name: x.mean() for name, x in outputs["scalars"].items()}

@@ -11,7 +11,7 @@ from scipy.special import erf
 from configs.pgda import get_config
 from configs.scales import SCALES
 from date_jax.networks.bert import TextExtractor
-from date_jax.networks.swin import Block, ImageExtractor, Merge
+from date_jax.networks.swin import ImageExtractor, PatchMerging, SwinBlock
 from date_jax.networks.transformer import EncoderLayer, sincos_2d
 
 WIDTH, HEADS = 4, 2
@@ -35,8 +35,8 @@ def double(tree: Any) -> Any:
 
 def block_and_input(
     grid: tuple[int, int], window: int, shift: int, *, with_rep: bool = False
-) -> tuple[Block, Any, jax.Array]:
-    block = Block(HEADS, window, shift, mlp_ratio=2.0, with_rep=with_rep)
+) -> tuple[SwinBlock, Any, jax.Array]:
+    block = SwinBlock(HEADS, window, shift, mlp_ratio=2.0, with_rep=with_rep)
     shape = (2, grid[0] * grid[1] + with_rep, WIDTH)
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     return block, parameters(block, x, grid), x
@@ -132,7 +132,7 @@ def test_a_grid_not_larger_than_a_window_is_one_unshifted_window() -> None:
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def reached(block: Block, params: Any, x: jax.Array, grid: tuple[int, int]) -> np.ndarray:
+def reached(block: SwinBlock, params: Any, x: jax.Array, grid: tuple[int, int]) -> np.ndarray:
     """`[T T]`: whether the first output depends on the second input."""
 
     def one(x: jax.Array) -> jax.Array:
@@ -176,7 +176,7 @@ def test_rep_and_the_last_grid_attend_to_each_other(grid: tuple[int, int]) -> No
 
 
 def test_rep_starts_without_a_preference() -> None:
-    block = Block(HEADS, 2, 0, with_rep=True)
+    block = SwinBlock(HEADS, 2, 0, with_rep=True)
     x = jnp.zeros((1, 5, WIDTH))
     bias = run(lambda key: block.init(key, x, (2, 2))["params"]["rep_bias"], jax.random.key(0))
     assert bias.shape == (3, HEADS)
@@ -185,7 +185,7 @@ def test_rep_starts_without_a_preference() -> None:
 
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5)], ids=str)
 def test_merging_takes_the_published_order_of_four(grid: tuple[int, int]) -> None:
-    module = Merge()
+    module = PatchMerging()
     x = np.random.default_rng(0).normal(size=(2, grid[0] * grid[1], 3))
     x = jnp.asarray(x, jnp.float32)
     params = parameters(module, x, grid)

@@ -57,7 +57,7 @@ def test_a_search_makes_no_array_of_all_pairs() -> None:
     }
     query = sharding.global_batch(mesh, {"row": np.zeros((rows, 4), np.float32)})
     program = {"mesh": mesh, "visitor": neighbours._NearestRows(k), "tile": tile}
-    kept = all_pairs.initial_results(query, mesh=mesh, visitor=neighbours._NearestRows(k))
+    kept = all_pairs.initial_result(query, mesh=mesh, visitor=neighbours._NearestRows(k))
     compiled = all_pairs.add_block.lower(kept, gallery, query, **program).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     assert temporary < 16 * tile * (tile + k) * 4 + 4 * rows * k * 4
