@@ -46,7 +46,7 @@ def softmax(
     Example: nothing tells two images apart, so each query has one of them by chance.
 
         >>> alike, products = jnp.ones((2, 1)), jnp.array([[0], [1]], jnp.uint32)
-        >>> softmax(alike, alike, products, scale=jnp.array(1.0)).round(3)
+        >>> softmax(alike, alike, products, scale=jnp.array(1.0))
         Array([0.693, 0.693], dtype=float32)
     """
 
@@ -120,7 +120,7 @@ def sigmoid(
     Example: two open questions a query cost log 2 each.
 
         >>> rows, products, zero = jnp.eye(2), jnp.array([[0], [1]], jnp.uint32), jnp.array(0.0)
-        >>> sigmoid(rows, rows, products, scale=zero, bias=zero).round(3)
+        >>> sigmoid(rows, rows, products, scale=zero, bias=zero)
         Array([1.386, 1.386], dtype=float32)
     """
 
@@ -165,7 +165,7 @@ def nt_xent(
     Example: one positive among three equal vectors.
 
         >>> alike = jnp.ones((2, 1))
-        >>> nt_xent(alike, alike, temperature=1.0).round(3)
+        >>> nt_xent(alike, alike, temperature=1.0)
         Array([1.099, 1.099], dtype=float32)
     """
 
