@@ -74,6 +74,7 @@ class ImageStream(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B K C"]:
+        """The tokens behind the last layer; `place` is the `geometry` of each."""
         # A region is what it looks like and where it is.
         x = nn.Dense(self.width, dtype=self.dtype, name="feature")(feature)
         x = x + nn.Dense(self.width, dtype=self.dtype, name="place")(place)
@@ -118,6 +119,8 @@ class CrossLayer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B T C"], Float[Array, "B K C"]]:
+        """The tokens of both modalities behind the layer, text first."""
+
         def half(x: Array, context: Array, mask: Array, mlp_width: int, name: str) -> Array:
             attention = Attention(
                 self.heads, self.dropout, self.dtype, width=self.width, name=f"{name}_attention"

@@ -36,7 +36,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
 
         instance_box      [B K 4], xyxy
         instance_mask     [B K]
-        instance_vectors  [B K 4 E], of each one's crop under the whole title, as `config.retrieval`
+        instance_vectors  [B K 4 E], of their crops under the whole title, as `config.retrieval`
                           says; of the regions that lie in its box, where the batch brings regions
 
     `proposal_box [B R 4]` are all proposals, best first.

@@ -80,7 +80,7 @@ def _draw(
     draw = ImageDraw.Draw(paper)
     for line, words in enumerate(text_lines(finding.title, query_side)):
         draw.text((at[0], at[1] + query_side + 3 + 18 * line), words, fill=INK)
-    # As many lines as fit beside the query; thumbnails shrink where there are more.
+    # As many lines as fit next to the query; thumbnails shrink where there are more.
     count = min(max(len(finding.posts), 1), (query_side + _TEXT) // (_LEAST + 8))
     side = min(post_side, (query_side + _TEXT) // count - 8)
     # A frame in the paper's colour is none.

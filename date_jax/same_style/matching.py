@@ -3,7 +3,7 @@ r"""The losses of same-style matching (arXiv 2302.05093) over the whole global b
 With cosines of unit vectors, B pairs of a trigger and an offer, after the official loss file:
 
     PPM(a)   s_ij = a_i · offer_j,    l_i = (1/B) Σ_j max(0, s_ij − s_ii + m·[i≠j])
-    SD(t)    q_ij = t_i · trigger_j,  likewise
+    SD(t)    q_ij = t_i · trigger_j,  l_i = (1/B) Σ_j max(0, q_ij − q_ii + m·[i≠j])
     LC(t)    D_ij = trigger_i · offer_j, T_ij = t_i · offer_j,
              J_i = the k largest D_ij of the batch,
              l_i = (1/k) Σ_{j∈J_i} max(0, (D_ij − T_ij)² − m)
