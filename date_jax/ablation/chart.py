@@ -7,9 +7,10 @@ from typing import Any
 
 from date_jax.ablation import comparison
 
-_BAR = "#4c72b0"
-_OTHER = "#c8c8c8"  # of what is compared with
+_BLUE = "#4c72b0"
+_GREY = "#c8c8c8"  # of the two ends that the others are compared with
 _ENDS = ("source_only", "oracle")
+Methods = dict[str, list[comparison.Finished]]  # the runs of each method, in one direction
 
 
 def write(
@@ -19,9 +20,11 @@ def write(
     *,
     columns: comparison.Columns | None = None,
 ) -> None:
-    """Draws for each direction Acc@0.5 on the target, a bar for each method and a dot for each
-    seed; and over the steps the training losses and, where there is a target, how far the domains'
-    pictures are apart and the share of right pseudo boxes.
+    """Draws a row of panels for each direction.
+
+    The first has Acc@0.5 on the target, a bar for each method and a dot for each seed. The next has
+    the training losses over the steps. Where there is a target, two more have the distance of the
+    domains' pictures and the share of right pseudo boxes.
 
     Args:
         path: of the PNG.
@@ -29,72 +32,78 @@ def write(
         see: is given the figure before it is drawn.
         columns: a task's own; the bars then are of the first of them.
     """
-    # Only here, for it is slow to import; a Figure of one's own leaves pyplot's global state alone.
+    # Imported here, as it is slow; a Figure of one's own leaves pyplot's global state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # A figure with as many panels as there is something to draw.
     directions = comparison.by_direction(runs)
-    adapts = any(comparison.domains(run.results, "target") for run in runs)
-    draw = [_draw_losses, *([_draw_distances, _draw_boxes] if adapts else [])]
-    size = 7.6 + 4.8 * len(draw), 3.4 * len(directions)
+    has_target = any(comparison.domains(run.results, "target") for run in runs)
+    lines = [_draw_losses, *([_draw_distances, _draw_boxes] if has_target else [])]
+    size = 7.6 + 4.8 * len(lines), 3.4 * len(directions)
     figure = Figure(figsize=size, layout="constrained")
-    ratios = (3, *[2] * len(draw))
+    ratios = (3, *[2] * len(lines))
     panels = figure.subplots(len(directions), len(ratios), squeeze=False, width_ratios=ratios)
-    for (bars, *others), title in zip(panels, directions, strict=True):
-        some = comparison.by_method(directions[title])
-        _draw_bars(bars, some, title, columns)
-        for draw_one, axes in zip(draw, others, strict=True):
-            draw_one(axes, some, title)
+
+    for (bar_axes, *line_axes), title in zip(panels, directions, strict=True):
+        methods = comparison.by_method(directions[title])
+        _draw_bars(bar_axes, methods, title, columns)
+        for draw, axes in zip(lines, line_axes, strict=True):
+            draw(axes, methods, title)
     if see is not None:
         see(figure)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _barred(
-    methods: dict[str, list[comparison.Finished]], columns: comparison.Columns | None
+def _score_of_bars(
+    methods: Methods, columns: comparison.Columns | None
 ) -> tuple[str, Callable[[dict[str, Any]], float | None]]:
-    """What the bars show, and how it is read from results: the first of a task's own columns, or
-    Acc@0.5 on the target or, where no run has one with boxes, on the source."""
+    """What the bars show, and how it is read from results.
+
+    It is the first of a task's own columns, else Acc@0.5 on the target or, where no run has a
+    target with boxes, on the source.
+    """
     if columns:
         heading, column = next(iter(columns.items()))
-        return heading, lambda results: comparison.named(results, *column)
+        return heading, lambda results: comparison.split_score(results, *column)
 
     def accuracy(side: str) -> Callable[[dict[str, Any]], float | None]:
+        """How Acc@0.5 on one side is read."""
         return lambda results: comparison.score(results, side, "acc_at_0.5")
 
-    runs_of = [run.results for some in methods.values() for run in some]
-    known = any(accuracy("target")(results) is not None for results in runs_of)
-    side = "target" if known else "source"
+    all_results = [run.results for runs in methods.values() for run in runs]
+    has_target = any(accuracy("target")(results) is not None for results in all_results)
+    side = "target" if has_target else "source"
     return f"Acc@0.5 ({side}, test)", accuracy(side)
 
 
-def _draw_bars(
-    axes: Any,
-    methods: dict[str, list[comparison.Finished]],
-    title: str,
-    columns: comparison.Columns | None,
-) -> None:
-    what, score = _barred(methods, columns)
+def _draw_bars(axes: Any, methods: Methods, title: str, columns: comparison.Columns | None) -> None:
+    """Draws the mean over the seeds of each method as a bar, and each seed as a dot."""
+    heading, score = _score_of_bars(methods, columns)
     for place, (method, runs) in enumerate(methods.items()):
-        found = [score(run.results) for run in runs]
-        values = [value for value in found if value is not None]
+        scores = [score(run.results) for run in runs]
+        values = [value for value in scores if value is not None]
         if values:
             mean = statistics.fmean(values)
-            axes.bar(place, mean, color=_OTHER if method in _ENDS else _BAR, width=0.7)
+            axes.bar(place, mean, color=_GREY if method in _ENDS else _BLUE, width=0.7)
             axes.plot([place] * len(values), values, ".", color="black", markersize=5)
             axes.annotate(f"{mean:.3f}", (place, max(values)), (0, 4), textcoords="offset points",
                           ha="center", fontsize=8)  # fmt: skip
     labels = [comparison.label(method) for method in methods]
     axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", fontsize=8)
     axes.set_ylim(0, 1.08)
-    axes.set_ylabel(what)
+    axes.set_ylabel(heading)
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """Mean over the seeds, from the least to the most of them shaded. Methods have other terms."""
+def _draw_losses(axes: Any, methods: Methods, title: str) -> None:
+    """Draws the mean over the seeds, shaded from the least to the most of them.
+
+    Losses of two methods may have other terms: their heights are not to be compared.
+    """
     for method, runs in methods.items():
+        # Seeds may be at different steps: a mean is of all of them.
         curves = [run.losses for run in runs if run.losses]
         steps = sorted(set.intersection(*map(set, curves))) if curves else []
         if steps:
@@ -104,49 +113,54 @@ def _draw_losses(axes: Any, methods: dict[str, list[comparison.Finished]], title
             )
             least, most = [min(v) for v in values], [max(v) for v in values]
             axes.fill_between(steps, least, most, color=line.get_color(), alpha=0.2, linewidth=0)
-    _named(axes, f"{title}: training", "training loss")
+    _label(axes, f"{title}: training", "training loss")
 
 
-def _named(
-    axes: Any, title: str, measured: str, *, ylim: tuple[float, float | None] | None = None
+def _label(
+    axes: Any, title: str, measure: str, *, ylim: tuple[float, float | None] | None = None
 ) -> None:
-    """Says what the lines over the steps are, beside them, as there may be many; no lines, no
-    panel."""
+    """Labels a panel of lines over the steps, and hides one without lines.
+
+    The legend stands to the right of the panel, as there may be many lines.
+    """
     if not axes.lines:
         axes.set_axis_off()
         return
     if ylim is not None:
         axes.set_ylim(*ylim)
     axes.set_xlabel("step")
-    axes.set_ylabel(measured)
+    axes.set_ylabel(measure)
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_distances(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """Of the pictures' embeddings, mean over the seeds."""
+def _draw_distances(axes: Any, methods: Methods, title: str) -> None:
+    """Draws the distance of the domains' picture embeddings, mean over the seeds."""
     for number, (method, runs) in enumerate(methods.items()):
-        if found := comparison.distances(runs, "image"):
-            axes.plot([*found], [*found.values()], marker=".", color=f"C{number}",
+        if by_step := comparison.distances(runs, "image"):
+            axes.plot([*by_step], [*by_step.values()], marker=".", color=f"C{number}",
                       label=comparison.label(method))  # fmt: skip
-    _named(axes, f"{title}: distance of the domains", "squared MMD of pictures", ylim=(0.0, None))
+    _label(axes, f"{title}: distance of the domains", "squared MMD of pictures", ylim=(0.0, None))
 
 
-def _draw_boxes(axes: Any, methods: dict[str, list[comparison.Finished]], title: str) -> None:
-    """Mean over the seeds: all of a teacher's boxes that are right dashed, of the selected ones
-    solid, and of all targets those that are selected and right dotted."""
+def _draw_boxes(axes: Any, methods: Methods, title: str) -> None:
+    """Draws three shares of right pseudo boxes, mean over the seeds.
+
+    Dashed: of all boxes of the teacher. Solid: of the selected boxes. Dotted: the targets whose box
+    is selected and right, of all targets.
+    """
     kinds = {
         "precision_all": ("--", "all"),
         "precision_selected": ("-", "selected"),
         "recall_selected": (":", "found of all"),
     }
     for number, (method, runs) in enumerate(methods.items()):
-        rows_of = comparison.refreshes(runs)
+        by_step = comparison.refreshes(runs)
         for name in comparison.shares_of_right(runs):
             if name in kinds:
                 style, kind = kinds[name]
-                means = [statistics.fmean(row[name] for row in rows) for rows in rows_of.values()]
+                means = [statistics.fmean(x[name] for x in entries) for entries in by_step.values()]
                 label = f"{comparison.label(method)}, {kind}"
-                axes.plot([*rows_of], means, style, marker=".", color=f"C{number}", label=label)
-    _named(axes, f"{title}: pseudo boxes", "share of right pseudo boxes", ylim=(0.0, 1.05))
+                axes.plot([*by_step], means, style, marker=".", color=f"C{number}", label=label)
+    _label(axes, f"{title}: pseudo boxes", "share of right pseudo boxes", ylim=(0.0, 1.05))

@@ -1,4 +1,4 @@
-"""A study's runs.jsonl, beside its table.md: a line a run, with what table, chart and text quote.
+"""The runs.jsonl of a study: a line a run, with what table, chart and text quote.
 
 The table and the chart are made of these records alone, so that a runs.jsonl makes them again to
 the byte when the folders of its runs are gone.
@@ -40,16 +40,17 @@ def record(directory: Path) -> Record | None:
         results = json.loads(path.read_text())
     except ValueError as error:
         raise DataError(f"{path}: cut off ({error}); delete it and run again") from error
+    # The date is that of the file, for results.json is the last that a run writes.
     losses, terms = training_history(directory / "metrics.jsonl")
     fields = {
         "date": time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime)),
         "machines": machines(directory / "console.log"),
         "config": results["config"],
         "data": results.get("data"),
-        **{name: rounded(results.get(name)) for name in MEASURES},
-        "history": rounded(distances(results.get("history", []))),
-        "losses": rounded(losses),
-        "terms": rounded(terms),
+        **{name: with_few_digits(results.get(name)) for name in MEASURES},
+        "history": with_few_digits(distances(results.get("history", []))),
+        "losses": with_few_digits(losses),
+        "terms": with_few_digits(terms),
     }
     return {name: value for name, value in fields.items() if value not in (None, [], {})}
 
@@ -68,8 +69,8 @@ def distances(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             split: {name: x for name, x in metrics.items() if name.startswith("distance_")}
             for split, metrics in entry["eval"].items()
         }
-        if measured := {split: metrics for split, metrics in splits.items() if metrics}:
-            entries.append({"step": entry["step"], "eval": measured})
+        if with_distance := {split: metrics for split, metrics in splits.items() if metrics}:
+            entries.append({"step": entry["step"], "eval": with_distance})
     return entries
 
 
@@ -80,6 +81,7 @@ def training_history(path: Path) -> tuple[dict[int, float], dict[str, list[float
         path: of a run's metrics.jsonl, which may be absent.
     """
     lines = path.read_text().splitlines() if path.exists() else []
+    # The lines of evaluations have no loss.
     windows = [json.loads(line) for line in lines if '"train/loss"' in line]
     values: dict[str, dict[int, float]] = {}
     for window in windows:
@@ -91,12 +93,12 @@ def training_history(path: Path) -> tuple[dict[int, float], dict[str, list[float
     return losses, {name: [column[0], column[-1]] for name, column in ends.items()}
 
 
-def rounded(value: Any) -> Any:
+def with_few_digits(value: Any) -> Any:
     """The same JSON value with DIGITS digits of each fraction."""
     if isinstance(value, dict):
-        return {name: rounded(x) for name, x in value.items()}
+        return {name: with_few_digits(x) for name, x in value.items()}
     if isinstance(value, list):
-        return [rounded(x) for x in value]
+        return [with_few_digits(x) for x in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
@@ -118,7 +120,7 @@ def write(path: Path, runs: Sequence[Finished], defaults: Mapping[str, dict[str,
 
 
 def read(path: Path, defaults: Mapping[str, dict[str, Any]]) -> list[Finished]:
-    """The runs that `write` wrote, those of other directions than `defaults` has left out.
+    """The runs in a file of `write`, without those of other directions than `defaults` has.
 
     Raises:
         DataError: the file or a field is missing, or a line is no JSON.
@@ -141,6 +143,7 @@ def read(path: Path, defaults: Mapping[str, dict[str, Any]]) -> list[Finished]:
 
 def with_changes(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of the nested `config`, through JSON, with values by dotted key set in it."""
+    # Through JSON, as a saved config went: it knows no tuples.
     copy = json.loads(json.dumps(config))
     for key, value in changes.items():
         *parents, name = key.split(".")

@@ -1,5 +1,7 @@
 """Counting over all pairs, as the choice of pseudo boxes does it: its share of the matmul peak."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -76,7 +78,8 @@ def row(source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
 
     def count(source: Features) -> None:
         """One counting, as a refresh of pseudo boxes does it."""
-        countdown = Countdown("source rows", len(source.image))
+        say = partial(print, file=sys.stderr, flush=True)
+        countdown = Countdown("source rows", len(source.image), say)
         with TemporaryDirectory() as folder:
             counting = pseudo_boxes.Counting(Path(folder), lambda done, _: countdown.at(done))
             options: dict[str, Any] = {"combine": COMBINE, "mesh": mesh, "counting": counting}

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from PIL import Image
 from configs import capture, date, pgda, same_style
 from date_jax import ablate, errors
 from date_jax import config as rules
-from date_jax.ablation import chart, comparison, records
+from date_jax.ablation import chart, comparison, records, study, tables
+from date_jax.ablation.study import Run, Study
 from date_jax.run import commandline, subprocesses
 
 ROOT = Path(__file__).parents[2]
@@ -96,17 +98,16 @@ def test_a_table_of_own_domains_names_them() -> None:
     content = results("mall2live", "date", 0, 0.5)
     content["config"]["data"] |= {"source": "shop+collage", "target": "street"}
     run = comparison.Finished("", "date", 0, content)
-    assert "## shop+collage to street" in comparison.report([run])
-    assert "## mall2live" in comparison.report([run._replace(direction="mall2live")])
+    assert "## shop+collage to street" in tables.report([run])
+    assert "## mall2live" in tables.report([run._replace(direction="mall2live")])
 
 
-def run_missing(
-    plan: list[ablate.Run], commands: dict[str, list[str]], *, jobs: int = 1
-) -> dict[ablate.Run, dict[str, Any]]:
-    """The runs' results after `commands`, by the run's name, have stood in for training."""
-    found = {run: result for run in plan if (result := records.record(run.directory)) is not None}
-    ablate.run_missing(plan, found, lambda run: commands[run.name], jobs, lambda: None)
-    return found
+def run_missing(plan: list[Run], commands: dict[Run, list[str]]) -> dict[Run, dict[str, Any]]:
+    """The runs' results after `commands` have stood in for training."""
+    whole = Study(Path(), plan, {}, {}, set(), {"": ""}, {"": {}}, {})
+    by_run = study.finished_runs(whole, None)
+    ablate.run_missing(whole, by_run, commands, 1, lambda: None)
+    return by_run
 
 
 def test_the_tables_are_as_computed_by_hand() -> None:
@@ -145,7 +146,7 @@ Pseudo boxes of DATE that are right (IoU ≥ 0.5), mean over the seeds:
 | step | seeds | selected | precision_all | precision_selected | recall_selected |
 | --- | --: | --: | --: | --: | --: |
 | 600 | 2 | 60 | 0.450 | 0.500 | 0.300 |"""
-    assert comparison.report(runs) == f"{comparison.LEGEND} {comparison.GAIN}\n\n{expected}"
+    assert tables.report(runs) == f"{tables.LEGEND} {tables.GAIN}\n\n{expected}"
 
 
 def test_a_share_that_a_run_did_not_measure_has_no_column() -> None:
@@ -157,8 +158,8 @@ def test_a_share_that_a_run_did_not_measure_has_no_column() -> None:
     ]
     for run, measured in zip(runs, (refresh, older), strict=True):
         run.results["pseudo_boxes"] = [measured]
-    assert comparison.pseudo_boxes_table(runs[:1]).endswith("| 600 | 1 | 50 | 0.400 | 0.300 |")
-    assert comparison.pseudo_boxes_table(runs).endswith("| 600 | 2 | 50 | 0.400 |")
+    assert tables.pseudo_boxes_table(runs[:1]).endswith("| 600 | 1 | 50 | 0.400 | 0.300 |")
+    assert tables.pseudo_boxes_table(runs).endswith("| 600 | 2 | 50 | 0.400 |")
 
 
 def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
@@ -167,7 +168,7 @@ def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
         one = results("mall2live", "date", seed, 0.5)
         one["eval"]["live_test"] |= {"mrr": found, "recall_at_50": found}
         runs.append(comparison.Finished("mall2live", "date", seed, one))
-    text = comparison.report(runs)
+    text = tables.report(runs)
     assert "Retrieval on mall_test" not in text
     _, _, table = text.partition("Retrieval on live_test:\n\n")
     head, _, row = table.splitlines()[:3]
@@ -181,7 +182,7 @@ def test_runs_without_a_target_are_compared_on_each_of_their_domains() -> None:
     one = results("mall2live", "source_only", 0, 0.5)
     one["config"]["data"] |= {"source": "mall+live", "target": ""}
     one["eval"]["live_test"]["acc_at_0.75"] = 0.25
-    table = comparison.report([comparison.Finished("", "both_seekers", 0, one)])
+    table = tables.report([comparison.Finished("", "both_seekers", 0, one)])
     head, _, row = table.partition("## all domains\n\n")[2].splitlines()[:3]
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert cells["Acc@0.5 live"] == "0.500"
@@ -201,10 +202,10 @@ def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> N
         one["history"] = [{"step": 900, "eval": final}, {"step": 500, "eval": at_500}]
         runs.append(comparison.Finished("", "date", seed, one))
     assert comparison.distances(runs, "image") == pytest.approx({500: 0.45, 900: 0.15})
-    table = comparison.distances_table([*runs, runs[0]._replace(method="none", results=plain())])
+    table = tables.distances_table([*runs, runs[0]._replace(method="none", results=plain())])
     assert table.splitlines()[0] == "|  | seeds | of | 500 | 900 |"
     assert table.splitlines()[2:] == ["| DATE | 2 | pictures | 0.450 | 0.150 |"]
-    assert table in comparison.report(runs)
+    assert table in tables.report(runs)
 
 
 def plain() -> dict[str, Any]:
@@ -224,7 +225,7 @@ def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_cat
     mugs += [{"category/home/mug|cup/i-i": 0.6, "category/home/mug|cup/t-t": 0.25}]
     runs = [one("all", seed, mrr=0.5 + seed / 5, **metrics) for seed, metrics in enumerate(mugs)]
     other = one("image_only", 0, mrr=0.25, **{"category/home/mug|cup/i-i": 0.9})
-    told = comparison.report([*runs, other], {"MRR": ("offer_test", "mrr")})
+    told = tables.report([*runs, other], {"MRR": ("offer_test", "mrr")})
     assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in told
     assert "| image_only | 1 | 0.250 | 1.5 |" in told
     assert "all, by category of offer_test, R@1:" in told
@@ -298,9 +299,9 @@ def test_a_direction_without_oracle_or_gap_has_no_gap_closed() -> None:
         comparison.Finished("live2mall", method, 0, results("live2mall", method, 0, 0.5))
         for method in ("source_only", "date", "oracle")
     ]
-    assert "| DATE | 1 | 0.500 | +0.000 | - |" in comparison.report(runs)
-    assert "| DATE | 1 | 0.500 | +0.000 | - |" in comparison.report(runs[:2])
-    assert "| DATE | 1 | 0.500 | - | - |" in comparison.report(runs[1:])
+    assert "| DATE | 1 | 0.500 | +0.000 | - |" in tables.report(runs)
+    assert "| DATE | 1 | 0.500 | +0.000 | - |" in tables.report(runs[:2])
+    assert "| DATE | 1 | 0.500 | - | - |" in tables.report(runs[1:])
 
 
 def test_a_metric_of_joined_domains_is_their_mean() -> None:
@@ -312,7 +313,7 @@ def test_a_metric_of_joined_domains_is_their_mean() -> None:
 
 
 def test_seed_0_of_everything_comes_first(tmp_path: Path) -> None:
-    plan = ablate.planned(tmp_path, ["a", "b"], ["date", "oracle"], ["0", "7", "0"])
+    plan = study.planned_runs(tmp_path, ["a", "b"], ["date", "oracle"], ["0", "7", "0"])
     names = ["a/date-0", "a/oracle-0", "b/date-0", "b/oracle-0"]
     assert [run.name for run in plan] == names + [name.replace("-0", "-7") for name in names]
     assert plan[0].directory == tmp_path / "a" / "date-0"
@@ -320,11 +321,10 @@ def test_seed_0_of_everything_comes_first(tmp_path: Path) -> None:
 
 def test_only_runs_without_results_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     written(tmp_path, date_0=0.5)
-    plan = ablate.planned(tmp_path, ["mall2live"], ["date"], ["0", "1"])
+    plan = study.planned_runs(tmp_path, ["mall2live"], ["date"], ["0", "1"])
     content = json.dumps(results("mall2live", "date", 1, 0.7))
     command = [sys.executable, "-c", WRITES_RESULTS, str(plan[1].directory), content]
-    found = run_missing(plan, {"mall2live/date-1": command})
-    assert [*found] == plan
+    assert [*run_missing(plan, {plan[1]: command})] == plan
     assert "1 of 2 runs have their results already" in (out := capsys.readouterr().out)
     assert re.search(r"\[1/1\] mall2live/date-1 \| took .*0m00s left \| Acc@0.5 target 0.700", out)
     assert not plan[0].log.exists()
@@ -334,11 +334,11 @@ def test_only_runs_without_results_run(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_failing_run_is_told_with_its_end_and_stops_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    plan = ablate.planned(tmp_path, ["mall2live"], ["date", "oracle"], ["0"])
+    plan = study.planned_runs(tmp_path, ["mall2live"], ["date", "oracle"], ["0"])
     content = json.dumps(results("mall2live", "oracle", 0, 0.9))
     commands = {
-        "mall2live/date-0": [sys.executable, "-c", FAILS],
-        "mall2live/oracle-0": [
+        plan[0]: [sys.executable, "-c", FAILS],
+        plan[1]: [
             *(sys.executable, "-c", WRITES_RESULTS),
             *(str(plan[1].directory), content),
         ],
@@ -457,14 +457,9 @@ def test_a_config_file_edited_between_two_starts_ends_the_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def edited(
-        plan: list[ablate.Run],
-        found: dict[ablate.Run, Any],
-        _: Any,
-        __: int,
-        write_table: Any,
-        *___: Any,
+        plan: Study, found: dict[Run, Any], _: Any, __: int, write_table: Callable[[], object]
     ) -> None:
-        for run, clip in zip(plan, (pgda.get_config().optim.clip, 9.0), strict=True):
+        for run, clip in zip(plan.runs, (pgda.get_config().optim.clip, 9.0), strict=True):
             changes = {"optim.clip": clip}
             content = results("mall2live", "date", run.seed, 0.5, **changes)
             run.directory.mkdir(parents=True)
@@ -512,16 +507,16 @@ def test_overrides_reach_every_run_as_they_were_given() -> None:
     argv = ["ablate", "--config=c.py", "--config.steps", "9", "--config.aligner.unbiased"]
     argv += ["--noconfig.aligner.unbiased", "--config.data.vocab=", "--jobs=2"]
     given = ["--config.steps=9", *argv[4:7]]
-    assert ablate.overrides_given(argv, {"seed": "seeds"}) == given
+    assert ablate.config_overrides(argv, {"seed": "seeds"}) == given
 
 
 def test_a_config_without_directions_or_methods_of_its_own_says_so(tmp_path: Path) -> None:
-    assert ablate.named(None, ["a", "b"], "methods", "c.py") == ["a", "b"]
+    assert ablate.chosen_names(None, ["a", "b"], "methods", "c.py") == ["a", "b"]
     with pytest.raises(errors.UsageError, match=r"there are: none: c.py has no DIRECTIONS"):
-        ablate.named(["mall2live"], [], "directions", "c.py")
+        ablate.chosen_names(["mall2live"], [], "directions", "c.py")
     with pytest.raises(errors.UsageError, match="--methods has an empty place"):
-        ablate.named([], ["a"], "methods", "c.py")
-    plan = ablate.planned(tmp_path, [""], ["both_seekers"], ["0"])
+        ablate.chosen_names([], ["a"], "methods", "c.py")
+    plan = study.planned_runs(tmp_path, [""], ["both_seekers"], ["0"])
     assert plan[0].name == "both_seekers-0"
     assert plan[0].directory == tmp_path / "both_seekers-0"
 
@@ -532,12 +527,10 @@ def test_own_domains_are_one_direction_in_place_of_those_of_the_config(
 ) -> None:
     commands = []
 
-    def pretended(
-        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, *_: Any
-    ) -> None:
-        commands.extend((run.name, command(run)) for run in plan)
+    def pretend(plan: Study, _: Any, by_run: dict[Run, list[str]], *__: Any) -> None:
+        commands.extend((run.name, by_run[run]) for run in plan.runs)
 
-    monkeypatch.setattr(ablate, "run_missing", pretended)
+    monkeypatch.setattr(ablate, "run_missing", pretend)
     given = [f"--config.data.{side}={domains}" for side, domains in sides.items()]
     argv = [f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}", *given]
     argv += ["--config.data.path=own.jsonl", "--methods=source_only,date", "--seeds=0"]
@@ -551,20 +544,21 @@ def test_own_domains_are_one_direction_in_place_of_those_of_the_config(
 def test_own_domains_are_compared_where_the_config_has_no_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pretended(
-        plan: list[ablate.Run], found: dict[ablate.Run, Any], command: Any, *_: Any
+    def pretend(
+        plan: Study, found: dict[Run, Any], commands: dict[Run, list[str]], *_: Any
     ) -> None:
-        assert [run.name for run in plan] == ["both_seekers-0"]
-        assert "--config.data.source=mall" in command(plan[0])
+        (run,) = plan.runs
+        assert run.name == "both_seekers-0"
+        assert "--config.data.source=mall" in commands[run]
         config = date.get_config().unlock()
         config.data.source = "mall"
         content = {"config": config.to_dict(), "wall_seconds": 60.0}
         content["eval"] = {"mall_test": {"acc_at_0.5": 0.5, "mrr": 0.25}}
-        plan[0].directory.mkdir(parents=True)
-        (plan[0].directory / "results.json").write_text(json.dumps(content))
-        found[plan[0]] = records.record(plan[0].directory)
+        run.directory.mkdir(parents=True)
+        (run.directory / "results.json").write_text(json.dumps(content))
+        found[run] = records.record(run.directory)
 
-    monkeypatch.setattr(ablate, "run_missing", pretended)
+    monkeypatch.setattr(ablate, "run_missing", pretend)
     argv = [f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
     argv += ["--methods=both_seekers", "--config.data.source=mall"]
     started(monkeypatch, argv)
@@ -579,11 +573,11 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
 def test_what_only_a_method_reads_may_be_set_for_it() -> None:
     config = pgda.get_config()
     config.pseudo_boxes.combine = "min"
-    ablate.require_sound(config, {"recalled": pgda.METHODS["recalled"]})
+    study.require_sound(config, {"recalled": pgda.METHODS["recalled"]})
     with pytest.raises(errors.UsageError, match="--methods: date does not go with this config"):
-        ablate.require_sound(config, {m: pgda.METHODS[m] for m in ("recalled", "date")})
+        study.require_sound(config, {m: pgda.METHODS[m] for m in ("recalled", "date")})
     with pytest.raises(errors.UsageError, match=r"\Aconfig.pseudo_boxes.combine=min: makes the"):
-        ablate.require_sound(config, {"date": {}})
+        study.require_sound(config, {"date": {}})
 
 
 @pytest.mark.parametrize("module", [pgda, date, capture, same_style])
