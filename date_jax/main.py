@@ -1,4 +1,6 @@
-"""Trains and evaluates: python -m date_jax.main --config=configs/pgda.py
+"""Trains and evaluates one run.
+
+    python -m date_jax.main --config=configs/pgda.py
 
 The same command with the same --workdir goes on where it was stopped.
 """
@@ -41,30 +43,40 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.INFO if _DEBUG.value else logging.ERROR)
     config = _CONFIG.value
     _start_jax(config)
+    # Only now: a wrong command is refused before JAX is imported, in half a second.
     import jax
 
     from date_jax.config import validate
     from date_jax.run.workdir import code_version, flat, require_equal_hosts
     from date_jax.train import steps_to_trace, train
 
+    # Hosts that differ would not fail, but wait for each other or train something else.
     require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()} | _versions())
     _keep_programs(config)
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
-    train(config, Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(), profile=profile)
+    workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir()
+    train(config, workdir, profile=profile)
 
 
 def _start_jax(config: ConfigDict) -> None:
-    """Finds the devices of all processes."""
+    """Finds the devices of all processes.
+
+    Raises:
+        SetupError: JAX finds no devices, or not all processes.
+        UsageError: the flags contradict each other, or the machine.
+    """
     import jax
 
     compiled_folder(config.data)  # without it no run begins
     jax.config.update("jax_compilation_cache_dir", None)  # until all hosts are known to be alike
+    # A CPU is made into several devices, as wanted or as is fastest; accelerators ignore it.
     if _CPU_DEVICES.value is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     elif _COUNT.value == 1:
         jax.config.update("jax_num_cpu_devices", commandline.cores_worth_a_device(config))
+    # How the processes find each other: told by flags, or by the platform.
     options: dict[str, Any] = {
         # The defaults let survivors of a lost host wait for 100 s, and at the exit for 300 s.
         "heartbeat_timeout_seconds": 10,
@@ -100,8 +112,8 @@ def _start_jax(config: ConfigDict) -> None:
 def _keep_programs(config: ConfigDict) -> None:
     """Lets a later start find what this one compiles, where all hosts have one disk for it.
 
-    Only host 0 writes. With disks of their own the others would compile what that one reads, and on
-    GPUs wait for its share of the work for ever.
+    Only host 0 writes. Hosts with other disks would compile what host 0 reads, and on GPUs wait for
+    its share of the work for ever.
     """
     import jax
     import numpy as np
@@ -110,23 +122,24 @@ def _keep_programs(config: ConfigDict) -> None:
     from date_jax.sharding import values_of_hosts
 
     folder = compiled_folder(config.data)
-    is_url = "://" in folder  # of a bucket, which is one for all
-    seen = sees_host_0(cache_folder(config.data) if is_url else Path(folder)) or is_url
-    if values_of_hosts(np.array(seen)).all():
+    is_url = "://" in folder  # of a bucket, which is one for all hosts
+    is_shared = sees_host_0(cache_folder(config.data) if is_url else Path(folder)) or is_url
+    if values_of_hosts(np.array(is_shared)).all():
         jax.config.update("jax_compilation_cache_dir", folder)
-        if is_url:  # XLA's own are files beside it, which it would make in a folder of that name
+        if is_url:  # XLA keeps files too, and would make a local folder of that name for them
             jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _versions() -> dict[str, str]:
-    """Of what compiles and computes: hosts that differ in them drift apart, or wait for ever."""
+    """The versions of what computes: hosts that differ drift apart, or wait for each other."""
     python = ".".join(platform.python_version_tuple()[:2])
     names = ("jax", "jaxlib", "numpy")
     return {"its Python": python} | {f"its {name}": version(name) for name in names}
 
 
 def _default_workdir() -> Path:
+    """`runs/<config>-<time>`, the same on all hosts."""
     import numpy as np
 
     from date_jax.sharding import values_of_hosts

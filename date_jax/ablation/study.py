@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from date_jax.ablation import chart, comparison, records, tables
-from date_jax.config import validate
 from date_jax.errors import UsageError
 from date_jax.run import workdir
 
@@ -117,6 +116,7 @@ def require_sound(config: ConfigDict, methods: Methods) -> None:
     Raises:
         UsageError: names the method, unless the config is to blame for all of them.
     """
+    from date_jax.config import validate  # brings the networks along, which --help does not need
 
     def problem(changes: dict[str, Any]) -> UsageError | None:
         """What is wrong with the config after these changes."""
