@@ -29,7 +29,7 @@ def script(name: str, *arguments: str, **names: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def shown(name: str) -> str:
+def dry_run(name: str) -> str:
     done = script(name, "--dry-run", *JOB, **NAMES[name])
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -41,7 +41,7 @@ def job_in(line: str) -> list[str]:
 
 
 def test_a_tpu_slice_runs_the_job_on_all_workers_and_again_after_75() -> None:
-    command = shlex.split(shown("tpu_vm"))
+    command = shlex.split(dry_run("tpu_vm"))
     assert command[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "slice"]
     assert {"--zone=here", "--worker=all"} <= {*command}
     remote = command[-1].removeprefix("--command=")
@@ -55,7 +55,7 @@ def test_a_tpu_slice_runs_the_job_on_all_workers_and_again_after_75() -> None:
 
 
 def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> None:
-    text = shown("slurm")
+    text = dry_run("slurm")
     wanted = ("nodes=4", "ntasks-per-node=1", "gpus-per-node=2", "requeue", "signal=TERM@300")
     wanted += ("exclusive", "mem=0")
     for option in wanted:
@@ -73,9 +73,9 @@ def test_slurm_gets_a_valid_script_that_queues_itself_again(tmp_path: Path) -> N
         done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=environment)
         assert (tmp_path / "scontrol.txt").exists() == queued
         assert done.returncode == (0 if queued else code)
-        given = (tmp_path / "srun.txt").read_text().splitlines()
-        assert given[-len(JOB) :] == JOB
-        assert "--cpus-per-task=48" in given
+        arguments = (tmp_path / "srun.txt").read_text().splitlines()
+        assert arguments[-len(JOB) :] == JOB
+        assert "--cpus-per-task=48" in arguments
     assert "export JAX_LOCAL_DEVICE_IDS=0,1\n" in text
     assert "export DATE_JAX_CACHE=${DATE_JAX_CACHE:-$HOME/.cache/date_jax}\n" in text
 
@@ -91,7 +91,7 @@ def test_a_slurm_script_that_is_terminated_waits_for_the_save_and_is_queued_agai
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": "/"}
     environment |= {"SLURM_JOB_ID": "7"}
     process = subprocess.Popen(
-        ["bash", "-c", shown("slurm")], cwd=tmp_path, env=environment, start_new_session=True
+        ["bash", "-c", dry_run("slurm")], cwd=tmp_path, env=environment, start_new_session=True
     )
     wait_for(tmp_path / "ready")
     os.killpg(process.pid, signal.SIGTERM)  # the batch shell and its steps alike
@@ -101,7 +101,7 @@ def test_a_slurm_script_that_is_terminated_waits_for_the_save_and_is_queued_agai
 
 
 def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
-    manifest: Any = yaml.safe_load(shown("gke"))
+    manifest: Any = yaml.safe_load(dry_run("gke"))
     assert manifest["kind"] == "JobSet"
     assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 10}  # of failures; 75 is none
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -118,13 +118,13 @@ def test_gke_gets_a_job_for_every_host_that_starts_again_after_75() -> None:
     assert container["command"] == ["python", "-m", "date_jax.main", *JOB]
     assert container["name"] == fatal["onExitCodes"]["containerName"]
     # What one start compiled the next one finds: the volume outlives the pod.
-    environment = {each["name"]: each["value"] for each in container["env"]}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert environment == {"DATE_JAX_CACHE": "/runs/cache", "JAX_PLATFORMS": "tpu"}
     assert container["volumeMounts"] == [{"name": "runs", "mountPath": "/runs"}]
 
 
 def test_sky_gets_a_task_that_keeps_its_runs_in_the_bucket() -> None:
-    task: Any = yaml.safe_load(shown("sky"))
+    task: Any = yaml.safe_load(dry_run("sky"))
     assert task["file_mounts"]["/runs"] == {"source": "s3://runs", "mode": "MOUNT_CACHED"}
     for part in (task["setup"], task["run"]):
         assert subprocess.run(["bash", "-n", "-c", part]).returncode == 0

@@ -66,7 +66,7 @@ def results(
     return json.loads(json.dumps(content))
 
 
-def written(root: Path, **accuracy: float) -> None:
+def write_results(root: Path, **accuracy: float) -> None:
     """`written(root, date_1=0.5)` writes results of that method and seed, mall to live."""
     for name, value in accuracy.items():
         method, _, seed = name.rpartition("_")
@@ -80,17 +80,17 @@ def written(root: Path, **accuracy: float) -> None:
 def main(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     """The entry point for `configs/pgda.py`, mall to live."""
     config = f"--config={Path(pgda.__file__)}"
-    started(monkeypatch, [config, f"--workdir={root}", "--directions=mall2live", *arguments])
+    start(monkeypatch, [config, f"--workdir={root}", "--directions=mall2live", *arguments])
 
 
-def started(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+def start(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """The entry point, with flags apart from those of this process."""
-    known = flags.FlagValues()
-    ablate.define_flags(known)
+    definitions = flags.FlagValues()
+    ablate.define_flags(definitions)
     argv = ["ablate", *arguments]
     monkeypatch.setattr(sys, "argv", argv)
-    commandline.parse(argv, known)
-    monkeypatch.setattr(flags, "FLAGS", known)
+    commandline.parse(argv, definitions)
+    monkeypatch.setattr(flags, "FLAGS", definitions)
     ablate.main([])
 
 
@@ -104,9 +104,9 @@ def test_a_table_of_own_domains_names_them() -> None:
 
 def run_missing(plan: list[Run], commands: dict[Run, list[str]]) -> dict[Run, dict[str, Any]]:
     """The runs' results after `commands` have stood in for training."""
-    whole = Study(Path(), plan, {}, {}, set(), {"": ""}, {"": {}}, {})
-    by_run = study.finished_runs(whole, None)
-    ablate.run_missing(whole, by_run, commands, 1, lambda: None)
+    whole_study = Study(Path(), plan, {}, {}, set(), {"": ""}, {"": {}}, {})
+    by_run = study.finished_runs(whole_study, None)
+    ablate.run_missing(whole_study, by_run, commands, 1, lambda: None)
     return by_run
 
 
@@ -164,9 +164,9 @@ def test_a_share_that_a_run_did_not_measure_has_no_column() -> None:
 
 def test_retrieval_is_shown_for_each_test_split_that_has_it() -> None:
     runs = []
-    for seed, found in enumerate((0.25, 0.75)):
+    for seed, recall in enumerate((0.25, 0.75)):
         one = results("mall2live", "date", seed, 0.5)
-        one["eval"]["live_test"] |= {"mrr": found, "recall_at_50": found}
+        one["eval"]["live_test"] |= {"mrr": recall, "recall_at_50": recall}
         runs.append(comparison.Finished("mall2live", "date", seed, one))
     text = tables.report(runs)
     assert "Retrieval on mall_test" not in text
@@ -194,11 +194,11 @@ def test_runs_without_a_target_are_compared_on_each_of_their_domains() -> None:
 
 def test_distances_of_the_domains_are_means_over_seeds_and_target_domains() -> None:
     runs = []
-    for seed, found in enumerate((0.2, 0.4)):
+    for seed, distance in enumerate((0.2, 0.4)):
         one = results("mall2live", "date", seed, 0.5)
         one["config"]["data"]["target"] = "live+street"
-        at_500 = {"live_val": {"distance_image": found}, "street_val": {"distance_image": 0.6}}
-        final = {"live_val": {"distance_image": found / 2}, "live_test": {"distance_image": 9.0}}
+        at_500 = {"live_val": {"distance_image": distance}, "street_val": {"distance_image": 0.6}}
+        final = {"live_val": {"distance_image": distance / 2}, "live_test": {"distance_image": 9.0}}
         one["history"] = [{"step": 900, "eval": final}, {"step": 500, "eval": at_500}]
         runs.append(comparison.Finished("", "date", seed, one))
     assert comparison.distances(runs, "image") == pytest.approx({500: 0.45, 900: 0.15})
@@ -225,14 +225,14 @@ def test_a_task_s_own_columns_are_its_table_and_its_first_method_is_shown_by_cat
     mugs += [{"category/home/mug|cup/i-i": 0.6, "category/home/mug|cup/t-t": 0.25}]
     runs = [one("all", seed, mrr=0.5 + seed / 5, **metrics) for seed, metrics in enumerate(mugs)]
     other = one("image_only", 0, mrr=0.25, **{"category/home/mug|cup/i-i": 0.9})
-    told = tables.report([*runs, other], {"MRR": ("offer_test", "mrr")})
-    assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in told
-    assert "| image_only | 1 | 0.250 | 1.5 |" in told
-    assert "all, by category of offer_test, R@1:" in told
-    assert r"| home/mug\|cup | 0.500 ± 0.141 | 0.250 |" in told
+    text = tables.report([*runs, other], {"MRR": ("offer_test", "mrr")})
+    assert "| all | 2 | 0.600 ± 0.141 | 1.5 ± 0.0 |" in text
+    assert "| image_only | 1 | 0.250 | 1.5 |" in text
+    assert "all, by category of offer_test, R@1:" in text
+    assert r"| home/mug\|cup | 0.500 ± 0.141 | 0.250 |" in text
     chart.write(tmp_path / "chart.png", runs, columns={"MRR": ("offer_test", "mrr")})
     assert (tmp_path / "chart.png").stat().st_size > 5_000
-    assert "0.900" not in told
+    assert "0.900" not in text
 
 
 def test_the_chart_has_a_bar_for_each_method_and_a_panel_for_each_direction(
@@ -320,7 +320,7 @@ def test_seed_0_of_everything_comes_first(tmp_path: Path) -> None:
 
 
 def test_only_runs_without_results_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    written(tmp_path, date_0=0.5)
+    write_results(tmp_path, date_0=0.5)
     plan = study.planned_runs(tmp_path, ["mall2live"], ["date"], ["0", "1"])
     content = json.dumps(results("mall2live", "date", 1, 0.7))
     command = [sys.executable, "-c", WRITES_RESULTS, str(plan[1].directory), content]
@@ -393,7 +393,7 @@ def test_a_signal_lets_the_children_save(
 def test_the_table_tells_where_its_numbers_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    written(tmp_path, source_only_0=0.4, date_0=0.5)
+    write_results(tmp_path, source_only_0=0.4, date_0=0.5)
     path = tmp_path / "mall2live" / "date-0" / "results.json"
     for changed in tmp_path.rglob("results.json"):
         content = json.loads(changed.read_text())
@@ -412,7 +412,7 @@ def test_the_table_tells_where_its_numbers_come_from(
 
 
 def test_unequal_configs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path, date_0=0.5, date_1=0.6)
+    write_results(tmp_path, date_0=0.5, date_1=0.6)
     path = tmp_path / "mall2live" / "date-1" / "results.json"
     content = json.loads(path.read_text())
     harmless, fatal = copy.deepcopy(content), copy.deepcopy(content)
@@ -421,18 +421,18 @@ def test_unequal_configs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.Monke
     main(monkeypatch, tmp_path, "--table_only")
     fatal["config"]["optim"]["clip"] = 9.0
     path.write_text(json.dumps(fatal))
-    with pytest.raises(errors.UsageError) as told:
+    with pytest.raises(errors.UsageError) as error_info:
         main(monkeypatch, tmp_path, "--table_only")
-    assert f"{path.parent}: holds a run with another config" in str(told.value)
-    assert f"optim.clip: 9.0 there, {pgda.get_config().optim.clip} now" in str(told.value)
-    assert "'now' is mall2live/date-0" in str(told.value)
-    assert len(str(told.value).splitlines()) <= 8
+    assert f"{path.parent}: holds a run with another config" in str(error_info.value)
+    assert f"optim.clip: 9.0 there, {pgda.get_config().optim.clip} now" in str(error_info.value)
+    assert "'now' is mall2live/date-0" in str(error_info.value)
+    assert len(str(error_info.value).splitlines()) <= 8
 
 
 def test_results_on_files_that_changed_since_are_not_mixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(tmp_path, date_0=0.5, date_1=0.6, date_2=0.6)
+    write_results(tmp_path, date_0=0.5, date_1=0.6, date_2=0.6)
     for seed, data in ((0, "old"), (1, "old"), (2, "new")):
         path = tmp_path / "mall2live" / f"date-{seed}" / "results.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
@@ -444,7 +444,7 @@ def test_results_on_files_that_changed_since_are_not_mixed(
 def test_results_of_another_command_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(tmp_path, date_0=0.5)
+    write_results(tmp_path, date_0=0.5)
     with pytest.raises(errors.UsageError, match=r"(?s)steps: \d+ there, 9 now.*this command"):
         main(monkeypatch, tmp_path, "--config.steps=9")
     # A run may go on with these changed, as it knows its data and has its weights.
@@ -456,18 +456,18 @@ def test_results_of_another_command_are_refused_before_anything_runs(
 def test_a_config_file_edited_between_two_starts_ends_the_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def edited(
-        plan: Study, found: dict[Run, Any], _: Any, __: int, write_table: Callable[[], object]
+    def edit(
+        plan: Study, by_run: dict[Run, Any], _: Any, __: int, write_table: Callable[[], object]
     ) -> None:
         for run, clip in zip(plan.runs, (pgda.get_config().optim.clip, 9.0), strict=True):
             changes = {"optim.clip": clip}
             content = results("mall2live", "date", run.seed, 0.5, **changes)
             run.directory.mkdir(parents=True)
             (run.directory / "results.json").write_text(json.dumps(content))
-            found[run] = records.record(run.directory)
+            by_run[run] = records.record(run.directory)
             write_table()
 
-    monkeypatch.setattr(ablate, "run_missing", edited)
+    monkeypatch.setattr(ablate, "run_missing", edit)
     with pytest.raises(errors.UsageError, match=r"(?s)date-1: .*optim.clip: 9.0 there"):
         main(monkeypatch, tmp_path, "--methods=date", "--seeds=0,1")
 
@@ -497,7 +497,7 @@ def test_a_wrong_command_is_refused(
 def test_no_results_make_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.DataError, match=r"none of the 27 runs has its results.json"):
         main(monkeypatch, tmp_path, "--table_only")
-    written(tmp_path, date_0=0.5)
+    write_results(tmp_path, date_0=0.5)
     (tmp_path / "mall2live" / "date-0" / "results.json").write_text('{"eval": ')
     with pytest.raises(errors.DataError, match="cut off"):
         main(monkeypatch, tmp_path, "--table_only")
@@ -506,8 +506,8 @@ def test_no_results_make_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_overrides_reach_every_run_as_they_were_given() -> None:
     argv = ["ablate", "--config=c.py", "--config.steps", "9", "--config.aligner.unbiased"]
     argv += ["--noconfig.aligner.unbiased", "--config.data.vocab=", "--jobs=2"]
-    given = ["--config.steps=9", *argv[4:7]]
-    assert ablate.config_overrides(argv, {"seed": "seeds"}) == given
+    overrides = ["--config.steps=9", *argv[4:7]]
+    assert ablate.config_overrides(argv, {"seed": "seeds"}) == overrides
 
 
 def test_a_config_without_directions_or_methods_of_its_own_says_so(tmp_path: Path) -> None:
@@ -531,13 +531,13 @@ def test_own_domains_are_one_direction_in_place_of_those_of_the_config(
         commands.extend((run.name, by_run[run]) for run in plan.runs)
 
     monkeypatch.setattr(ablate, "run_missing", pretend)
-    given = [f"--config.data.{side}={domains}" for side, domains in sides.items()]
-    argv = [f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}", *given]
+    flags_of_sides = [f"--config.data.{side}={domains}" for side, domains in sides.items()]
+    argv = [f"--config={Path(pgda.__file__)}:files", f"--workdir={tmp_path}", *flags_of_sides]
     argv += ["--config.data.path=own.jsonl", "--methods=source_only,date", "--seeds=0"]
     with pytest.raises(errors.UserError, match="2 of 2 runs failed"):  # none of them was run
-        started(monkeypatch, argv)
+        start(monkeypatch, argv)
     assert [name for name, _ in commands] == ["source_only-0", "date-0"]
-    assert all({*given} <= {*command} for _, command in commands)
+    assert all({*flags_of_sides} <= {*command} for _, command in commands)
     assert all(command[3] == argv[0] for _, command in commands)
 
 
@@ -545,7 +545,7 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pretend(
-        plan: Study, found: dict[Run, Any], commands: dict[Run, list[str]], *_: Any
+        plan: Study, by_run: dict[Run, Any], commands: dict[Run, list[str]], *_: Any
     ) -> None:
         (run,) = plan.runs
         assert run.name == "both_seekers-0"
@@ -556,18 +556,18 @@ def test_own_domains_are_compared_where_the_config_has_no_directions(
         content["eval"] = {"mall_test": {"acc_at_0.5": 0.5, "mrr": 0.25}}
         run.directory.mkdir(parents=True)
         (run.directory / "results.json").write_text(json.dumps(content))
-        found[run] = records.record(run.directory)
+        by_run[run] = records.record(run.directory)
 
     monkeypatch.setattr(ablate, "run_missing", pretend)
     argv = [f"--config={Path(date.__file__)}", f"--workdir={tmp_path}", "--seeds=0"]
     argv += ["--methods=both_seekers", "--config.data.source=mall"]
-    started(monkeypatch, argv)
+    start(monkeypatch, argv)
     text = (tmp_path / "table.md").read_text()
     assert "## all domains" in text
     assert "Config: data.source=mall." in text
     assert "| both_seekers | 1 | 0.500 | - | - | 1.0 |" in text
     with pytest.raises(errors.UsageError, match=r"data.source: mall there, mall\+live now"):
-        started(monkeypatch, argv[:-1])
+        start(monkeypatch, argv[:-1])
 
 
 def test_what_only_a_method_reads_may_be_set_for_it() -> None:
@@ -582,19 +582,19 @@ def test_what_only_a_method_reads_may_be_set_for_it() -> None:
 
 @pytest.mark.parametrize("module", [pgda, date, capture, same_style])
 def test_every_method_is_a_sound_config_and_changes_something(module: Any) -> None:
-    found = []
+    configs = []
     for changes in module.METHODS.values():
         config = module.get_config()
         config.update_from_flattened_dict(changes)
         rules.validate(config, device_count=1, process_count=1)
-        found.append(config.to_dict())
-    assert all(a != b for a, b in itertools.combinations(found, 2))
+        configs.append(config.to_dict())
+    assert all(a != b for a, b in itertools.combinations(configs, 2))
 
 
 def test_results_of_another_method_are_not_taken_for_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(tmp_path, oracle_0=0.5)
+    write_results(tmp_path, oracle_0=0.5)
     (tmp_path / "mall2live" / "oracle-0").rename(tmp_path / "mall2live" / "date-0")
     with pytest.raises(errors.UsageError, match=r"method: oracle there, date now"):
         main(monkeypatch, tmp_path, "--methods=date", "--table_only")
@@ -604,7 +604,7 @@ def test_a_runs_jsonl_makes_table_and_chart_again_without_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
-    written(first, source_only_0=0.4, date_0=1 / 3, date_1=0.6, oracle_0=0.9)
+    write_results(first, source_only_0=0.4, date_0=1 / 3, date_1=0.6, oracle_0=0.9)
     folder = first / "mall2live" / "date-0"
     content = json.loads((folder / "results.json").read_text())
     content["config"]["steps"] = 301
@@ -675,7 +675,7 @@ def test_a_table_in_the_documents_is_what_its_runs_jsonl_gives(
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chart, "write", lambda *_, **__: None)
-    started(monkeypatch, [*words, f"--runs={study / 'runs.jsonl'}"])
+    start(monkeypatch, [*words, f"--runs={study / 'runs.jsonl'}"])
     (table,) = tmp_path.glob("runs/*/table.md")
     assert table.read_text() == expected
 

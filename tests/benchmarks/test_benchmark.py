@@ -27,11 +27,11 @@ A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), j
 ONE = 2 * 3 * 5 * 7  # flops of A @ B
 
 
-def repeated(a: Any, b: Any) -> Any:
+def repeat(a: Any, b: Any) -> Any:
     return jax.lax.scan(lambda sum_, _: (sum_ + a @ b, None), jnp.zeros((3, 7)), length=4)[0]
 
 
-def branched(a: Any, b: Any) -> Any:
+def branch(a: Any, b: Any) -> Any:
     return jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: (a @ b) + (a @ b) * 2)
 
 
@@ -43,25 +43,25 @@ def branched(a: Any, b: Any) -> Any:
         (jax.jit(lambda a, b: a @ b), ONE),
         (jax.grad(lambda a, b: (a @ b).sum(), (0, 1)), 3 * ONE),
         (jax.grad(jax.checkpoint(lambda a, b: jnp.sin(a @ b).sum()), (0, 1)), 4 * ONE),
-        (repeated, 4 * ONE),
-        (branched, 2 * ONE),
+        (repeat, 4 * ONE),
+        (branch, 2 * ONE),
         (lambda a, b: jnp.einsum("ij,jk,ik->", a, b, jnp.ones((3, 7))), None),
     ],
 )
 def test_flops_are_those_of_the_products_in_the_program(function: Any, expected: Any) -> None:
-    found = matmul_flops(function, A, B)
-    assert found == expected if expected else found >= ONE
+    flops = matmul_flops(function, A, B)
+    assert flops == expected if expected else flops >= ONE
 
 
 def test_flops_of_a_convolution_and_of_a_batched_product_are_counted() -> None:
     image, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((4, 4, 3, 6))
 
-    def convolved(image: Any, kernel: Any) -> Any:
+    def convolution(image: Any, kernel: Any) -> Any:
         numbers = ("NHWC", "HWIO", "NHWC")
         options = {"window_strides": (4, 4), "padding": "VALID", "dimension_numbers": numbers}
         return jax.lax.conv_general_dilated(image, kernel, **options)
 
-    assert matmul_flops(convolved, image, kernel) == 2 * (2 * 2 * 2 * 6) * (4 * 4 * 3)
+    assert matmul_flops(convolution, image, kernel) == 2 * (2 * 2 * 2 * 6) * (4 * 4 * 3)
     batched = [jnp.zeros((4, 3, 5)), jnp.zeros((4, 5, 7))]
     assert matmul_flops(jnp.matmul, *batched) == 4 * ONE
 
@@ -78,24 +78,24 @@ def test_long_calls_are_fewer_but_one_counts(
     length: float, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    made: list[float] = []
+    times: list[float] = []
 
     def call() -> jax.Array:
         now[0] += length
-        made.append(now[0])
+        times.append(now[0])
         return jnp.zeros(2)
 
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     taken = measure.seconds(call, rounds=6, warm_up=2, at_most=18.0)
-    assert (len(made), taken.median) == (calls, length)
+    assert (len(times), taken.median) == (calls, length)
 
 
 @pytest.mark.parametrize("name", loss.LOSSES)
 def test_both_forms_of_a_loss_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "PATIENCE", float("inf"))  # both rounds count on a slow machine too
-    found = loss.row(loss.LOSSES[name], sharding.device_mesh(), 1024, rounds=2)
+    report = loss.row(loss.LOSSES[name], sharding.device_mesh(), 1024, rounds=2)
     for form in ("tiled", "dense"):
-        assert min(found[f"{form}_{what}"] for what in ("bytes", "seconds", "spread")) > 0
+        assert min(report[f"{form}_{what}"] for what in ("bytes", "seconds", "spread")) > 0
 
 
 @pytest.mark.parametrize("name", loss.LOSSES)
@@ -114,9 +114,9 @@ def test_tiles_grow_with_the_batch_and_the_whole_form_with_its_square(
 
 
 def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
-    found = selection.run(sharding.device_mesh(), sources=300, targets=200, width=16)
-    whole = found["growth"][-1]
-    assert [row["pairs"] for row in found["growth"]] == [
+    report = selection.run(sharding.device_mesh(), sources=300, targets=200, width=16)
+    last = report["growth"][-1]
+    assert [row["pairs"] for row in report["growth"]] == [
         18 * 12,
         37 * 25,
         75 * 50,
@@ -124,34 +124,34 @@ def test_the_selection_counts_what_random_vectors_have_in_common() -> None:
         60_000,
     ]
     # The mean of two random cosines is above twice its deviation.
-    assert whole["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
-    assert found["share_of_peak"] == whole["share_of_peak"] > 0
-    assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in found["growth"])
-    assert 0 < whole["temporary_bytes"] < 8 * 1024 * 1024 * 4
+    assert last["mean_share_counted"] == pytest.approx(0.025, abs=0.01)
+    assert report["share_of_peak"] == last["share_of_peak"] > 0
+    assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in report["growth"])
+    assert 0 < last["temporary_bytes"] < 8 * 1024 * 1024 * 4
 
 
 def test_the_search_finds_what_was_planted() -> None:
-    found = search.run(sharding.device_mesh(), gallery=300, queries=50, width=64, rounds=1)
-    assert found["recall_at_1"] == found["first_is_the_match"] == 1.0
-    assert [row["what"] for row in found["times"]][:2] == ["nearest", "ranks"]
-    assert min(row["seconds"] for row in found["times"]) > 0
+    report = search.run(sharding.device_mesh(), gallery=300, queries=50, width=64, rounds=1)
+    assert report["recall_at_1"] == report["first_is_the_match"] == 1.0
+    assert [row["what"] for row in report["times"]][:2] == ["nearest", "ranks"]
+    assert min(row["seconds"] for row in report["times"]) > 0
 
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:
     rows = [{"batch": 1024, "seconds": 0.123456}, {"batch": 65536, "seconds": None}]
-    shown = benchmark.lines({"mode": "loss", "machine": {"host": "an abacus"}, "mmd": rows})
-    assert [" ".join(line.split()) for line in shown] == [
+    lines = benchmark.lines({"mode": "loss", "machine": {"host": "an abacus"}, "mmd": rows})
+    assert [" ".join(line.split()) for line in lines] == [
         *("mode loss", "machine", "host an abacus"),
         *("", "mmd", "batch seconds", "1,024 0.1235", "65,536 -"),
     ]
 
 
 def test_a_pods_batch_has_its_shapes_without_being_drawn(tiny_config: ConfigDict) -> None:
-    def of(batch: dict[str, Any]) -> Any:
+    def shapes(batch: dict[str, Any]) -> Any:
         return jax.tree.map(lambda x: (x.shape, x.dtype), batch)
 
     drawn = step.random_batch(tiny_config, 0, tiny_config.data.vocab_size)
-    assert of(step.batch_shapes(tiny_config)) == of(drawn)
+    assert shapes(step.batch_shapes(tiny_config)) == shapes(drawn)
     pod = step.batch_shapes(step.with_batch(tiny_config, 10**9))
     assert pod["target"]["image"].shape == (10**9, *drawn["target"]["image"].shape[1:])
 
@@ -160,10 +160,10 @@ def test_the_pipeline_and_the_raw_decoder_are_measured_on_the_same_pictures(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(input, "SECONDS", 0.05)
-    found = input.measured({"config": json.loads(tiny_config.to_json()), "rounds": 2})
-    assert [len(found[name]) for name in ("pipeline", "raw")] == [2, 2]
-    assert min(found["pipeline"] + found["raw"]) > 0
-    about = found["about"]
+    report = input.measured({"config": json.loads(tiny_config.to_json()), "rounds": 2})
+    assert [len(report[name]) for name in ("pipeline", "raw")] == [2, 2]
+    assert min(report["pipeline"] + report["raw"]) > 0
+    about = report["about"]
     assert about["raw_decoder"] == "libpng (Pillow)"
     assert 0.1 < about["kilobytes_per_picture"] < 32 * 32 * 3 / 1e3
 
@@ -233,8 +233,8 @@ def test_the_command_times_the_real_step_without_tensorflow(
         "finally: assert 'tensorflow' not in sys.modules"
     )
     out = tmp_path / "report.json"
-    own = [f"--config={root / 'configs' / 'pgda.py'}", "--rounds=2", f"--out={out}"]
-    command = [sys.executable, "-c", code, *own, *overrides]
+    arguments = [f"--config={root / 'configs' / 'pgda.py'}", "--rounds=2", f"--out={out}"]
+    command = [sys.executable, "-c", code, *arguments, *overrides]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())

@@ -20,9 +20,16 @@ from date_jax.run import workdir
 
 def test_more_devices_keep_their_rows_and_exchange_more() -> None:
     chip = plan.CHIPS["v5e"]
-    found = {"estimated_cycles": 1.5e8, "rows_per_device": 64.0, "flops_per_device": 1.97e12}
-    found |= {"devices": 4, "exchanged_bytes": {"all-reduce": 10**9, "all-gather": 4 * 10**6}}
-    one, many = (plan._row("x", found, chip, devices) for devices in (1, 256))
+    step_on_chips = {
+        "estimated_cycles": 1.5e8,
+        "rows_per_device": 64.0,
+        "flops_per_device": 1.97e12,
+    }
+    step_on_chips |= {
+        "devices": 4,
+        "exchanged_bytes": {"all-reduce": 10**9, "all-gather": 4 * 10**6},
+    }
+    one, many = (plan._row("x", step_on_chips, chip, devices) for devices in (1, 256))
     assert one["estimated_ms"] == many["estimated_ms"] == pytest.approx(100)
     assert one["efficiency_modelled"] == 1.0
     assert one["mfu_estimated"] == pytest.approx(0.1)
@@ -49,26 +56,26 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     tiny_config.mesh.fsdp = 4
     names = ("v5e:2x2", "v5e:4x4")
     config, topologies = plan.prepared(tiny_config, names)
-    found = plan.run(config, topologies=topologies)
-    assert found["modelled"].startswith("all:")
-    small, large = found["v5e:2x2"], found["v5e:4x4"]
+    report = plan.run(config, topologies=topologies)
+    assert report["modelled"].startswith("all:")
+    small, large = report["v5e:2x2"], report["v5e:4x4"]
     assert (small["devices"], large["devices"], large["batch_size"]) == (4, 16, 64)
     assert small["bytes_per_device"] == large["bytes_per_device"]
     assert small["bytes_per_device"]["temporary"] == 9_000_000, "4 rows"
     batch = sum(x.nbytes for x in jax.tree.leaves(step.random_batch(tiny_config, 0, 50)))
     assert small["bytes_per_device"]["arguments"] == 1_000_000 + 4 + batch // 4, "a quarter"
-    assert [row["devices"] for row in found["scaling"]] == [4, 16], (
+    assert [row["devices"] for row in report["scaling"]] == [4, 16], (
         "no others where there are groups"
     )
     third = 4_000_000 * 3 / 4 / 100e9 * 1e3  # for each of three times around the ring, in ms
-    assert found["scaling"][0]["exchange_ms_modelled"] == pytest.approx(3 * third)
+    assert report["scaling"][0]["exchange_ms_modelled"] == pytest.approx(3 * third)
     free = 16 * 2**30 - (small["bytes_per_device"]["arguments"] - batch // 4) - 1_000_000
     rows = free / (2_000_000 + batch / 16)
-    assert found["largest_batch_modelled"] == pytest.approx(4 * rows, rel=1e-3)
+    assert report["largest_batch_modelled"] == pytest.approx(4 * rows, rel=1e-3)
     config.mesh.fsdp = 1
-    found = plan.run(config, topologies=topologies)
-    assert [row["devices"] for row in found["scaling"]] == [2**n for n in range(11)]
-    alone, _, four, *_ = found["scaling"]
+    report = plan.run(config, topologies=topologies)
+    assert [row["devices"] for row in report["scaling"]] == [2**n for n in range(11)]
+    alone, _, four, *_ = report["scaling"]
     assert alone["mfu_estimated"] == 1.0, "products bound it"
     assert alone["estimated_ms"] == pytest.approx(4e12 / 197e12 * 1e3)
     assert four["exchange_ms_modelled"] == pytest.approx(2 * third)
@@ -113,14 +120,14 @@ def test_libtpu_compiles_for_chips_that_are_not_here(
     command += [f"--config.{key}={value}" for key, value in values.items()]
     environment = os.environ | {"XLA_FLAGS": ""}  # libtpu stops at those for a CPU
     subprocess.run(command, check=True, cwd=root, env=environment)
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["largest_batch_modelled"] > 16
-    made = found["v5e:2x2"]
-    assert (made["devices"], made["batch_size"]) == (4, 16)
-    assert made["estimated_cycles"] > 0
-    assert made["collectives"]["all-reduce"] > 0, "gradients are added up"
-    assert sum(made["share_of_cycles"]["kind"].values()) == pytest.approx(1)
-    assert found["scaling"][-1]["devices"] == 1024
+    report = json.loads((tmp_path / "plan.json").read_text())
+    assert report["largest_batch_modelled"] > 16
+    step_on_chips = report["v5e:2x2"]
+    assert (step_on_chips["devices"], step_on_chips["batch_size"]) == (4, 16)
+    assert step_on_chips["estimated_cycles"] > 0
+    assert step_on_chips["collectives"]["all-reduce"] > 0, "gradients are added up"
+    assert sum(step_on_chips["share_of_cycles"]["kind"].values()) == pytest.approx(1)
+    assert report["scaling"][-1]["devices"] == 1024
 
 
 @pytest.mark.slow

@@ -55,11 +55,11 @@ ENTRY %main.9 (x: f32[8]) -> f32[8] {
 
 
 def test_cycles_are_those_of_all_instructions_as_often_as_they_run() -> None:
-    found = program_text.costs(PROGRAM)
+    costs = program_text.costs(PROGRAM)
     total = 2 * (6 * 120 + 5) + 9 + 7 + 3 + 1000
-    assert sum(cost.spent for cost in found) == total
-    assert sum(cost.spent == 0 for cost in found) == 2  # the gather and the copy on its way
-    kinds, parts = (program_text.shares(found, of) for of in ("kind", "part"))
+    assert sum(cost.spent for cost in costs) == total
+    assert sum(cost.spent == 0 for cost in costs) == 2  # the gather and the copy on its way
+    kinds, parts = (program_text.shares(costs, field) for field in ("kind", "part"))
     cycles = {"products": 12 * 100, "elementwise": 12 * 20 + 1007}
     cycles |= {"moves": 10, "reductions": 9, "exchanges": 3}
     assert kinds == pytest.approx({kind: n / total for kind, n in cycles.items()})
@@ -76,13 +76,13 @@ def test_a_profile_names_what_ran_by_kind_and_part() -> None:
             return jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)
 
     program = jax.jit(function).lower(x).compile()
-    found = profile.of_calls(program, lambda: program(x))
-    assert found["runs"] >= 20
-    assert 0 < found["seconds"] < 1
-    assert sum(found["kind"].values()) == pytest.approx(1)
-    assert next(iter(found["kind"])) == "products"
-    assert next(iter(found["part"])) == "text_extractor"
-    assert found["kind"]["products"] > 0.5
+    report = profile.of_calls(program, lambda: program(x))
+    assert report["runs"] >= 20
+    assert 0 < report["seconds"] < 1
+    assert sum(report["kind"].values()) == pytest.approx(1)
+    assert next(iter(report["kind"])) == "products"
+    assert next(iter(report["part"])) == "text_extractor"
+    assert report["kind"]["products"] > 0.5
 
 
 def test_a_platform_with_other_names_for_operations_has_no_profile(
@@ -107,15 +107,15 @@ def test_a_profile_adds_up_the_operations_of_the_record() -> None:
     ]
     plane = types.SimpleNamespace(lines=[types.SimpleNamespace(events=events)])
     record = types.SimpleNamespace(planes=[plane])
-    found = profile.shares(program_text.instructions(PROGRAM), record)
-    assert (found["runs"], found["seconds"]) == (2, pytest.approx(4e-6))
-    assert found["kind"] == {"products": 0.75, "elementwise": 0.25}
+    report = profile.shares(program_text.instructions(PROGRAM), record)
+    assert (report["runs"], report["seconds"]) == (2, pytest.approx(4e-6))
+    assert report["kind"] == {"products": 0.75, "elementwise": 0.25}
 
 
 def test_instructions_are_those_that_compute() -> None:
-    found = program_text.instructions(PROGRAM)
-    assert not {"w", "i", "q"} & found.keys(), "loops, branches and calls run others"
-    assert (found["b"].kind, found["p"].kind) == ("elementwise", "products")
+    instructions = program_text.instructions(PROGRAM)
+    assert not {"w", "i", "q"} & instructions.keys(), "loops, branches and calls run others"
+    assert (instructions["b"].kind, instructions["p"].kind) == ("elementwise", "products")
 
 
 def test_exchanged_bytes_are_those_of_the_results() -> None:

@@ -41,7 +41,7 @@ class Small:
     rng: Any
 
 
-def made(value: float) -> Small:
+def state_of(value: float) -> Small:
     return Small(
         step=jnp.array(int(value), jnp.int32),
         params={
@@ -53,15 +53,15 @@ def made(value: float) -> Small:
 
 
 def target(fsdp: int = 1, **changes: Any) -> Small:
-    shapes = jax.eval_shape(lambda: made(1)).replace(**changes)
+    shapes = jax.eval_shape(lambda: state_of(1)).replace(**changes)
     return sharding.sharded_shapes(
         shapes, sharding.tree_shardings(sharding.device_mesh(fsdp), shapes)
     )
 
 
-def placed(value: float, fsdp: int = 1) -> Small:
+def sharded_state(value: float, fsdp: int = 1) -> Small:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target(fsdp))
-    return jax.jit(lambda: made(value), out_shardings=shardings)()
+    return jax.jit(lambda: state_of(value), out_shardings=shardings)()
 
 
 def anything(_: dict[str, Any]) -> None:
@@ -74,33 +74,33 @@ def values(state: Small) -> list[np.ndarray]:
 
 
 def assert_equal(state: Small, value: float) -> None:
-    for found, wanted in zip(values(state), values(made(value)), strict=True):
-        assert found.dtype == wanted.dtype
-        assert found.tobytes() == wanted.tobytes()
+    for leaf, wanted in zip(values(state), values(state_of(value)), strict=True):
+        assert leaf.dtype == wanted.dtype
+        assert leaf.tobytes() == wanted.tobytes()
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the steps 2 and 3."""
     directory = tmp_path_factory.mktemp("runs") / "run" / "checkpoints"
     checkpoints = Checkpoints(directory, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, placed(step, 2), {"note": f"of {step}"})
+        checkpoints.save(step, sharded_state(step, 2), {"note": f"of {step}"})
     checkpoints.close()
     assert checkpoint.steps_in(directory) == [2, 3]
     return directory
 
 
 @pytest.fixture
-def copied(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+def checkpoints_copy(two_steps: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_steps, tmp_path / "checkpoints"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
     rng = np.random.default_rng(0)
     leaf = np.asarray(jnp.asarray(rng.integers(0, 2, (6, 5)), dtype))
-    whole = fingerprint(jnp.asarray(leaf))
+    expected = fingerprint(jnp.asarray(leaf))
     bits = 1 if dtype == "bool" else 8 * leaf.itemsize
     flipped = []
     for element in range(leaf.size):
@@ -109,7 +109,7 @@ def test_a_fingerprint_changes_with_every_single_bit(dtype: str) -> None:
             raw[element * leaf.itemsize + bit // 8] ^= 1 << bit % 8
             flipped.append(np.frombuffer(bytes(raw), leaf.dtype).reshape(leaf.shape))
     prints = jax.vmap(fingerprint)(jnp.asarray(np.stack(flipped)))
-    assert not (np.asarray(prints) == int(whole)).any()
+    assert not (np.asarray(prints) == int(expected)).any()
 
 
 def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
@@ -124,16 +124,16 @@ def test_where_copies_may_differ_the_first_is_the_one_that_is_saved(
         for number, device in enumerate(jax.devices())
     ]
     kernel = jax.make_array_from_single_device_arrays((256, 8), everywhere, copies)
-    state = placed(1).replace(params={"kernel": kernel})
+    state = sharded_state(1).replace(params={"kernel": kernel})
     saving = Checkpoints(tmp_path, keep=1)
     saving.save(1, state, {})
     saving.close()
     shapes = sharding.sharded_shapes(
         jax.eval_shape(lambda: state), jax.tree.map(lambda x: x.sharding, state)
     )
-    found = Checkpoints(tmp_path, keep=1).restore(shapes, check=anything)
-    assert found is not None
-    np.testing.assert_array_equal(found[0].params["kernel"], copies[0])
+    restored = Checkpoints(tmp_path, keep=1).restore(shapes, check=anything)
+    assert restored is not None
+    np.testing.assert_array_equal(restored.state.params["kernel"], copies[0])
 
 
 def test_a_fingerprint_knows_the_places_of_equal_values() -> None:
@@ -143,18 +143,20 @@ def test_a_fingerprint_knows_the_places_of_equal_values() -> None:
 
 
 def test_a_fingerprint_does_not_depend_on_the_sharding() -> None:
-    prints = {int(jax.jit(fingerprint)(placed(3, fsdp).params["kernel"])) for fsdp in (1, 2, 8)}
-    assert prints == {int(fingerprint(made(3).params["kernel"]))}
+    prints = {
+        int(jax.jit(fingerprint)(sharded_state(3, fsdp).params["kernel"])) for fsdp in (1, 2, 8)
+    }
+    assert prints == {int(fingerprint(state_of(3).params["kernel"]))}
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
-def test_a_state_comes_back_to_the_bit_on_another_mesh(copied: Path, fsdp: int) -> None:
-    restored = Checkpoints(copied, keep=2).restore(target(fsdp), check=anything)
+def test_a_state_comes_back_to_the_bit_on_another_mesh(checkpoints_copy: Path, fsdp: int) -> None:
+    restored = Checkpoints(checkpoints_copy, keep=2).restore(target(fsdp), check=anything)
     assert restored is not None
-    state, meta, said = restored
+    state, meta, warnings = restored
     assert_equal(state, 3)
     assert meta["note"] == "of 3"
-    assert not said
+    assert not warnings
     assert state.params["kernel"].sharding == target(fsdp).params["kernel"].sharding
     assert jax.random.uniform(state.rng) == jax.random.uniform(jax.random.key(3))
 
@@ -180,41 +182,41 @@ def damage(step: Path, kind: str, rng: random.Random) -> str:
 
 @pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
 def test_a_damaged_step_is_never_used_and_the_one_before_it_is(
-    saved: Path, tmp_path: Path, kind: str
+    two_steps: Path, tmp_path: Path, kind: str
 ) -> None:
     """Where the damage hits no value (a time stamp), the right values of the step may come back."""
     noticed = 0
     for seed in range(DAMAGED):
-        directory = Path(shutil.copytree(saved, tmp_path / str(seed) / "checkpoints"))
+        directory = Path(shutil.copytree(two_steps, tmp_path / str(seed) / "checkpoints"))
         what = damage(directory / "3", kind, random.Random(seed))
         restored = Checkpoints(directory, keep=2).restore(target(), check=anything)
         assert restored is not None, what
-        state, _, said = restored
-        assert_equal(state, 2 if said else 3)
-        if said:
+        state, _, warnings = restored
+        assert_equal(state, 2 if warnings else 3)
+        if warnings:
             noticed += 1
-            assert "step 3 is damaged" in said[0]
-            assert said[1] == "using the checkpoint of step 2"
+            assert "step 3 is damaged" in warnings[0]
+            assert warnings[1] == "using the checkpoint of step 2"
             aside = list((directory.parent / "checkpoints_set_aside").iterdir())
             assert [path.name.split("-")[0] for path in aside] == ["3"]
     assert noticed >= DAMAGED // 2, noticed
 
 
-def test_an_empty_newer_step_is_set_aside_and_saving_goes_on(copied: Path) -> None:
-    (copied / "7").mkdir()
-    checkpoints = Checkpoints(copied, keep=2)
+def test_an_empty_newer_step_is_set_aside_and_saving_goes_on(checkpoints_copy: Path) -> None:
+    (checkpoints_copy / "7").mkdir()
+    checkpoints = Checkpoints(checkpoints_copy, keep=2)
     restored = checkpoints.restore(target(), check=anything)
     assert restored is not None
-    state, _, said = restored
+    state, _, warnings = restored
     assert_equal(state, 3)
-    assert "step 7 is damaged" in said[0]
-    checkpoints.save(4, placed(4), {})
+    assert "step 7 is damaged" in warnings[0]
+    checkpoints.save(4, sharded_state(4), {})
     checkpoints.close()
-    assert checkpoint.steps_in(copied) == [3, 4]
+    assert checkpoint.steps_in(checkpoints_copy) == [3, 4]
 
 
 def test_where_no_step_can_be_read_the_run_stops_at_each_start_and_moves_none(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoints_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault may be this machine's: what one with more memory can read is not put away."""
 
@@ -227,24 +229,24 @@ def test_where_no_step_can_be_read_the_run_stops_at_each_start_and_moves_none(
             with pytest.raises(
                 CheckpointError, match=r"(?s)no whole.*step 3: MemoryError: no room"
             ):
-                Checkpoints(copied, keep=2).restore(target(), check=anything)
-    assert checkpoint.steps_in(copied) == [2, 3]
-    restored = Checkpoints(copied, keep=2).restore(target(), check=anything)
+                Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
+    restored = Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
     assert restored is not None
     assert_equal(restored[0], 3)
     for step in (2, 3):
-        (copied / str(step) / "meta" / "metadata").write_text("{}")
+        (checkpoints_copy / str(step) / "meta" / "metadata").write_text("{}")
     with pytest.raises(CheckpointError, match="left in place") as error:
-        Checkpoints(copied, keep=2).restore(target(), check=anything)
+        Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
     assert len(str(error.value).splitlines()) <= 8
-    assert checkpoint.steps_in(copied) == [2, 3]
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_sigterm_while_a_step_is_read_damages_nothing(
-    copied: Path, wrapped: bool, monkeypatch: pytest.MonkeyPatch
+    checkpoints_copy: Path, wrapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: Any, **__: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Preempted as stop:
@@ -252,25 +254,25 @@ def test_a_sigterm_while_a_step_is_read_damages_nothing(
                 raise ValueError("a layer's own words") from stop
             raise
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", stopped)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", stop)
     with Preemption(), pytest.raises(Preempted, match="before the first step"):
-        Checkpoints(copied, keep=2).restore(target(), check=anything)
-    assert checkpoint.steps_in(copied) == [2, 3]
-    assert not (copied.parent / "checkpoints_set_aside").exists()
+        Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
+    assert not (checkpoints_copy.parent / "checkpoints_set_aside").exists()
 
 
 def test_a_save_that_fails_at_once_names_its_own_step(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoints_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(copied, keep=2)
+    checkpoints = Checkpoints(checkpoints_copy, keep=2)
     assert checkpoints.restore(target(), check=anything) is not None
 
-    def refused(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", refused)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
     with pytest.raises(CheckpointError, match="saving step 4 failed") as error:
-        checkpoints.save(4, placed(4), {})
+        checkpoints.save(4, sharded_state(4), {})
     assert "whole checkpoints: [2, 3]" in str(error.value)
 
 
@@ -278,30 +280,32 @@ def test_a_save_that_fails_at_once_names_its_own_step(
     "leaf",
     [jax.ShapeDtypeStruct((512, 128), jnp.float32), jax.ShapeDtypeStruct((512, 256), "bfloat16")],
 )
-def test_another_model_s_checkpoint_is_refused_and_left_in_place(copied: Path, leaf: Any) -> None:
+def test_another_model_s_checkpoint_is_refused_and_left_in_place(
+    checkpoints_copy: Path, leaf: Any
+) -> None:
     other = target(params={**target().params, "kernel": leaf})
     with pytest.raises(CheckpointError, match=r"kernel.*saved float32\[512, 256\], now"):
-        Checkpoints(copied, keep=2).restore(other, check=anything)
-    assert checkpoint.steps_in(copied) == [2, 3]
+        Checkpoints(checkpoints_copy, keep=2).restore(other, check=anything)
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
 
 
-def test_a_run_that_may_not_go_on_says_so_before_reading_the_state(copied: Path) -> None:
-    shutil.rmtree(copied / "3" / "state")
+def test_a_run_that_may_not_go_on_says_so_before_reading_the_state(checkpoints_copy: Path) -> None:
+    shutil.rmtree(checkpoints_copy / "3" / "state")
 
     def refuse(meta: dict[str, Any]) -> None:
         raise UsageError(meta["note"])
 
     with pytest.raises(UsageError, match="of 3"):
-        Checkpoints(copied, keep=2).restore(target(), check=refuse)
+        Checkpoints(checkpoints_copy, keep=2).restore(target(), check=refuse)
 
 
-def test_a_state_that_is_not_finite_is_never_saved(copied: Path) -> None:
-    checkpoints = Checkpoints(copied, keep=2)
-    bad = placed(4)
+def test_a_state_that_is_not_finite_is_never_saved(checkpoints_copy: Path) -> None:
+    checkpoints = Checkpoints(checkpoints_copy, keep=2)
+    bad = sharded_state(4)
     bad.params["norm"]["scale"] = bad.params["norm"]["scale"].at[3].set(jnp.nan)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
         checkpoints.save(4, bad, {})
-    assert checkpoint.steps_in(copied) == [2, 3]
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
 
 
 @contextmanager
@@ -315,71 +319,73 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_save_that_fails_in_the_background_is_told_and_harms_no_older_one(copied: Path) -> None:
+def test_a_save_that_fails_in_the_background_is_told_and_harms_no_older_one(
+    checkpoints_copy: Path,
+) -> None:
     def save() -> None:
-        checkpoints = Checkpoints(copied, keep=2)
-        checkpoints.save(4, placed(4), {})
+        checkpoints = Checkpoints(checkpoints_copy, keep=2)
+        checkpoints.save(4, sharded_state(4), {})
         checkpoints.close()
 
     with full_disk(), pytest.raises(CheckpointError, match="saving step 4 failed") as error:
         save()
     assert "whole checkpoints: [2, 3]" in str(error.value)
-    restored = Checkpoints(copied, keep=2).restore(target(), check=anything)
+    restored = Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
     assert restored is not None
     assert_equal(restored[0], 3)
 
 
-def test_a_checkpoint_is_found_in_the_run_s_directory_too(saved: Path) -> None:
+def test_a_checkpoint_is_found_in_the_run_s_directory_too(two_steps: Path) -> None:
     assert (
-        checkpoint.checkpoint_directory(saved)
-        == checkpoint.checkpoint_directory(saved.parent)
-        == saved
+        checkpoint.checkpoint_directory(two_steps)
+        == checkpoint.checkpoint_directory(two_steps.parent)
+        == two_steps
     )
 
 
-def test_one_level_off_names_the_runs_that_are_there(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"runs near it: {saved.parent}"):
-        checkpoint.checkpoint_directory(saved.parent.parent)
+def test_one_level_off_names_the_runs_that_are_there(two_steps: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"runs near it: {two_steps.parent}"):
+        checkpoint.checkpoint_directory(two_steps.parent.parent)
     with pytest.raises(CheckpointError, match="no such directory"):
-        checkpoint.checkpoint_directory(saved.parent.parent / "nowhere")
+        checkpoint.checkpoint_directory(two_steps.parent.parent / "nowhere")
 
 
-def test_one_part_is_read_without_knowing_the_rest(saved: Path) -> None:
-    found = checkpoint.latest_part(saved.parent, "params")
-    assert (found.step, found.meta["note"], found.warnings) == (3, "of 3", [])
-    expected = made(3).params
-    for read, wanted in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
+def test_one_part_is_read_without_knowing_the_rest(two_steps: Path) -> None:
+    part = checkpoint.latest_part(two_steps.parent, "params")
+    assert (part.step, part.meta["note"], part.warnings) == (3, "of 3", [])
+    expected = state_of(3).params
+    for read, wanted in zip(jax.tree.leaves(part.params), jax.tree.leaves(expected), strict=True):
         assert read.dtype == wanted.dtype
         np.testing.assert_array_equal(read, wanted)
-    assert found.params["norm"].keys() == expected["norm"].keys()
+    assert part.params["norm"].keys() == expected["norm"].keys()
 
 
-def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(copied: Path) -> None:
-    meta = copied / "3" / "meta" / "metadata"
+def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(checkpoints_copy: Path) -> None:
+    meta = checkpoints_copy / "3" / "meta" / "metadata"
     meta.write_text(meta.read_text().replace("of 3", "of 4"))
-    found = checkpoint.latest_part(copied, "params")
-    assert found.step == 2
-    assert "step 3 is damaged" in found.warnings[0]
-    np.testing.assert_array_equal(found.params["kernel"], made(2).params["kernel"])
-    assert checkpoint.steps_in(copied) == [2, 3]
-    shutil.rmtree(copied / "2" / "state")
+    part = checkpoint.latest_part(checkpoints_copy, "params")
+    assert part.step == 2
+    assert "step 3 is damaged" in part.warnings[0]
+    np.testing.assert_array_equal(part.params["kernel"], state_of(2).params["kernel"])
+    assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
+    shutil.rmtree(checkpoints_copy / "2" / "state")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        checkpoint.latest_part(copied, "params")
+        checkpoint.latest_part(checkpoints_copy, "params")
 
 
-def test_a_part_whose_bits_have_changed_is_never_read(saved: Path, tmp_path: Path) -> None:
+def test_a_part_whose_bits_have_changed_is_never_read(two_steps: Path, tmp_path: Path) -> None:
     for seed in range(DAMAGED):
-        directory = Path(shutil.copytree(saved, tmp_path / str(seed)))
+        directory = Path(shutil.copytree(two_steps, tmp_path / str(seed)))
         what = damage(directory / "3" / "state", "flip", random.Random(seed))
-        found = checkpoint.latest_part(directory, "params")
-        kernel = made(3 if found.step == 3 else 2).params["kernel"]
-        np.testing.assert_array_equal(found.params["kernel"], kernel, err_msg=what)
+        part = checkpoint.latest_part(directory, "params")
+        kernel = state_of(3 if part.step == 3 else 2).params["kernel"]
+        np.testing.assert_array_equal(part.params["kernel"], kernel, err_msg=what)
 
 
-def test_saving_a_step_twice_writes_it_once(copied: Path) -> None:
-    checkpoints = Checkpoints(copied, keep=2)
+def test_saving_a_step_twice_writes_it_once(checkpoints_copy: Path) -> None:
+    checkpoints = Checkpoints(checkpoints_copy, keep=2)
     for _ in range(2):
-        checkpoints.save(4, placed(4), {})
+        checkpoints.save(4, sharded_state(4), {})
     checkpoints.close()
-    assert checkpoint.steps_in(copied) == [3, 4]
-    assert os.listdir(copied / "4")
+    assert checkpoint.steps_in(checkpoints_copy) == [3, 4]
+    assert os.listdir(checkpoints_copy / "4")

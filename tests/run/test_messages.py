@@ -40,7 +40,7 @@ def test_the_devices_made_of_cores_divide_what_they_share(
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
+def definitions(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
     """An entry point's flags, apart from those of the process that runs the tests."""
     monkeypatch.chdir(ROOT)
     values = flags.FlagValues()
@@ -51,13 +51,13 @@ def known(monkeypatch: pytest.MonkeyPatch) -> flags.FlagValues:
     return values
 
 
-def parsed(
-    arguments: list[str], known: flags.FlagValues, monkeypatch: pytest.MonkeyPatch
+def parse(
+    arguments: list[str], definitions: flags.FlagValues, monkeypatch: pytest.MonkeyPatch
 ) -> flags.FlagValues:
     argv = ["main.py", *arguments]
     monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
-    commandline.parse(argv, known)
-    return known
+    commandline.parse(argv, definitions)
+    return definitions
 
 
 def assert_readable(text: str) -> None:
@@ -107,23 +107,23 @@ COMMANDS = [
 def test_a_wrong_command_is_refused_in_a_few_words(
     arguments: list[str],
     says: list[str],
-    known: flags.FlagValues,
+    definitions: flags.FlagValues,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        parsed(arguments, known, monkeypatch)
+        parse(arguments, definitions, monkeypatch)
     for words in says:
         assert words in str(caught.value)
     assert_readable(str(caught.value))
 
 
 def test_a_right_command_reaches_the_config(
-    known: flags.FlagValues, monkeypatch: pytest.MonkeyPatch
+    definitions: flags.FlagValues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["--workdir", "here", f"{PGDA}:live2mall", "--config.seed", "3"]
     arguments += ["--config.aligner.unbiased", "--config.model.image.depths=(1, 1)", "--debug"]
     arguments += ["--config.optim.learning_rate=-1"]  # read here, refused by `validate`
-    values = parsed(arguments, known, monkeypatch)
+    values = parse(arguments, definitions, monkeypatch)
     assert (values.config.seed, values.workdir, values.debug) == (3, "here", True)
     assert values.config.data.source == "live"
     assert values.config.aligner.unbiased is True
@@ -345,7 +345,7 @@ def test_exit_codes_tell_whose_mistake_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, known: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
     with pytest.raises(SystemExit) as left:
         commandline.run(raising(error), ["main.py"])
     assert left.value.code == code
@@ -363,7 +363,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(root: Path) -> None:
 def test_debug_shows_the_traceback_of_a_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, known: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
     with pytest.raises(SystemExit):
         commandline.run(raising(errors.DataError("b")), ["main.py", "--debug"])
     assert re.search(r"Traceback.*error: b\n$", capsys.readouterr().err, re.DOTALL)
@@ -388,7 +388,7 @@ def test_what_all_hosts_share_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, known: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
     monkeypatch.setattr(commandline, "process", lambda argv=(): (index, met))
     monkeypatch.setattr(commandline, "leave", sys.exit)
     with pytest.raises(SystemExit):
@@ -401,8 +401,8 @@ def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(
     code: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def left_by(name: str) -> Callable[[int], None]:
-        def leave(given: int) -> None:
-            raise SystemExit(f"{name} {given}")
+        def leave(status: int) -> None:
+            raise SystemExit(f"{name} {status}")
 
         return leave
 

@@ -21,7 +21,7 @@ from tests.data.test_files import rows_of, write_jsonl
 from tests.test_train import fingerprints, lines
 
 
-def started(
+def start(
     config: ConfigDict,
     directory: Path,
     start_in: Path | list[Path],
@@ -44,21 +44,21 @@ def started(
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             command += [f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
-    made = []
+    children = []
     for index in range(processes):
-        own = [f"--process_count={processes}", f"--process_index={index}"]
-        own += options[index] if options else []
+        process_flags = [f"--process_count={processes}", f"--process_index={index}"]
+        process_flags += options[index] if options else []
         with (directory.parent / f"{processes}_{index}.txt").open("w") as output:
-            made.append(
+            children.append(
                 subprocess.Popen(
-                    command + own,
+                    command + process_flags,
                     cwd=start_in[index] if isinstance(start_in, list) else start_in,
                     env=environments[index] if environments else None,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
             )
-    return made
+    return children
 
 
 def output(directory: Path, processes: int, index: int) -> str:
@@ -89,7 +89,7 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     compiled = tmp_path / "compiled"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
     other_disk = environment | {"DATE_JAX_CACHE": str(tmp_path / "other_disk")}
-    both = started(config, directory, root, processes=2, environments=[environment, other_disk])
+    both = start(config, directory, root, processes=2, environments=[environment, other_disk])
     try:
         wait_for(r"step +20/60", both[0], directory, 2)
         both[1].send_signal(signal.SIGTERM)
@@ -106,16 +106,16 @@ def test_two_preempted_processes_save_one_step_and_a_single_one_goes_on_alike(
     assert "step" not in output(directory, 2, 1), "only process 0 speaks"
 
     for folder in (directory, tmp_path / "same"):  # the second finds all compiled
-        (one,) = started(config, folder, root, processes=1)
+        (one,) = start(config, folder, root, processes=1)
         try:
             assert one.wait(timeout=300) == 0, output(folder, 1, 0)
         finally:
             one.kill()
         again = f"going on at step {saved} of 60" in output(folder, 1, 0)
         assert again == (folder == directory)
-    found, same = (lines(d, "train/") for d in (directory, tmp_path / "same"))
-    assert len(found) == 12
-    for one_line, other_line in zip(found, same, strict=True):
+    first_lines, other_lines = (lines(d, "train/") for d in (directory, tmp_path / "same"))
+    assert len(first_lines) == 12
+    for one_line, other_line in zip(first_lines, other_lines, strict=True):
         if one_line["step"] <= saved:
             assert one_line == pytest.approx(other_line, rel=3e-5, abs=3e-5)
         # Later a rounding has decided which box was chosen.
@@ -185,15 +185,15 @@ def test_a_host_that_differs_is_refused_before_the_first_step(
         options[1] = ["--cpu_devices=2"]
     elif unequal == "code":
         shutil.copytree(root / "date_jax", own_code / "date_jax")
-        edited = own_code / "date_jax" / "errors.py"
-        edited.write_text(edited.read_text() + "# edited here alone\n")
+        edited_file = own_code / "date_jax" / "errors.py"
+        edited_file.write_text(edited_file.read_text() + "# edited here alone\n")
         environments[1]["PYTHONPATH"] = str(own_code)
     elif unequal == "workdir":
         (directory / "checkpoints" / "4").mkdir(parents=True)
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / ".lock").touch()  # as a job that once ran here left it
         options[1] = [f"--workdir={tmp_path / 'elsewhere'}"]
-    both = started(
+    both = start(
         tiny_config,
         directory,
         folders,
@@ -207,10 +207,10 @@ def test_a_host_that_differs_is_refused_before_the_first_step(
     finally:
         for process in both:
             process.kill()
-    told = output(directory, 2, 0)
-    assert codes == [2, 2], told + output(directory, 2, 1)
-    assert re.search(f"error: host 1 differs from host 0 in {named}: start all alike", told)
-    assert "compil" not in told
+    text = output(directory, 2, 0)
+    assert codes == [2, 2], text + output(directory, 2, 1)
+    assert re.search(f"error: host 1 differs from host 0 in {named}: start all alike", text)
+    assert "compil" not in text
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def test_a_run_of_two_processes_one_of_which_is_killed_goes_on_to_the_bit(
     config.eval.every = 12
     config.stages.update(align=0.0, pseudo=0.2)
     for pattern in (r"step +5/24", r"step 12 \| mall_val", r"step +16/24"):
-        killed = started(config, tmp_path / "run", root, processes=2)
+        killed = start(config, tmp_path / "run", root, processes=2)
         try:
             wait_for(pattern, killed[0], tmp_path / "run", 2)
             killed[1].kill()
@@ -237,7 +237,7 @@ def test_a_run_of_two_processes_one_of_which_is_killed_goes_on_to_the_bit(
                 process.kill()
                 process.wait()
     for folder in ("run", "whole"):
-        both = started(config, tmp_path / folder, root, processes=2)
+        both = start(config, tmp_path / folder, root, processes=2)
         try:
             assert [process.wait(timeout=600) for process in both] == [0, 0]
         finally:
@@ -267,7 +267,7 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     config.mesh.fsdp = 2
     directory = tmp_path / "run"
     for processes, last in ((4, False), (2, False), (1, False), (3, True)):
-        running = started(config, directory, root, processes=processes, devices=2)
+        running = start(config, directory, root, processes=processes, devices=2)
         try:
             if not last:
                 wait_for(r"step +\d+ \| pseudo boxes", running[0], directory, processes)
@@ -276,14 +276,14 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
         finally:
             for process in running:
                 process.kill()
-        told = "".join(output(directory, processes, index) for index in range(processes))
-        assert codes == [0 if last else 75] * processes, told
+        text = "".join(output(directory, processes, index) for index in range(processes))
+        assert codes == [0 if last else 75] * processes, text
     config.mesh.fsdp = 1
     expected = train.train(config, tmp_path / "same")  # in this process, on eight devices
-    found = json.loads((directory / "results.json").read_text())
+    results = json.loads((directory / "results.json").read_text())
     for split, metrics in expected["eval"].items():
-        assert found["eval"][split] == pytest.approx(metrics, abs=1e-5), split
-    for one, other in zip(found["pseudo_boxes"], expected["pseudo_boxes"], strict=True):
+        assert results["eval"][split] == pytest.approx(metrics, abs=1e-5), split
+    for one, other in zip(results["pseudo_boxes"], expected["pseudo_boxes"], strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     for kind, count in (("train/", 10), ("eval/", 5)):
         runs = [lines(d, kind) for d in (directory, tmp_path / "same")]
@@ -293,7 +293,7 @@ def test_a_run_through_four_two_one_and_three_processes_is_one_run(
     chosen = [
         checkpoint.latest_part(d, "pseudo_boxes").params for d in (directory, tmp_path / "same")
     ]
-    assert [entry["step"] for entry in found["pseudo_boxes"]] == [2, 4, 6, 8]
+    assert [entry["step"] for entry in results["pseudo_boxes"]] == [2, 4, 6, 8]
     assert 0 < chosen[0]["weight"].sum() < len(chosen[0]["weight"])
     np.testing.assert_array_equal(chosen[0]["weight"], chosen[1]["weight"])
     np.testing.assert_allclose(chosen[0]["box_cxcywh"], chosen[1]["box_cxcywh"], atol=1e-5)
