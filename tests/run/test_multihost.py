@@ -130,7 +130,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 index, address = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(address, 2, index, coordinator_bind_address=address)
-from date_jax import all_pairs, sharding
+from date_jax import sharding
+from date_jax.pairs import all_pairs
 rng = np.random.default_rng(0)
 source = [rng.normal(size=(70, 5)).astype(np.float32) for _ in range(2)]
 target = [rng.normal(size=(45, 5)).astype(np.float32) for _ in range(2)]
