@@ -240,7 +240,7 @@ def asked(
         raise UsageError(f"--by={by}: the question has none; give --row, --picture or --words")
     size = searched.corpus.image_size
     shown = np.zeros((size, size, 3), np.uint8) if image is None else image
-    encoded = searched.corpus.tokenizer.encoded([words])
+    encoded = searched.corpus.tokenizer.encode([words])
     batch = {"image": shown[None], "text": encoded.ids, "text_mask": encoded.mask}
     return searched.predict(by, batch)
 

@@ -448,7 +448,7 @@ def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with workdir.Workdir(tmp_path) as one, cache.locked(tmp_path):
+    with workdir.Workdir(tmp_path) as one, cache.folder_lock(tmp_path):
         assert one.path == tmp_path
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2

@@ -116,7 +116,7 @@ def _encoded(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
     """Some pictures as they lie in the records."""
     records = Records([corpus.splits[name].records for name in names])
     some = np.random.default_rng(0).permutation(len(records))[:PICTURES]
-    return decode.encoded(records[some])
+    return decode.picture_files(records[some])
 
 
 def _raw_decoder(picture: bytes, side: int) -> tuple[str, Callable[[list[bytes]], int]]:

@@ -1,4 +1,4 @@
-"""Where prepared data lies, who may write there, and TensorFlow's manners while it does."""
+"""Where prepared data lie, who may write there, and TensorFlow, kept quiet."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from date_jax.run import locks
 
 @functools.cache
 def tensorflow() -> Any:
-    """TensorFlow, imported late (it takes 7 s), kept quiet and off the accelerators."""
+    """The module TensorFlow, imported late (it takes 7 s), kept quiet and off the accelerators."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only decodes, and would say so 4 times
     import tensorflow as tf
@@ -36,8 +36,8 @@ def cache_folder(config: Any) -> Path:
     Raises:
         SetupError: it cannot be made or written.
     """
-    asked = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
-    folder = Path(asked).expanduser().resolve()
+    path = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
+    folder = Path(path).expanduser().resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("a"):
@@ -51,52 +51,54 @@ def cache_folder(config: Any) -> Path:
 
 
 def compiled_folder(config: Any) -> str:
-    """Where XLA's programs are kept from one start to the next: $JAX_COMPILATION_CACHE_DIR, without
-    which JAX goes on where it cannot be used, or beside the prepared data.
+    """The folder that keeps XLA's programs from one start to the next.
+
+    It is $JAX_COMPILATION_CACHE_DIR, or lies in the cache of prepared data. JAX goes on without the
+    former where it cannot be used.
 
     Raises:
         SetupError: as `cache_folder`.
     """
-    beside = cache_folder(config) / "compiled"  # asked first: without it no run begins
-    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(beside)
+    folder = cache_folder(config) / "compiled"  # asked for first: no run begins without a cache
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Holds `folder` against other processes; they wait, and say so.
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """A lock that holds `folder` against other processes; they wait, and say so.
 
     Yields:
         Whether no other process can be in there: some network file systems have no locks.
     """
     with (folder / ".lock").open("a") as lock:
-        alone = locks.take(lock, folder, "several hosts may do the same work in it")
-        if alone is False:
+        is_taken = locks.take(lock, folder, "several hosts may do the same work in it")
+        if is_taken is False:
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)
             print(f"  (if its machine is gone for good, delete {lock.name})", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield alone is not None
+        yield is_taken is not None
 
 
 def save_npz(path: Path, **members: np.ndarray) -> None:
-    """Writes `path` whole or not at all, whoever else does at the same time."""
+    """Writes an `.npz` file whole or not at all, even where others write the same one."""
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part.npz")
     try:
         np.savez(part, allow_pickle=False, **members)
         os.replace(part, path)
-    finally:  # on a full disk, parts of its own name each time would fill the rest of it
+    finally:  # each part has another name: on a full disk they would fill the rest of it
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Keeps what TFDS says to itself: that it downloads, and that a config of ours is not its own.
+    """A context in which TFDS does not print that it downloads, nor that it does not know a config.
 
-    Progress of our own goes to stderr.
+    This package's own progress goes to stderr, which stays.
     """
-    before = absl.logging.get_verbosity()
+    verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        absl.logging.set_verbosity(before)
+        absl.logging.set_verbosity(verbosity)

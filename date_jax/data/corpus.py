@@ -2,18 +2,19 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from date_jax.data import tokenizer as tokenizers
-from date_jax.data.cache import cache_folder, locked, quiet_tfds
+from date_jax.data.cache import cache_folder, folder_lock, quiet_tfds
+from date_jax.data.clicks.training_pairs import TrainingPairs
 from date_jax.data.files.region_files import RegionFiles
-from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepared
+from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepare_splits
 from date_jax.data.sources import PAIRED, Parts, reader
-from date_jax.data.tokenizer import Tokenizer
+from date_jax.data.tokenizer import EncodedTexts, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Split:
 
     def ids(self) -> list[str]:
         """The id of each row: its offer's or post's, or `<split>_<row>` where it has none."""
-        if self.records.has("offer_id"):
+        if self.records.has_column("offer_id"):
             return self.records.texts("offer_id")
         return [f"{self.name}_{row}" for row in range(self.size)]
 
@@ -106,72 +107,58 @@ def load(config: Any, records: str) -> Corpus:
     """
     read = reader(config.name, records)
     cache = cache_folder(config)
-    vocabulary = (
-        tokenizers.loaded(config.vocab, length=config.text_length) if config.vocab else None
-    )
+    tokenizer = None
+    if config.vocab:
+        tokenizer = tokenizers.tokenizer_of_file(config.vocab, length=config.text_length)
     prepared_splits: dict[str, PreparedSplit] = {}
-    with locked(cache) as alone:
+    # Records are made once; who comes later, or waited meanwhile, only opens them.
+    with folder_lock(cache) as is_alone:
         with quiet_tfds():
             parts = read(config, cache)
             for builder in parts.builders:
-                prepared_splits |= prepared(builder, alone=alone)
+                prepared_splits |= prepare_splits(builder, is_alone=is_alone)
         pairs = parts.pairs(prepared_splits[PAIRED]) if parts.pairs else None
-
-    # Texts become token ids, columns of names become numbers.
+    # Texts become token ids. Where nobody reads a text, as a composite's, it decides nothing.
     texts = {name: split.texts("text") for name, split in prepared_splits.items()}
-    has_text = {name: name.rpartition("_")[0] in parts.texts_from for name in texts}
-    if vocabulary is None:
-        trained_on = sorted(name for name in texts if has_text[name] and name.endswith("_train"))
-        vocabulary = tokenizers.learned(
-            (text for name in trained_on for text in texts[name]),
+    is_read = {name: name.rpartition("_")[0] in parts.texts_from for name in texts}
+    if tokenizer is None:
+        train = sorted(name for name in texts if is_read[name] and name.endswith("_train"))
+        tokenizer = tokenizers.tokenizer_of_texts(
+            (text for name in train for text in texts[name]),
             size=config.vocab_size,
             length=config.text_length,
         )
+    encoded = {name: tokenizer.encode(texts[name]) for name in texts}
+    for name in filter(is_read.get, encoded):
+        tokenizers.check_vocabulary(encoded[name], name=name, vocab=config.vocab)
+    # Columns of names become numbers, and each post finds its regions.
     numbers = {key: _numbers(prepared_splits, key) for key in parts.numbered}
     splits = {}
-    cut = empty = 0
-    for name, prepared_split in prepared_splits.items():
-        encoded = vocabulary.encoded(texts[name])
-        if has_text[name]:
-            tokenizers.check_known(encoded, name=name, vocab=config.vocab)
-            cut, empty = cut + encoded.cut, empty + encoded.empty
+    for name, records_of_split in prepared_splits.items():
         split = Split(
             name=name,
             texts=texts[name],
-            text=encoded.ids,
-            text_mask=encoded.mask,
-            records=prepared_split,
-            numbers={key: of_split[name] for key, of_split in numbers.items()},
+            text=encoded[name].ids,
+            text_mask=encoded[name].mask,
+            records=records_of_split,
+            numbers={key: numbers_of_splits[name] for key, numbers_of_splits in numbers.items()},
         )
-        if parts.regions and has_text[name]:
+        if parts.regions and is_read[name]:
             region_row = parts.regions.rows(split.ids(), name)
             split = dataclasses.replace(split, region_row=region_row)
         splits[name] = split
-
-    # What a person is told, and what two hosts compare.
-    notes = [_row_counts(splits, parts)]
-    notes += [pairs.note] if pairs else []
-    notes += parts.notes
-    for builder in parts.builders:
-        notes += (builder.info.metadata or {}).get("notes", [])
-    if cut:
-        room = config.text_length - 2  # [CLS] and [SEP] take two
-        notes.append(
-            f"{cut:,} texts are longer than {room} word pieces and lose their ends "
-            "(config.data.text_length)"
-        )
-    if empty:
-        notes.append(f"{empty:,} texts are empty")
-    content = [config.image_size, config.text_length, *vocabulary.vocab]
-    content += [pairs.rows.tolist()] if pairs else []
-    content += [f"{name} {split.records.fingerprint}" for name, split in splits.items()]
-    content += [parts.regions.fingerprint] if parts.regions else []
     return Corpus(
         splits=splits,
-        tokenizer=vocabulary,
+        tokenizer=tokenizer,
         image_size=config.image_size,
-        notes=notes,
-        fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
+        notes=[
+            _row_counts(splits, parts),
+            *([pairs.note] if pairs else []),
+            *parts.notes,
+            *(note for builder in parts.builders for note in _builder_notes(builder)),
+            *_text_notes([encoded[name] for name in filter(is_read.get, encoded)], config),
+        ],
+        fingerprint=_fingerprint(config, tokenizer, splits, parts, pairs),
         pairs=pairs.rows if pairs else None,
         has_true_products=parts.has_true_products,
         regions=parts.regions,
@@ -182,11 +169,11 @@ def _numbers(
     prepared_splits: Mapping[str, PreparedSplit], column: str
 ) -> dict[str, Int[np.ndarray, " N"]]:
     """A column of texts as numbers by split, where equal texts of any split are one number."""
-    names = {name: split.texts(column) for name, split in prepared_splits.items()}
+    names = {split: records.texts(column) for split, records in prepared_splits.items()}
     number_of = {name: number for number, name in enumerate(sorted(set().union(*names.values())))}
     return {
-        split: np.array([number_of[name] for name in column_of_split], np.int32)
-        for split, column_of_split in names.items()
+        split: np.array([number_of[name] for name in names_of_split], np.int32)
+        for split, names_of_split in names.items()
     }
 
 
@@ -197,3 +184,38 @@ def _row_counts(splits: Mapping[str, Split], parts: Parts) -> str:
         boxes = f" ({int(split.records.has_box().sum()):,})" if parts.boxes else ""
         counts.append(f"{name} {split.size:,}{boxes}")
     return f"rows{' (with a box)' if parts.boxes else ''}: {', '.join(counts)}"
+
+
+def _builder_notes(builder: Any) -> list[str]:
+    """What a TFDS builder wrote down for the user when it prepared its records."""
+    return (builder.info.metadata or {}).get("notes", [])
+
+
+def _text_notes(encoded: Sequence[EncodedTexts], config: Any) -> list[str]:
+    """What the user should know of texts that lost their end or hold no word."""
+    cut, empty = (sum(getattr(texts, loss) for texts in encoded) for loss in ("cut", "empty"))
+    notes = []
+    if cut:
+        room = config.text_length - 2  # [CLS] and [SEP] take two
+        notes.append(
+            f"{cut:,} texts are longer than {room} word pieces and lose their ends "
+            "(config.data.text_length)"
+        )
+    if empty:
+        notes.append(f"{empty:,} texts are empty")
+    return notes
+
+
+def _fingerprint(
+    config: Any,
+    tokenizer: Tokenizer,
+    splits: Mapping[str, Split],
+    parts: Parts,
+    pairs: TrainingPairs | None,
+) -> str:
+    """A text that two corpora share exactly if a run learns the same from both."""
+    content = [config.image_size, config.text_length, *tokenizer.vocab]
+    content += [pairs.rows.tolist()] if pairs else []
+    content += [f"{name} {split.records.fingerprint}" for name, split in splits.items()]
+    content += [parts.regions.fingerprint] if parts.regions else []
+    return hashlib.sha256(repr(content).encode()).hexdigest()

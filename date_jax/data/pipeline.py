@@ -228,7 +228,7 @@ def pictures(
 ) -> UInt8[np.ndarray, "N S S 3"]:
     """The pictures of some rows of a split, to look at; S as in the corpus."""
     records = Records([corpus.splits[name].records])[rows]
-    return decode.pictures(decode.encoded(records), corpus.image_size)
+    return decode.pictures(decode.picture_files(records), corpus.image_size)
 
 
 class _Table:
@@ -279,7 +279,7 @@ def _picture_batches(
     side = corpus.image_size
 
     def images(index: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, "B S S 3"]:
-        return decode.pictures(decode.encoded(records[index]), side)
+        return decode.pictures(decode.picture_files(records[index]), side)
 
     def read(index: Any) -> dict[str, Any]:
         # One call into Python: what goes in and out of each is copied.

@@ -1,4 +1,4 @@
-"""Prepared data on disk: made once by a TFDS builder, locked, counted, and read by row number.
+"""Prepared data on disk: made once by a TFDS builder, counted, and read by row number.
 
 The records are ArrayRecord files of group size 1, so any record is one seek away. What is small
 (texts, boxes, product ids) is copied once into `rows.npz` beside them, so that nothing has to
@@ -25,7 +25,7 @@ LABEL_SEPARATOR = "#;#"  # between the products of a post, in its column product
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file and the number of records that was written into it."""
+    """One ArrayRecord file, and the number of records that were written into it."""
 
     path: Path
     size: int
@@ -49,17 +49,19 @@ class PreparedSplit:
 
     @property
     def size(self) -> int:
+        """N, the number of records."""
         return sum(shard.size for shard in self.shards)
 
     def products(self) -> list[str]:
+        """The product of each record; of a post all its products, see LABEL_SEPARATOR."""
         return self.texts("product_id")
 
     def texts(self, column: str) -> list[str]:
-        """A column of texts that the builder has; `image_hash` tells pictures apart."""
-        return _texts(self._member(column))
+        """A column of texts: one of the builder's, or `image_hash`, which tells pictures apart."""
+        return json.loads(bytes(self._member(column)))
 
-    def has(self, column: str) -> bool:
-        """Whether the builder has it."""
+    def has_column(self, column: str) -> bool:
+        """Whether the builder has a column of that name."""
         with np.load(self.rows, allow_pickle=False) as members:
             return f"{self.name}.{column}" in members
 
@@ -68,6 +70,7 @@ class PreparedSplit:
         return self._member("box_xyxy")
 
     def has_box(self) -> Bool[np.ndarray, "N ..."]:
+        """Whether there is a box, for each of `box_xyxy`."""
         return self._member("has_box")
 
     def _member(self, key: str) -> np.ndarray:
@@ -76,7 +79,7 @@ class PreparedSplit:
 
 
 class Records:
-    """Random access to the records of several splits joined into one sequence.
+    """The records of several splits as one sequence, any of them one seek away.
 
     Args:
         splits: joined in this order; row numbers count on from one to the next.
@@ -110,11 +113,14 @@ class Records:
         return records
 
 
-def prepared(builder: Any, *, alone: bool) -> dict[str, PreparedSplit]:
-    """The splits of a TFDS `builder`, prepared first where they are not there yet.
+def prepare_splits(builder: Any, *, is_alone: bool) -> dict[str, PreparedSplit]:
+    """Prepares the splits of a TFDS `builder` where that was not done yet, and opens them.
 
     Args:
-        alone: from `locked`: whether no other process can be at it.
+        is_alone: of `folder_lock`: whether no other process can be at it.
+
+    Returns:
+        The splits by name.
 
     Raises:
         DataError: a record file is missing, or holds fewer records than were written.
@@ -124,39 +130,41 @@ def prepared(builder: Any, *, alone: bool) -> dict[str, PreparedSplit]:
 
     tfds.disable_progress_bar()
     folder = Path(builder.data_path)
+    # The records, unless this host or another one has made them.
     if not (folder / "dataset_info.json").exists():
         pattern = f"{tfds.core.constants.INCOMPLETE_PREFIX}*_{folder.name}"
-        for stale in folder.parent.glob(pattern) if alone else ():
+        for stale in folder.parent.glob(pattern) if is_alone else ():
             shutil.rmtree(stale)  # of a process that was killed: the lock is ours now
         # Never the network: the default would ask a bucket whether it has this data set.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=config)
         except OSError as error:
-            if alone or not (folder / "dataset_info.json").exists():
-                raise _unwritable(folder, error) from error
+            if is_alone or not (folder / "dataset_info.json").exists():
+                raise _write_error(folder, error) from error
             builder.info.read_from_directory(folder)  # of another host, which was done first
-    splits = {}
+    # Files may have been lost or cut since then.
+    shards_of = {}
     for name, info in builder.info.splits.items():
         paths = [folder / Path(path).name for path in info.filenames]
-        shards = tuple(map(Shard, sorted(paths), info.shard_lengths))
-        _check_shards(name, shards)
-        splits[name] = shards
+        shards_of[name] = tuple(map(Shard, sorted(paths), info.shard_lengths))
+        _check_shards(name, shards_of[name])
+    # What is small of them, in a file that is read at every start.
     rows = folder / "rows.npz"
     if not is_whole(rows):
         try:
-            _write_rows(rows, splits, builder.info.features)
+            _write_rows(rows, shards_of, builder.info.features)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise _write_error(folder, error) from error
     with np.load(rows, allow_pickle=False) as members:
-        fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in splits}
+        fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in shards_of}
     return {
         name: PreparedSplit(name, shards, rows, fingerprints[name])
-        for name, shards in splits.items()
+        for name, shards in shards_of.items()
     }
 
 
-def _unwritable(folder: Path, error: OSError) -> SetupError:
+def _write_error(folder: Path, error: OSError) -> SetupError:
     return SetupError(
         f"cannot write the prepared data to {folder}: {error}\n"
         "  free some space, or choose another --config.data.cache_dir"
@@ -173,19 +181,23 @@ def is_whole(path: Path) -> bool:
 
 
 def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
-    """Counts every file's records: a file cut at a record boundary reads without any error."""
+    """Refuses files that are missing or short: one cut between two records reads without error.
+
+    Raises:
+        DataError: naming the files.
+    """
     from array_record.python import array_record_module
 
     wrong = []
     for shard in shards:
         try:
             reader = array_record_module.ArrayRecordReader(str(shard.path))
-            found = reader.num_records()
+            count = reader.num_records()
             reader.close()
         except (ValueError, RuntimeError, OSError):
-            found = 0
-        if found != shard.size:
-            state = f"{found} of {shard.size} records" if shard.path.exists() else "missing"
+            count = 0
+        if count != shard.size:
+            state = f"{count} of {shard.size} records" if shard.path.exists() else "missing"
             wrong.append(f"  {shard.path.name}: {state}")
     if wrong:
         raise DataError(
@@ -199,31 +211,34 @@ def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
         )
 
 
-def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]], features: Any) -> None:
+def _write_rows(path: Path, shards_of: dict[str, tuple[Shard, ...]], features: Any) -> None:
     """Copies what is small out of all records, in one pass, into `path`.
 
     Args:
+        shards_of: the files of each split.
         features: of the builder: all but `image` is small, and of that a hash is kept.
     """
     tf = tensorflow()
-    texts = [name for name, each in features.items() if each.np_dtype in (object, str)]
+    texts = [name for name, feature in features.items() if feature.np_dtype in (object, str)]
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (*texts, "image")}
     spec["box_xyxy"] = tf.io.FixedLenFeature(features["box_xyxy"].shape, tf.float32)
     spec["has_box"] = tf.io.FixedLenFeature(features["has_box"].shape, tf.int64)
     members: dict[str, np.ndarray] = {}
-    for name, shards in splits.items():
+    for name, shards in shards_of.items():
         records = Records([PreparedSplit(name, shards, path, "")])
         digest = hashlib.sha256()
         parts = []
         for start in range(0, len(records), READ_AT_ONCE):
             batch = records[np.arange(start, min(start + READ_AT_ONCE, len(records)))]
+            # The fingerprint: each process has another order for the fields of what it writes.
             for record in batch:
-                # Each process has an order of its own for the fields of what it writes.
                 example = tf.train.Example.FromString(record)
                 digest.update(example.SerializeToString(deterministic=True))
-            found = {key: x.numpy() for key, x in tf.io.parse_example(batch, spec).items()}
-            hashes = [hashlib.sha256(image).hexdigest()[:32] for image in found.pop("image")]
-            parts.append({**found, "image_hash": np.array(hashes, np.bytes_)})
+            # The small columns, and of each picture a hash.
+            part = {key: x.numpy() for key, x in tf.io.parse_example(batch, spec).items()}
+            hashes = [hashlib.sha256(image).hexdigest()[:32] for image in part.pop("image")]
+            parts.append({**part, "image_hash": np.array(hashes, np.bytes_)})
+        # Texts lie as one JSON list in bytes: an array of objects would need pickle.
         columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         for key in (*texts, "image_hash"):
             decoded = [text.decode() for text in columns[key].tolist()]
@@ -232,8 +247,3 @@ def _write_rows(path: Path, splits: dict[str, tuple[Shard, ...]], features: Any)
         members[f"{name}.has_box"] = columns["has_box"].astype(bool)
         members[f"{name}.sha256"] = np.frombuffer(digest.digest(), np.uint8)
     save_npz(path, **members)
-
-
-def _texts(member: np.ndarray) -> list[str]:
-    # Texts lie as one JSON list in bytes: an array of objects would need pickle.
-    return json.loads(bytes(member))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from date_jax.data.cache import tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
-from date_jax.data.domains import joined_domains
+from date_jax.data.domains import domain_names
 from date_jax.data.files import offers as own_offers
 from date_jax.data.files import published_offers
 from date_jax.data.files.region_files import RegionFiles
@@ -102,7 +102,7 @@ def _grounding_files(config: Any, cache: Path) -> Parts:
 
 def grounding_parts(config: Any, builder: Any) -> Parts:
     """The parts of a builder whose splits are `<domain>_<split>`."""
-    domains = joined_domains(config.source) + joined_domains(config.target)
+    domains = domain_names(config.source) + domain_names(config.target)
     return Parts([builder], domains, numbered=("product_id",), boxes=True)
 
 

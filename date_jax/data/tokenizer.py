@@ -1,4 +1,4 @@
-"""Words to numbers: a WordPiece vocabulary, learned from the training queries or given as a file.
+"""Words to numbers: a WordPiece vocabulary, learned from the training texts or read from a file.
 
 The rules are BERT's (lower case, accents stripped, Chinese characters one by one), so a published
 `vocab.txt` fits, and a learned one can be read and written in the same form.
@@ -21,20 +21,20 @@ from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
-MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the queries
+MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the texts
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Queries as numbers.
+class EncodedTexts:
+    """Texts as token ids, and what was lost on the way.
 
     Attributes:
-        ids: [CLS] first, [SEP] last, [PAD] behind.
+        ids: a text a row: [CLS], its word pieces, [SEP], and [PAD] up to T.
         mask: False = padding.
         cut: how many texts were longer than T and lost their end.
         empty: how many texts held no word.
-        words: pieces in all texts, without special ones.
-        unknown: pieces among them that are not in the vocabulary.
+        pieces: how many word pieces all texts hold, without special ones.
+        unknown: how many of them are not in the vocabulary.
         unknown_texts: the first few texts with unknown pieces.
     """
 
@@ -42,7 +42,7 @@ class Encoded:
     mask: Bool[np.ndarray, "N T"]
     cut: int
     empty: int
-    words: int
+    pieces: int
     unknown: int
     unknown_texts: list[str]
 
@@ -61,34 +61,29 @@ class Tokenizer:
         self._id = {piece: number for number, piece in enumerate(self.vocab)}
         self._fast = _fast_tokenizer(self._id)
 
-    def encode(
-        self, texts: Sequence[str]
-    ) -> tuple[Int[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
-        """The ids of `texts` and their mask."""
-        encoded = self.encoded(texts)
-        return encoded.ids, encoded.mask
-
-    def encoded(self, texts: Sequence[str]) -> Encoded:
-        """The ids of `texts`, and counts of what was cut, empty or unknown."""
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """The token ids of `texts`, and counts of what was cut, empty or unknown."""
         ids = np.full((len(texts), self.length), self._id["[PAD]"], np.int32)
         mask = np.zeros(ids.shape, bool)
         unknown_id, room = self._id["[UNK]"], self.length - 2
-        cut = empty = words = unknown = 0
+        cut = empty = pieces = unknown = 0
         unknown_texts: list[str] = []
-        pieces_of = self._fast.encode_batch(list(texts), add_special_tokens=False)
-        for row, (text, encoding) in enumerate(zip(texts, pieces_of, strict=True)):
-            pieces = encoding.ids
-            missing = pieces.count(unknown_id)
-            cut += len(pieces) > room
-            empty += not pieces
-            words += len(pieces)
-            unknown += missing
-            if missing and text not in unknown_texts and len(unknown_texts) < 3:
+        encodings = self._fast.encode_batch(list(texts), add_special_tokens=False)
+        for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            # What the user is told: losses are counted before the text is cut.
+            text_ids = encoding.ids
+            unknown_here = text_ids.count(unknown_id)
+            cut += len(text_ids) > room
+            empty += not text_ids
+            pieces += len(text_ids)
+            unknown += unknown_here
+            if unknown_here and text not in unknown_texts and len(unknown_texts) < 3:
                 unknown_texts.append(text)
-            kept = [self._id["[CLS]"], *pieces[:room], self._id["[SEP]"]]
-            ids[row, : len(kept)] = kept
-            mask[row, : len(kept)] = True
-        return Encoded(ids, mask, cut, empty, words, unknown, unknown_texts)
+            # What the network reads: a text that is too long loses its end, never its [SEP].
+            framed = [self._id["[CLS]"], *text_ids[:room], self._id["[SEP]"]]
+            ids[row, : len(framed)] = framed
+            mask[row, : len(framed)] = True
+        return EncodedTexts(ids, mask, cut, empty, pieces, unknown, unknown_texts)
 
     def save_vocab(self, path: str | Path) -> None:
         """Writes `vocab.txt`, one piece a line."""
@@ -107,26 +102,30 @@ class Tokenizer:
         return table
 
 
-def learned(texts: Iterable[str], *, size: int, length: int) -> Tokenizer:
-    """A vocabulary of at most `size` pieces for `texts`; equal texts give equal vocabularies."""
+def tokenizer_of_texts(texts: Iterable[str], *, size: int, length: int) -> Tokenizer:
+    """A tokenizer whose vocabulary of at most `size` pieces is learned from `texts`.
+
+    Equal texts give equal vocabularies, in any order and in any process.
+    """
     fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)})
     words = Counter(
         word
         for text in texts
         for word, _ in fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(text))
     )
-    uses: Counter[str] = Counter()
+    letter_count: Counter[str] = Counter()
     for word, count in words.items():
-        uses.update({letter: count * word.count(letter) for letter in set(word)})
+        letter_count.update({letter: count * word.count(letter) for letter in set(word)})
     # Letters take half of the vocabulary at most (Chinese has thousands), the commonest first.
-    letters = sorted(uses, key=lambda letter: (-uses[letter], letter))[: size // 2]
+    letters = sorted(letter_count, key=lambda letter: (-letter_count[letter], letter))
+    letters = letters[: size // 2]
     inner = {letter for word in words for letter in word[1:]}.intersection(letters)
     # The trainer numbers inner letters in the order of a hash map, a new one in every process, and
     # merges ties by number. Named here, they have theirs beforehand.
-    first = [*SPECIAL, *sorted("##" + letter for letter in inner)]
+    first_pieces = [*SPECIAL, *sorted("##" + letter for letter in inner)]
     trainer = WordPieceTrainer(
         vocab_size=size,
-        special_tokens=first,
+        special_tokens=first_pieces,
         initial_alphabet=letters,
         limit_alphabet=len(letters),
         show_progress=False,
@@ -136,8 +135,8 @@ def learned(texts: Iterable[str], *, size: int, length: int) -> Tokenizer:
     return Tokenizer(sorted(pieces, key=pieces.__getitem__), length=length)
 
 
-def loaded(path: str | Path, *, length: int) -> Tokenizer:
-    """The vocabulary in a `vocab.txt`.
+def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
+    """The tokenizer whose vocabulary is a `vocab.txt`, one piece a line.
 
     Raises:
         DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces.
@@ -150,7 +149,7 @@ def loaded(path: str | Path, *, length: int) -> Tokenizer:
     except OSError as error:
         raise DataError(
             f"cannot read the vocabulary {path}: {error.strerror} (looked from {Path.cwd()})\n"
-            '  set config.data.vocab to a vocab.txt, or to "" to learn one from the queries'
+            '  set config.data.vocab to a vocab.txt, or to "" to learn one from the texts'
         ) from None
     vocab = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     lacking = [piece for piece in SPECIAL if piece not in vocab]
@@ -172,28 +171,34 @@ def loaded(path: str | Path, *, length: int) -> Tokenizer:
     return Tokenizer(vocab, length=length)
 
 
-def check_known(encoded: Encoded, *, name: str, vocab: str) -> None:
-    """Refuses queries in a language that the vocabulary does not hold.
+def check_vocabulary(encoded: EncodedTexts, *, name: str, vocab: str) -> None:
+    """Refuses texts in a language that the vocabulary does not hold.
+
+    Args:
+        encoded: the texts of a split.
+        name: of the split, for the message.
+        vocab: `config.data.vocab`.
 
     Raises:
-        DataError: more than MAX_UNKNOWN of the pieces of the split `name` are unknown.
+        DataError: more than MAX_UNKNOWN of their pieces are unknown.
     """
-    share = encoded.unknown / max(encoded.words, 1)
+    share = encoded.unknown / max(encoded.pieces, 1)
     if share > MAX_UNKNOWN:
         raise DataError(
             "\n".join(
                 [
-                    f"{share:.0%} of the words in the queries of {name} are not in the vocabulary",
+                    f"{share:.0%} of the words in the texts of {name} are not in the vocabulary",
                     *(f"  such as: {text[:60]!r}" for text in encoded.unknown_texts),
-                    f"  the vocabulary is {vocab or 'learned from the training queries'}",
-                    "  give one of the queries' language in config.data.vocab "
-                    '("" learns it from the training queries)',
+                    f"  the vocabulary is {vocab or 'learned from the training texts'}",
+                    "  give one of their language in config.data.vocab "
+                    '("" learns it from the training texts)',
                 ]
             )
         )
 
 
 def _fast_tokenizer(ids: dict[str, int]) -> FastTokenizer:
+    """The tokenizer of the package `tokenizers` for a vocabulary, with BERT's rules."""
     fast = FastTokenizer(WordPiece(ids, unk_token="[UNK]"))
     fast.normalizer = BertNormalizer()
     fast.pre_tokenizer = BertPreTokenizer()

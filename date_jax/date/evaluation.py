@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from date_jax import boxes
 from date_jax.data import pipeline
-from date_jax.data.domains import joined_domains, split_names
+from date_jax.data.domains import domain_names, split_names
 from date_jax.date import aligner
 from date_jax.errors import DataError
 from date_jax.evals import grounding, retrieval, sheets
@@ -171,7 +171,7 @@ def evaluator(
 
 def splits_in_order(source: str, names: Iterable[str], kinds: Sequence[str]) -> list[str]:
     """The splits of these kinds, those of the source's domains first."""
-    domains = joined_domains(source)
+    domains = domain_names(source)
     splits = [name for name in names if name.rpartition("_")[2] in kinds]
     return sorted(splits, key=lambda name: name.rpartition("_")[0] not in domains)
 

@@ -173,9 +173,9 @@ def test_a_row_of_a_batch_is_all_of_one_record(corpus: pipeline.Corpus) -> None:
     np.testing.assert_array_equal(batch["image"][:, 5, 5, 1], index)
     np.testing.assert_array_equal(batch["product_id"], index)
     np.testing.assert_array_equal(batch["box_mask"], index % 3 > 0)
-    ids, mask = corpus.tokenizer.encode([f"cup number {row}" for row in index])
-    np.testing.assert_array_equal(batch["text"], ids)
-    np.testing.assert_array_equal(batch["text_mask"], mask)
+    encoded = corpus.tokenizer.encode([f"cup number {row}" for row in index])
+    np.testing.assert_array_equal(batch["text"], encoded.ids)
+    np.testing.assert_array_equal(batch["text_mask"], encoded.mask)
     boxed = batch["box_cxcywh"][batch["box_mask"]]
     np.testing.assert_allclose(boxed, np.tile([0.3, 0.5, 0.4, 0.6], (len(boxed), 1)), rtol=1e-6)
     assert batch["mask"].all()

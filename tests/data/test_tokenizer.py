@@ -8,7 +8,7 @@ import pytest
 from date_jax.data import tokenizer
 from date_jax.errors import DataError
 
-QUERIES = [
+TEXTS = [
     "2024 new striped red mug, kitchen gift",
     "look at this mug, the striped red one on the left",
     "the lamp on the right of the mug",
@@ -20,12 +20,12 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 @pytest.fixture(scope="module")
 def learned() -> tokenizer.Tokenizer:
-    return tokenizer.learned(QUERIES, size=200, length=12)
+    return tokenizer.tokenizer_of_texts(TEXTS, size=200, length=12)
 
 
 def pieces(words: tokenizer.Tokenizer, text: str) -> list[str]:
-    ids, mask = words.encode([text])
-    return [words.vocab[number] for number in ids[0][mask[0]]]
+    encoded = words.encode([text])
+    return [words.vocab[number] for number in encoded.ids[0][encoded.mask[0]]]
 
 
 def test_a_learned_vocabulary_begins_with_the_special_pieces(
@@ -45,7 +45,8 @@ def test_accents_and_case_do_not_matter(learned: tokenizer.Tokenizer) -> None:
 
 
 def test_text_and_its_mask_have_the_asked_length(learned: tokenizer.Tokenizer) -> None:
-    ids, mask = learned.encode(["mug", "red " * 30])
+    encoded = learned.encode(["mug", "red " * 30])
+    ids, mask = encoded.ids, encoded.mask
     assert ids.shape == mask.shape == (2, 12)
     assert (ids.dtype, mask.dtype) == (np.int32, bool)
     np.testing.assert_array_equal(mask.sum(1), [3, 12])
@@ -54,43 +55,43 @@ def test_text_and_its_mask_have_the_asked_length(learned: tokenizer.Tokenizer) -
 
 
 def test_chinese_is_split_into_characters() -> None:
-    words = tokenizer.learned(["这个红色的杯子", "红色 mug"], size=100, length=12)
+    words = tokenizer.tokenizer_of_texts(["这个红色的杯子", "红色 mug"], size=100, length=12)
     assert pieces(words, "红色杯MUG") == ["[CLS]", "红", "色", "杯", "mug", "[SEP]"]
 
 
 def test_letters_take_half_of_the_vocabulary_at_most() -> None:
     texts = [chr(0x4E00 + number) for number in range(500)] + ["mug mug mug"] * 5
-    words = tokenizer.learned(texts, size=100, length=8)
+    words = tokenizer.tokenizer_of_texts(texts, size=100, length=8)
     assert len(words.vocab) <= 100
     assert "mug" in words.vocab
 
 
-def test_equal_queries_give_equal_vocabularies_in_any_order_and_process() -> None:
+def test_equal_texts_give_equal_vocabularies_in_any_order_and_process() -> None:
     code = (
         "import sys; from date_jax.data import tokenizer\n"
         "texts = sys.argv[1:]\n"
-        "print('\\n'.join(tokenizer.learned(texts, size=90, length=8).vocab))"
+        "print('\\n'.join(tokenizer.tokenizer_of_texts(texts, size=90, length=8).vocab))"
     )
     runs = [
         subprocess.run(
             [sys.executable, "-c", code, *texts], capture_output=True, text=True, check=True
         ).stdout
-        for texts in (QUERIES, QUERIES[::-1])
+        for texts in (TEXTS, TEXTS[::-1])
     ]
-    here = "\n".join(tokenizer.learned(QUERIES, size=90, length=8).vocab) + "\n"
+    here = "\n".join(tokenizer.tokenizer_of_texts(TEXTS, size=90, length=8).vocab) + "\n"
     assert runs == [here, here]
 
 
 def test_a_saved_vocabulary_loads_as_the_same(learned: tokenizer.Tokenizer, tmp_path: Path) -> None:
     learned.save_vocab(tmp_path / "vocab.txt")
-    loaded = tokenizer.loaded(tmp_path / "vocab.txt", length=12)
-    assert loaded.vocab == learned.vocab
-    np.testing.assert_array_equal(loaded.encode(QUERIES)[0], learned.encode(QUERIES)[0])
+    from_file = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    assert from_file.vocab == learned.vocab
+    np.testing.assert_array_equal(from_file.encode(TEXTS).ids, learned.encode(TEXTS).ids)
 
 
 def test_a_vocabulary_with_windows_line_ends_loads(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes((SPECIAL + "mug\n").replace("\n", "\r\n").encode())
-    assert tokenizer.loaded(tmp_path / "vocab.txt", length=4).vocab[-1] == "mug"
+    assert tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=4).vocab[-1] == "mug"
 
 
 def test_the_swap_table_exchanges_pairs_and_nothing_else(learned: tokenizer.Tokenizer) -> None:
@@ -103,19 +104,19 @@ def test_the_swap_table_exchanges_pairs_and_nothing_else(learned: tokenizer.Toke
 
 
 def test_cut_empty_and_unknown_texts_are_counted(learned: tokenizer.Tokenizer) -> None:
-    encoded = learned.encoded(["red " * 30, "", "红色 mug"])
+    encoded = learned.encode(["red " * 30, "", "红色 mug"])
     assert (encoded.cut, encoded.empty, encoded.unknown) == (1, 1, 2)
-    assert encoded.words == 30 + 3
+    assert encoded.pieces == 30 + 3
     assert encoded.unknown_texts == ["红色 mug"]
 
 
-def test_chinese_queries_are_refused_by_an_english_vocabulary(
+def test_chinese_texts_are_refused_by_an_english_vocabulary(
     learned: tokenizer.Tokenizer,
 ) -> None:
-    encoded = learned.encoded(["这个红色的杯子", "mug"])
+    encoded = learned.encode(["这个红色的杯子", "mug"])
     with pytest.raises(DataError, match=r"(?s)88% .*live_train.*这个红色的杯子.*english\.txt"):
-        tokenizer.check_known(encoded, name="live_train", vocab="english.txt")
-    tokenizer.check_known(learned.encoded(QUERIES), name="mall_train", vocab="")
+        tokenizer.check_vocabulary(encoded, name="live_train", vocab="english.txt")
+    tokenizer.check_vocabulary(learned.encode(TEXTS), name="mall_train", vocab="")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,6 @@ def test_a_wrong_vocabulary_file_is_answered(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=pattern) as caught:
-        tokenizer.loaded(path, length=8)
+        tokenizer.tokenizer_of_file(path, length=8)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 8
