@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from date_jax.augment import Strengths
-from date_jax.data.domains import joined_domains
+from date_jax.data.domains import domain_names
 from date_jax.task import missing_section
 
 # Of `pseudo_boxes`, what ranking by count reads alone, with the values of configs/pgda.py.
@@ -44,18 +44,18 @@ def adaptation_contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def _source_contradictions(config: ConfigDict) -> Iterator[str]:
-    if not joined_domains(config.data.source):
+    if not domain_names(config.data.source):
         yield "config.data.source is empty: name the domain whose boxes are known"
 
 
 def _target_contradictions(config: ConfigDict) -> Iterator[str]:
-    target = joined_domains(config.data.target)
+    target = domain_names(config.data.target)
     if not target and config.method != "source_only":
         yield (
             f"config.data.target is empty, but config.method={config.method} needs a target: set "
             "--config.data.target=<domain>, or --config.method=source_only"
         )
-    if both := sorted({*joined_domains(config.data.source)} & {*target}):
+    if both := sorted({*domain_names(config.data.source)} & {*target}):
         yield (
             f"config.data.target={config.data.target}: {'+'.join(both)} is also in "
             f"config.data.source={config.data.source}; a domain is one or the other"
