@@ -20,6 +20,7 @@ from date_jax.data.cache import tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
 from date_jax.data.domains import domain_names
 from date_jax.data.files import offers as own_offers
+from date_jax.data.files import product1m as product1m_lists
 from date_jax.data.files import published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import PreparedSplit
@@ -122,8 +123,8 @@ def _product1m(config: Any, cache: Path) -> Parts:
     tensorflow()
     from date_jax.data.datasets import product1m, suites
 
-    posts, notes = product1m.builder(config, cache)
-    builders: list[Any] = [posts]
+    posts, notes = product1m_lists.splits(Path(config.path).expanduser())
+    builders: list[Any] = [product1m.builder(config, cache, posts)]
     if regions is None:
         # It has no cut-outs to learn proposals from; a head without classes takes rendered ones.
         builders.append(suites.builder(config, cache, kinds=("composite",)))

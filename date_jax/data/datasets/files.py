@@ -1,4 +1,4 @@
-"""TFDS builder of the user's own photos: rows of a file and the pictures they name."""
+"""TFDS builder of pictures that lie in files: a user's photos, offers, and published posts."""
 
 import dataclasses
 import hashlib
@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
 from date_jax.data.domains import check_domains
-from date_jax.data.files.annotations import Row, annotations
+from date_jax.data.files.annotations import annotations
 from date_jax.data.files.box_format import check_boxes
-from date_jax.data.files.photos import Photos
+from date_jax.data.files.photos import PhotoRow, Photos
 from date_jax.data.files.preprocess import prepared_box
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
@@ -24,15 +24,19 @@ PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made bef
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class FilesConfig(tfds.core.BuilderConfig):
-    """The rows of one file, and the config's `data` keys that say how pictures are prepared.
+    """The rows of one file, and how their pictures are prepared.
 
-    Pictures lie relative to `folder`; `texts` are columns that records have besides
-    those of every data set.
+    Attributes:
+        path: of the file, for messages.
+        folder: that the pictures' names are relative to.
+        rows: of the file.
+        texts: fields of the rows that records have besides those of every data set.
+        image_size, fit, max_pixels, bad_image_budget: as in `config.data`.
     """
 
     path: Path
     folder: Path
-    rows: list[Row] = dataclasses.field(repr=False)
+    rows: list[PhotoRow] = dataclasses.field(repr=False)
     texts: tuple[str, ...] = ()
     image_size: int
     fit: str
@@ -41,7 +45,13 @@ class FilesConfig(tfds.core.BuilderConfig):
 
 
 def builder(config: Any, cache: Path) -> "Files":
-    """The builder for `config.data`, its file read and its rows checked; pictures come later.
+    """The builder of a user's own photos, their file read and its rows checked.
+
+    The pictures come later.
+
+    Args:
+        config: `config.data`.
+        cache: folder for its records.
 
     Raises:
         DataError: the file is malformed, or lacks the domains that the config asks for.
@@ -52,25 +62,41 @@ def builder(config: Any, cache: Path) -> "Files":
             "as in --config.data.path=shop.jsonl"
         )
     path = Path(config.path).expanduser()
-    rows = annotations(path)
-    check_domains(
-        {_split(row) for row in rows}, source=config.source, target=config.target, where=str(path)
-    )
-    return built(config, cache, path=path, folder=path.parent, rows=rows)
+    rows = [
+        PhotoRow(
+            line=row.line,
+            image=row.image,
+            text=row.text,
+            box=row.box,
+            split=f"{row.domain}_{row.split}",
+            product_id=row.product_id,
+            category=row.category,
+        )
+        for row in annotations(path)
+    ]
+    splits = {row.split for row in rows}
+    check_domains(splits, source=config.source, target=config.target, where=str(path))
+    return builder_of_rows(config, cache, path=path, folder=path.parent, rows=rows)
 
 
-def built(
+def builder_of_rows(
     config: Any,
     cache: Path,
     *,
     path: Path,
     folder: Path,
-    rows: list[Row],
+    rows: list[PhotoRow],
     texts: tuple[str, ...] = (),
 ) -> "Files":
-    """A builder of rows that are read already; arguments as in FilesConfig."""
+    """The builder of rows that are read already.
+
+    Args:
+        config: `config.data`.
+        cache: folder for its records.
+        path, folder, rows, texts: as in FilesConfig.
+    """
     options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
-    made = FilesConfig(
+    settings = FilesConfig(
         name=_cache_key(folder, rows, options),
         path=path,
         folder=folder,
@@ -78,11 +104,11 @@ def built(
         texts=texts,
         **options,
     )
-    return Files(config=made, data_dir=str(cache), file_format="array_record")
+    return Files(config=settings, data_dir=str(cache), file_format="array_record")
 
 
 class Files(tfds.core.GeneratorBasedBuilder):
-    """Photos with queries, and boxes for some, in splits `<domain>_<split>`."""
+    """Pictures with a text each, and boxes for some."""
 
     VERSION = records.VERSION
 
@@ -112,9 +138,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
             budget=config.bad_image_budget,
         )
         check_boxes(config.path, config.rows, photos.headers)
-        splits: dict[str, dict[str, list[Row]]] = {}
+        splits: dict[str, dict[str, list[PhotoRow]]] = {}
         for row in config.rows:
-            splits.setdefault(_split(row), {}).setdefault(row.image, []).append(row)
+            splits.setdefault(row.split, {}).setdefault(row.image, []).append(row)
         total = sum(image in photos.headers for images in splits.values() for image in images)
         countdown = Countdown("preparing pictures", total)
         return {
@@ -123,9 +149,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(
-        self, name: str, rows_of: dict[str, list[Row]], photos: Photos, countdown: Countdown
+        self, name: str, rows_of: dict[str, list[PhotoRow]], photos: Photos, countdown: Countdown
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The rows of one split, a picture's rows together.
+        """The records of one split with their keys, those of a picture together.
 
         A picture is decoded once, and stored with each of its rows: that a row is one record costs
         disk, and makes a shuffled read one seek.
@@ -148,7 +174,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                         "product_id": row.product_id,
                         "category": row.category,
                         "row": row.line,
-                        **{name: getattr(row, name) for name in config.texts},
+                        **{text: getattr(row, text) for text in config.texts},
                     },
                 )
                 number += 1
@@ -160,12 +186,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _split(row: Row) -> str:
-    return f"{row.domain}_{row.split}"
-
-
-def _cache_key(folder: Path, rows: list[Row], options: dict[str, Any]) -> str:
-    """Changes with every row, every picture's size or time on disk, and how they are prepared."""
+def _cache_key(folder: Path, rows: list[PhotoRow], options: dict[str, Any]) -> str:
+    """A name that changes with every row, with every picture's size or time on disk, and with how
+    pictures are prepared."""
     digest = hashlib.sha256(repr((PREPARE_VERSION, sorted(options.items()), rows)).encode())
     for image in dict.fromkeys(row.image for row in rows):
         file = folder.resolve() / image

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from date_jax.data.datasets import files
-from date_jax.data.files.annotations import Row
 from date_jax.data.files.offers import Offer
+from date_jax.data.files.photos import PhotoRow
 
 TEXTS = ("offer_id", "supplier")
 
@@ -14,7 +14,7 @@ TEXTS = ("offer_id", "supplier")
 def builder(
     config: Any, cache: Path, *, path: Path, folder: Path, offers: Sequence[Offer]
 ) -> files.Files:
-    """The builder for offers that have a product and a split.
+    """The builder of offers that have a product and a split.
 
     Args:
         config: `config.data`.
@@ -24,18 +24,17 @@ def builder(
         offers: of `offers.offers_with_products`.
     """
     rows = [
-        Row(
+        PhotoRow(
             line=offer.line,
             image=offer.image,
             text=offer.title,
             box=None,
-            domain="offer",
             product_id=offer.product_id,
             category=offer.category,
-            split=offer.split,
+            split=f"offer_{offer.split}",
             offer_id=offer.offer_id,
             supplier=offer.supplier,
         )
         for offer in offers
     ]
-    return files.built(config, cache, path=path, folder=folder, rows=rows, texts=TEXTS)
+    return files.builder_of_rows(config, cache, path=path, folder=folder, rows=rows, texts=TEXTS)

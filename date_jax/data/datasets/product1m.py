@@ -1,38 +1,42 @@
 """TFDS builder of Product1M's posts: pictures from a folder by id, titles, labels to evaluate."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from date_jax.data.datasets import files
-from date_jax.data.files import product1m
-from date_jax.data.files.annotations import Row
-from date_jax.data.files.photos import files_by_id
+from date_jax.data.files.photos import PhotoRow, files_by_id
+from date_jax.data.files.product1m import Post
 from date_jax.data.prepared import LABEL_SEPARATOR
 
 
-def builder(config: Any, cache: Path) -> tuple[files.Files, list[str]]:
-    """The builder for `config.data`, its lists read and checked, and notes; pictures come later.
+def builder(config: Any, cache: Path, posts: Mapping[str, Sequence[Post]]) -> files.Files:
+    """The builder of posts whose lists are read already; the pictures come later.
+
+    Args:
+        config: `config.data`.
+        cache: folder for its records.
+        posts: by split, of `files.product1m.splits`.
 
     Raises:
-        DataError: a list is missing or malformed, or the folder of pictures cannot be read.
+        DataError: the folder of pictures cannot be read.
     """
     path, folder = (Path(config[key]).expanduser() for key in ("path", "images"))
-    found, notes = product1m.splits(path)
-    told = [(name, post) for name, posts in found.items() for post in posts]
-    images = files_by_id(folder, [post.post_id for _, post in told])
+    in_order = [(split, post) for split, posts_of in posts.items() for post in posts_of]
+    images = files_by_id(folder, [post.post_id for _, post in in_order])
     rows = [
-        Row(
+        PhotoRow(
             line=post.line,
             image=image,
             text=post.title,
             box=None,
-            domain=name.rpartition("_")[0],
+            split=split,
             product_id=LABEL_SEPARATOR.join(post.labels),
             category="",
-            split=name.rpartition("_")[2],
             offer_id=post.post_id,
         )
-        for (name, post), image in zip(told, images, strict=True)
+        for (split, post), image in zip(in_order, images, strict=True)
     ]
-    made = files.built(config, cache, path=path, folder=folder, rows=rows, texts=("offer_id",))
-    return made, notes
+    return files.builder_of_rows(
+        config, cache, path=path, folder=folder, rows=rows, texts=("offer_id",)
+    )

@@ -1,7 +1,11 @@
-"""The one form of a prepared record, whatever it was made from."""
+"""The one form of a prepared record, whatever it is made from."""
+
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from date_jax.data.rendering.workers import Encoded
 
 # Raise it when the fields below change: what was prepared in another form is prepared again.
 VERSION = tfds.core.Version("2.0.0")
@@ -10,13 +14,17 @@ VERSION = tfds.core.Version("2.0.0")
 def features(
     image_size: int, encoding: str, boxes: tuple[int, ...] = (), texts: tuple[str, ...] = ()
 ) -> tfds.features.FeaturesDict:
-    """What every builder of this folder writes, one record a picture with its text.
+    """The fields that every builder of this folder writes, one record a picture with its text.
 
-    image is a PNG or JPEG, as `encoding` says, of `image_size` x `image_size` RGB pixels (a builder
-    may pass the encoded bytes).
-    box_xyxy is normalised to that picture, zeros where has_box is False; `boxes` is () for one,
-    (M,) for M of them. row is the record's number in its source: the picture's number where it is
-    rendered, the line of a file (from 1) otherwise. `texts` are columns that a builder has besides.
+    The field `image` is a picture's file, `text` a phrase or a title. `box_xyxy` is normalised to
+    the picture, zeros where `has_box` is False. `row` is the record's number in its source: the
+    number of a rendered picture, or the line of a file, from 1.
+
+    Args:
+        image_size: S; every picture is RGB, S x S.
+        encoding: of the pictures' files, `png` or `jpeg`; a builder may pass their bytes.
+        boxes: () for one box a record, (M,) for M of them.
+        texts: further columns of texts that a builder has.
     """
     return tfds.features.FeaturesDict(
         {
@@ -32,3 +40,23 @@ def features(
             **{name: tfds.features.Text() for name in texts},
         }
     )
+
+
+def rendered_record(picture: Encoded, row: int, **columns: Any) -> dict[str, Any]:
+    """The record of a rendered picture.
+
+    Args:
+        picture: of a rendering worker.
+        row: its number in its split.
+        columns: further fields, or other values of those that every record has.
+    """
+    return {
+        "image": picture.png,
+        "text": picture.text,
+        "box_xyxy": picture.box_xyxy,
+        "has_box": True,
+        "product_id": picture.product_id,
+        "category": picture.category,
+        "row": row,
+        **columns,
+    }

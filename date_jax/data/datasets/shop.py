@@ -18,8 +18,16 @@ from date_jax.errors import UsageError
 
 @dataclasses.dataclass(kw_only=True)
 class ShopConfig(tfds.core.BuilderConfig):
-    """What is rendered. `pictures` counts one domain's pictures over its three splits; `workers`
-    processes render it (0: one a core) and change nothing in it."""
+    """What the shop renders.
+
+    Attributes:
+        image_size: S; every picture is S x S.
+        pictures: of each domain, over its three splits.
+        products: of all splits, the same in both domains.
+        seed: of everything that is drawn.
+        workers: processes that render, 0 for one a core; they change no picture.
+        name: of these settings, see below.
+    """
 
     image_size: int = 64
     pictures: int = 10_000
@@ -37,7 +45,7 @@ class ShopConfig(tfds.core.BuilderConfig):
         )
 
     def sizes(self) -> dict[str, int]:
-        """Pictures in a domain's splits, 8:1:1."""
+        """How many pictures each split of a domain has, 8:1:1."""
         tenth = self.pictures // 10
         return {"train": self.pictures - 2 * tenth, "val": tenth, "test": tenth}
 
@@ -65,7 +73,7 @@ class Shop(tfds.core.GeneratorBasedBuilder):
             for split, size in config.sizes().items()
         ]
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = encoded_pictures(
+        pictures = encoded_pictures(
             jobs,
             renderer="shop",
             seed=config.seed,
@@ -73,31 +81,20 @@ class Shop(tfds.core.GeneratorBasedBuilder):
             image_size=config.image_size,
             workers=config.workers,
         )
-        return {f"{job.domain}_{job.split}": _examples(made, job.size) for job in jobs}
+        return {job.name: _examples(pictures, job.size) for job in jobs}
 
     def _generate_examples(self) -> None:
         raise NotImplementedError("the splits' generators are made in _split_generators")
 
 
-def _examples(made: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The next `count` pictures as records."""
-    for row, item in enumerate(itertools.islice(made, count)):
-        yield (
-            row,
-            {
-                "image": item.png,
-                "text": item.text,
-                "box_xyxy": item.box_xyxy,
-                "has_box": True,
-                "product_id": item.product_id,
-                "category": item.category,
-                "row": row,
-            },
-        )
+def _examples(pictures: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The next `count` pictures as records with their keys."""
+    for row, picture in enumerate(itertools.islice(pictures, count)):
+        yield row, records.rendered_record(picture, row)
 
 
 def builder(config: Any, cache: Path) -> Shop:
-    """The builder for `config.data`, its records below the folder `cache`.
+    """The builder of the shop that `config.data` describes, its records in the folder `cache`.
 
     Raises:
         DataError: the config asks for a domain that the shop does not have.

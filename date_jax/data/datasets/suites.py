@@ -20,9 +20,21 @@ from date_jax.errors import UsageError
 
 @dataclasses.dataclass(kw_only=True)
 class SuitesConfig(tfds.core.BuilderConfig):
-    """What is rendered: `posts` and `composites` to train on, `queries` of each kind and split,
-    `views` of each gallery product; of these the `kinds`. `workers` processes render it and change
-    nothing in it."""
+    """What the embedded posts show and how many there are.
+
+    Attributes:
+        image_size: S; every picture is S x S.
+        posts: to train on.
+        composites: to train on.
+        queries: of each kind in each split.
+        views: pictures of each product in a gallery.
+        products: of all splits together.
+        unseen: categories that training never shows.
+        seed: of everything that is drawn.
+        workers: processes that render, 0 for one a core; they change no picture.
+        kinds: of pictures, all or some of `suites.KINDS`.
+        name: of these settings, see below.
+    """
 
     image_size: int = 64
     posts: int = 16_000
@@ -48,8 +60,8 @@ class SuitesConfig(tfds.core.BuilderConfig):
             self.name += f"_{'_'.join(self.kinds)}"
 
     def jobs(self) -> list[Job]:
-        """Kind, split and number of pictures, each a split `<kind>_<split>`."""
-        gallery = {
+        """The pictures of each split `<kind>_<train, val or test>`."""
+        gallery_sizes = {
             split: self.views * len(members(self.seed, self.products, split))
             for split in ("val", "test")
         }
@@ -62,12 +74,12 @@ class SuitesConfig(tfds.core.BuilderConfig):
                 for kind, size in (
                     ("composite", self.queries),
                     ("suite", self.queries),
-                    ("single", gallery[split]),
+                    ("single", gallery_sizes[split]),
                 )
             ),
             Job("unseen", "test", self.queries),
         ]
-        return [job for job in jobs if job.domain in self.kinds]
+        return [job for job in jobs if job.group in self.kinds]
 
 
 class Suites(tfds.core.GeneratorBasedBuilder):
@@ -89,7 +101,7 @@ class Suites(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         jobs = config.jobs()
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = encoded_pictures(
+        pictures = encoded_pictures(
             jobs,
             workers=config.workers,
             renderer="suites",
@@ -98,47 +110,39 @@ class Suites(tfds.core.GeneratorBasedBuilder):
             unseen=config.unseen,
             image_size=config.image_size,
         )
-        return {f"{job.domain}_{job.split}": _examples(made, job.size) for job in jobs}
+        return {job.name: _examples(pictures, job.size) for job in jobs}
 
     def _generate_examples(self) -> None:
         raise NotImplementedError("the splits' generators are made in _split_generators")
 
 
-def _examples(made: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The next `count` pictures as records; behind the last product boxes are zeros."""
-    for row, item in enumerate(itertools.islice(made, count)):
+def _examples(pictures: Iterator[Encoded], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The next `count` pictures as records with their keys; behind the last box there are zeros."""
+    for row, picture in enumerate(itertools.islice(pictures, count)):
         box = np.zeros((MOST, 4), np.float32)
-        box[: len(item.box_xyxy)] = item.box_xyxy
-        yield (
-            row,
-            {
-                "image": item.png,
-                "text": item.text,
-                "box_xyxy": box,
-                "has_box": np.arange(MOST) < len(item.box_xyxy),
-                "product_id": item.product_id,
-                "category": item.category,
-                "row": row,
-            },
-        )
+        box[: len(picture.box_xyxy)] = picture.box_xyxy
+        has_box = np.arange(MOST) < len(picture.box_xyxy)
+        yield row, records.rendered_record(picture, row, box_xyxy=box, has_box=has_box)
 
 
 def builder(config: Any, cache: Path, kinds: tuple[str, ...] = suites.KINDS) -> Suites:
-    """The builder for `config.data`, its records below the folder `cache`.
+    """The builder of the posts that `config.data` describes.
 
     Args:
-        kinds: of pictures, all or some.
+        config: `config.data`.
+        cache: folder for its records.
+        kinds: of pictures, all or some of `suites.KINDS`.
 
     Raises:
         UsageError: a split would have no products.
     """
     settings = SuitesConfig(image_size=config.image_size, kinds=kinds, **config.suites)
     for kind, split in (("post", "train"), ("suite", "val"), ("unseen", "test")):
-        shown = suites.shelf(kind, split, settings.seed, settings.products, settings.unseen)
-        if len(shown) < 2:
+        products = suites.shelf(kind, split, settings.seed, settings.products, settings.unseen)
+        if len(products) < 2:
             raise UsageError(
                 f"config.data.suites: products={settings.products}, unseen={settings.unseen} leave "
-                f"{len(shown)} products for {kind}_{split}, and a suite shows two or more\n"
+                f"{len(products)} products for {kind}_{split}, and a suite shows two or more\n"
                 "  raise products, or choose unseen from 1 to 8"
             )
     return Suites(config=settings, data_dir=str(cache), file_format="array_record")

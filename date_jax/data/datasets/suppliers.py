@@ -21,7 +21,15 @@ TEXTS = ("offer_id", "supplier")
 
 @dataclasses.dataclass(kw_only=True)
 class SuppliersConfig(tfds.core.BuilderConfig):
-    """What is rendered; `workers` processes do it (0: one a core) and change nothing in it."""
+    """What the embedded catalogue shows.
+
+    Attributes:
+        image_size: S; every picture is S x S.
+        products: of all splits together; each has several offers.
+        seed: of everything that is drawn.
+        workers: processes that render, 0 for one a core; they change no picture.
+        name: of these settings, see below.
+    """
 
     image_size: int = 48
     products: int = 3_000
@@ -58,7 +66,7 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         shelves = {split: suppliers.shelf(config.seed, config.products, split) for split in SPLITS}
         # One stream for all: TFDS writes the splits one after another, in this order.
-        made = encoded_pictures(
+        pictures = encoded_pictures(
             [Job("offer", split, len(offers)) for split, offers in shelves.items()],
             workers=config.workers,
             renderer="suppliers",
@@ -66,37 +74,24 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
             products=config.products,
             image_size=config.image_size,
         )
-        return {f"offer_{split}": _examples(made, offers) for split, offers in shelves.items()}
+        return {f"offer_{split}": _examples(pictures, offers) for split, offers in shelves.items()}
 
     def _generate_examples(self) -> None:
         raise NotImplementedError("the splits' generators are made in _split_generators")
 
 
 def _examples(
-    made: Iterator[Encoded], offers: tuple[suppliers.Offer, ...]
+    pictures: Iterator[Encoded], offers: tuple[suppliers.Offer, ...]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The pictures of all `offers`, the next ones of `made`, as records."""
-    for row, (offer, item) in enumerate(
-        zip(offers, itertools.islice(made, len(offers)), strict=True)
-    ):
-        yield (
-            row,
-            {
-                "image": item.png,
-                "text": item.text,
-                "box_xyxy": item.box_xyxy,
-                "has_box": True,
-                "product_id": item.product_id,
-                "category": item.category,
-                "row": row,
-                "offer_id": offer.id,
-                "supplier": f"s{offer.supplier:02d}",
-            },
-        )
+    """The next pictures, one of each of `offers`, as records with their keys."""
+    pictures_of_offers = itertools.islice(pictures, len(offers))
+    for row, (offer, picture) in enumerate(zip(offers, pictures_of_offers, strict=True)):
+        columns = {"offer_id": offer.id, "supplier": f"s{offer.supplier:02d}"}
+        yield row, records.rendered_record(picture, row, **columns)
 
 
 def builder(config: Any, cache: Path) -> Suppliers:
-    """The builder for `config.data`, its records below the folder `cache`.
+    """The builder of the catalogue that `config.data` describes, its records in `cache`.
 
     Raises:
         UsageError: too few products for three splits.

@@ -28,8 +28,6 @@ class Row(NamedTuple):
         product_id: equal where two rows show the same product.
         category: of the product, or "".
         split: one of SPLITS.
-        offer_id: of an offer or a post, else "".
-        supplier: of an offer, else "".
     """
 
     line: int
@@ -40,8 +38,6 @@ class Row(NamedTuple):
     product_id: str
     category: str
     split: str
-    offer_id: str = ""
-    supplier: str = ""
 
 
 def annotations(path: Path) -> list[Row]:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from date_jax.data.files.annotations import Row
+from date_jax.data.files.photos import PhotoRow
 from date_jax.data.files.preprocess import Header
 from date_jax.data.files.text_rows import line_list
 from date_jax.errors import DataError
@@ -12,20 +12,20 @@ from date_jax.errors import DataError
 TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there
 
 
-def check_boxes(path: Path, rows: list[Row], headers: Mapping[str, Header]) -> None:
+def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header]) -> None:
     """Refuses boxes that are not x_min, y_min, x_max, y_max in pixels of their picture.
 
     Args:
         path: of the file, for the message.
         rows: of all of it; those whose picture has no header are passed over.
-        headers: by `Row.image`.
+        headers: by `PhotoRow.image`.
 
     Raises:
         DataError: with counts, lines and the format that the boxes look like.
     """
     # All wrong boxes at once, by what is wrong with them: together they show which format it is.
     boxed = [row for row in rows if row.box and row.image in headers]
-    wrong: dict[str, list[Row]] = defaultdict(list)
+    wrong: dict[str, list[PhotoRow]] = defaultdict(list)
     for row in boxed:
         fault = _fault(row, headers[row.image])
         if fault:
@@ -49,7 +49,7 @@ def check_boxes(path: Path, rows: list[Row], headers: Mapping[str, Header]) -> N
     )
 
 
-def _fault(row: Row, picture: Header) -> str:
+def _fault(row: PhotoRow, picture: Header) -> str:
     """What is wrong with the row's box, "" if nothing."""
     assert row.box is not None
     x_min, y_min, x_max, y_max = row.box
@@ -62,17 +62,17 @@ def _fault(row: Row, picture: Header) -> str:
 
 
 def _likely_format(
-    boxed: list[Row], wrong_rows: list[Row], headers: Mapping[str, Header]
+    boxed: list[PhotoRow], wrong_rows: list[PhotoRow], headers: Mapping[str, Header]
 ) -> list[str]:
     """A line that says what all boxes look like, or no line where nothing explains them.
 
     Args:
         boxed: rows with a box.
         wrong_rows: those whose boxes are wrong.
-        headers: by `Row.image`.
+        headers: by `PhotoRow.image`.
     """
 
-    def fits_xywh(row: Row) -> bool:
+    def fits_xywh(row: PhotoRow) -> bool:
         x, y, width, height = row.box or (0, 0, 0, 0)
         picture = headers[row.image]
         over = max(x + width - picture.width, y + height - picture.height)

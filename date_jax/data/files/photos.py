@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from date_jax.data.files import preprocess
 from date_jax.data.files.preprocess import Header, UnreadablePictureError
@@ -20,6 +20,31 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+class PhotoRow(NamedTuple):
+    """A picture in a file with all that becomes its record.
+
+    Attributes:
+        line: where the row stands in its source.
+        image: name of the picture's file.
+        text: a phrase or a title.
+        box: x_min, y_min, x_max, y_max pixels of the upright picture.
+        split: the name of its split, such as `mall_train`.
+        product_id: what the picture shows.
+        category: of the product.
+        offer_id, supplier: only of offers and posts.
+    """
+
+    line: int
+    image: str
+    text: str
+    box: tuple[float, float, float, float] | None
+    split: str
+    product_id: str
+    category: str
+    offer_id: str = ""
+    supplier: str = ""
 
 
 class Photos:

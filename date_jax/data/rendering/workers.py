@@ -51,11 +51,16 @@ class Encoded(NamedTuple):
 
 
 class Job(NamedTuple):
-    """The pictures 0 to `size` of one split of one domain."""
+    """The pictures 0 to `size` of one split of one group: a domain, or a kind of pictures."""
 
-    domain: str
+    group: str
     split: str
     size: int
+
+    @property
+    def name(self) -> str:
+        """The name of the split that the pictures become, such as `mall_train`."""
+        return f"{self.group}_{self.split}"
 
 
 def encoded_picture(picture: Picture) -> Encoded:
