@@ -25,6 +25,7 @@ def tensorflow() -> Any:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only decodes, and would say so 4 times
     import tensorflow as tf
 
+    # Or it would take the memory that JAX needs.
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
     return tf
@@ -71,6 +72,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
         Whether no other process can be in there: some network file systems have no locks.
     """
     with (folder / ".lock").open("a") as lock:
+        # Without waiting first, so that who has to wait can say why.
         is_taken = locks.take(lock, folder, "several hosts may do the same work in it")
         if is_taken is False:
             print(f"data: waiting for another process to prepare {folder}", file=sys.stderr)

@@ -105,6 +105,7 @@ def load(config: Any, records: str) -> Corpus:
         SetupError: the cache cannot be written, or a package is missing.
         UsageError: the config names something unknown.
     """
+    # What can be refused at once is, before anything is rendered.
     read = reader(config.name, records)
     cache = cache_folder(config)
     tokenizer = None

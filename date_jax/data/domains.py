@@ -36,6 +36,7 @@ def check_domains(
     Raises:
         DataError: a domain has no rows, or no training rows.
     """
+    # Each domain that is asked for, the first mistake first.
     domains = sorted({split.rpartition("_")[0] for split in splits})
     for key, joined in (("source", source), ("target", target)):
         for domain in domain_names(joined):
@@ -50,6 +51,7 @@ def check_domains(
                     f"config.data.{key}: domain {domain!r} has no training rows in {where}\n"
                     f"  it holds only {', '.join(held)}; give some of its rows the split 'train'"
                 )
+    # Without a source nothing says where a box is.
     if not domain_names(source):
         raise DataError(
             f"config.data.source is empty: name the domain to learn boxes from, "

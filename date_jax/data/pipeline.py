@@ -92,6 +92,7 @@ def train_batches(
     # Streams of one run must not walk in step where their sizes are equal.
     stream = zlib.crc32("+".join(names).encode())
 
+    # Example number -> epoch and place in it -> record: this is all that orders a run.
     def row_numbers(step: Any) -> Any:
         number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
         return _shuffled_numbers(number, table.size, seed, stream, len(rows))
@@ -116,16 +117,17 @@ def pair_batches(
     tf = tensorflow()
     table = _Table(corpus, [PAIRED], boxes=False, columns=None)
     rows = share.rows(batch_size)
-    pairs = _known_pairs(corpus)
+    pairs = _pairs(corpus)
     both_ways = tf.constant(np.concatenate([pairs, pairs[:, ::-1]]), tf.int64)
     stream = zlib.crc32(PAIRED.encode())
 
+    # The rows of all triggers, and behind them those of their offers.
     def row_numbers(step: Any) -> Any:
         number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
         pair = _shuffled_numbers(number, 2 * len(pairs), seed, stream, len(rows))
         return tf.reshape(tf.transpose(tf.gather(both_ways, pair)), [2 * len(rows)])
 
-    # All triggers and all offers of a batch are read as one, then parted.
+    # Both sides are read as one batch, for the pictures to be decoded together, then parted.
     steps = _steps_from(start_step, batch_size)
     for index, contents in _picture_batches(corpus, [PAIRED], steps, row_numbers, 2 * len(rows)):
         batch = {**contents, **table[index], "mask": np.ones(2 * len(rows), bool)}
@@ -135,14 +137,23 @@ def pair_batches(
         }
 
 
-def _known_pairs(corpus: Corpus) -> Int[np.ndarray, "M 2"]:
+def _pairs(corpus: Corpus) -> Int[np.ndarray, "M 2"]:
+    """The corpus' pairs, which a corpus of offers has."""
     if corpus.pairs is None:
         raise ValueError("the corpus has no pairs: it was not loaded as offers")
     return corpus.pairs
 
 
 def _shuffled_numbers(number: Any, size: int, seed: int, stream: int, rows: int) -> Any:
-    """Which of `size` examples the examples `number` of all epochs are."""
+    """Which of `size` examples the examples `number` of all epochs are.
+
+    Args:
+        number: `[rows]`, counted through all epochs.
+        size: of an epoch.
+        seed: of the run.
+        stream: another one for each stream of a run.
+        rows: how many they are.
+    """
     tf = tensorflow()
 
     def constant(value: int) -> Any:
@@ -156,6 +167,7 @@ def _shuffled_numbers(number: Any, size: int, seed: int, stream: int, rows: int)
 
 
 def _steps_from(start_step: int, batch_size: int) -> Any:
+    """The numbers of steps from the first one on, until example numbers would overflow."""
     return tensorflow().data.Dataset.range(start_step, np.iinfo(np.int64).max // (2 * batch_size))
 
 
@@ -178,6 +190,7 @@ def eval_batches(
     table = _Table(corpus, names, boxes=boxes, columns=columns)
     rows = share.rows(batch_size)
 
+    # Behind the last example its record is read again, and masked.
     def row_numbers(step: Any) -> Any:
         number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
         return tf.minimum(number, table.size - 1)
@@ -243,12 +256,14 @@ class _Table:
                     f"no split {name!r} in the data{spelling_hint(name, corpus.splits)}: "
                     f"it has {', '.join(corpus.splits)}"
                 )
+        # Columns of all splits, one after the other, as rows are numbered.
         splits = [corpus.splits[name] for name in names]
         keys = splits[0].columns if columns is None else columns
         self._columns = {
             key: np.concatenate([split.columns[key] for split in splits]) for key in keys
         }
         self.size = sum(split.size for split in splits)
+        # Boxes are read from disk only here: a stream without them cannot leak one.
         if boxes:
             xyxy = np.concatenate([split.records.box_xyxy() for split in splits])
             self._columns["box_cxcywh"] = np.asarray(cxcywh(jnp.asarray(xyxy)))

@@ -158,7 +158,7 @@ def test_an_epoch_has_every_pair_once_in_each_direction(corpus: pipeline.Corpus)
     assert sorted(found) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
 
 
-def test_shapes_of_pairs_that_are_told_without_reading_are_those_of_a_batch(
+def test_pair_shapes_are_those_of_a_batch_that_is_read(
     corpus: pipeline.Corpus,
 ) -> None:
     (batch,) = first_batches(small(), corpus, count=1)

@@ -150,7 +150,7 @@ def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.
 
 @pytest.mark.parametrize("boxes", [True, False])
 @pytest.mark.parametrize("columns", [None, ("text",), ()])
-def test_shapes_that_are_told_without_reading_are_those_of_a_batch(
+def test_batch_shapes_are_those_of_a_batch_that_is_read(
     corpus: pipeline.Corpus, boxes: bool, columns: tuple[str, ...] | None
 ) -> None:
     options: dict[str, Any] = {"batch_size": 8, "boxes": boxes, "columns": columns}
@@ -197,9 +197,9 @@ def test_another_seed_gives_another_order(corpus: pipeline.Corpus) -> None:
 def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(
     corpus: pipeline.Corpus, start: int
 ) -> None:
-    whole = batches(corpus, 15)
+    uninterrupted = batches(corpus, 15)
     resumed = batches(corpus, 15 - start, start_step=start)
-    for expected, batch in zip(whole[start:], resumed, strict=True):
+    for expected, batch in zip(uninterrupted[start:], resumed, strict=True):
         assert_equal(batch, expected)
 
 
@@ -259,10 +259,10 @@ def test_evaluation_gives_every_row_exactly_once_and_equally_many_batches(
         for process in range(count)
     ]
     assert {len(part) for part in local} == {-(-17 // batch_size)}
-    whole = joined([joined(list(parts)) for parts in zip(*local, strict=True)])
-    np.testing.assert_array_equal(whole["mask"], np.arange(len(whole["mask"])) < 17)
-    np.testing.assert_array_equal(whole["index"][whole["mask"]], np.arange(17))
-    assert not whole["box_mask"][~whole["mask"]].any()
+    global_rows = joined([joined(list(parts)) for parts in zip(*local, strict=True)])
+    np.testing.assert_array_equal(global_rows["mask"], np.arange(len(global_rows["mask"])) < 17)
+    np.testing.assert_array_equal(global_rows["index"][global_rows["mask"]], np.arange(17))
+    assert not global_rows["box_mask"][~global_rows["mask"]].any()
 
 
 def test_a_split_of_one_row_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,9 +323,9 @@ def test_another_order_of_fields_is_the_same_data_and_another_value_is_not(tmp_p
     def rewritten(order: list[str], **changed: Any) -> str:
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
         for record in records:
-            found = fields(record) | changed
+            features = fields(record) | changed
             # Messages one after another are read as one message.
-            parts = [train.Features(feature={name: found[name]}) for name in order]
+            parts = [train.Features(feature={name: features[name]}) for name in order]
             writer.write(b"".join(train.Example(features=p).SerializeToString() for p in parts))
         writer.close()
         (rows,) = tmp_path.rglob("rows.npz")

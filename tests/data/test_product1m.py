@@ -184,7 +184,7 @@ def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
             assert rows["regions"][at].sum() == has.sum()
 
 
-def test_shapes_that_are_told_without_reading_are_those_of_posts_with_regions(
+def test_batch_shapes_of_posts_with_regions_are_those_of_a_batch_that_is_read(
     with_regions: ConfigDict,
 ) -> None:
     corpus = CAPTURE.load(with_regions)

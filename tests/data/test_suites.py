@@ -158,7 +158,7 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
     np.testing.assert_array_equal(chosen, batch["image"][[5, 2]])
 
 
-def test_shapes_that_are_told_without_reading_are_those_of_composites(config: ConfigDict) -> None:
+def test_batch_shapes_of_composites_are_those_of_a_batch_that_is_read(config: ConfigDict) -> None:
     corpus = pipeline.load(config, "posts")
     options: dict[str, Any] = {"batch_size": 4, "boxes": True, "columns": ()}
     (batch, *_) = pipeline.eval_batches(
