@@ -89,6 +89,11 @@ class Corpus:
     has_true_products: bool = True
     regions: RegionFiles | None = None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows each split has, by name."""
+        return {name: split.size for name, split in self.splits.items()}
+
 
 def load(config: Any, records: str) -> Corpus:
     """The data set that `config.data` describes, prepared on the first call and then cached.

@@ -9,7 +9,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,6 @@ from date_jax.errors import DataError, UsageError, spelling_hint
 __all__ = ["Corpus", "Split", "load"]  # of `data.corpus`; all else is defined here
 
 AHEAD = 2  # batches made while one is used; more only costs memory
-
-Shapes: TypeAlias = dict[str, jax.ShapeDtypeStruct]
-_Forms: TypeAlias = dict[str, tuple[tuple[int, ...], Any]]  # shape of a row and type, by key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,37 +202,6 @@ def eval_batches(
         yield batch
 
 
-def batch_shapes(
-    corpus: Corpus,
-    names: list[str],
-    *,
-    batch_size: int,
-    boxes: bool,
-    columns: Sequence[str] | None = None,
-    regions: bool = False,
-) -> Shapes:
-    """Shapes and types of the global batches of `train_batches` and `eval_batches`, none read.
-
-    Args:
-        corpus, names, batch_size, boxes, columns, regions: as in `train_batches`.
-    """
-    table = _Table(corpus, names, boxes=boxes, columns=columns)
-    side = corpus.image_size
-    image: _Forms = {"image": ((side, side, 3), np.uint8)}
-    forms = _region_forms(corpus) if regions else image
-    forms = {**forms, **table.forms(), "mask": ((), np.bool_)}
-    return {
-        key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-        for key, (shape, dtype) in forms.items()
-    }
-
-
-def pair_shapes(corpus: Corpus, *, batch_size: int) -> dict[str, Shapes]:
-    """Shapes and types of the global batches of `pair_batches`, none read."""
-    shapes = batch_shapes(corpus, [PAIRED], batch_size=batch_size, boxes=False)
-    return {"trigger": shapes, "offer": dict(shapes)}
-
-
 def pictures(
     corpus: Corpus, name: str, rows: Int[np.ndarray, " N"]
 ) -> UInt8[np.ndarray, "N S S 3"]:
@@ -274,11 +240,6 @@ class _Table:
         columns = {key: column[index] for key, column in self._columns.items()}
         return {**columns, "index": index.astype(np.int32)}
 
-    def forms(self) -> _Forms:
-        """The shape of one row and the type of all that `table[index]` gives, by key."""
-        columns = {key: (column.shape[1:], column.dtype) for key, column in self._columns.items()}
-        return {**columns, "index": ((), np.int32)}
-
 
 def _picture_batches(
     corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
@@ -312,18 +273,6 @@ def _picture_batches(
         ) from error
 
 
-def _region_forms(corpus: Corpus) -> _Forms:
-    """The shape of one row and the type of each array of regions, by key."""
-    if corpus.regions is None:
-        raise ValueError("the corpus has no regions: its config names none")
-    count, width = corpus.regions.shape
-    return {
-        "regions": ((count, width), corpus.regions.dtype),
-        "region_box_xyxy": ((count, 4), np.float32),
-        "region_mask": ((count,), np.bool_),
-    }
-
-
 def _region_batches(
     corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
@@ -332,17 +281,22 @@ def _region_batches(
     tf = tensorflow()
     files: Any = corpus.regions
     region_row = np.concatenate([corpus.splits[name].region_row for name in names])
-    forms = _region_forms(corpus)
+    count, width = files.shape
+    forms = {
+        "regions": (tf.as_dtype(files.dtype), [rows, count, width]),
+        "region_box_xyxy": (tf.float32, [rows, count, 4]),
+        "region_mask": (tf.bool, [rows, count]),
+    }
 
     def read(index: Any) -> dict[str, Any]:
         arrays = tf.numpy_function(
             lambda batch_index: tuple(files[region_row[batch_index]]),
             [index],
-            [tf.as_dtype(dtype) for _, dtype in forms.values()],
+            [dtype for dtype, _ in forms.values()],
         )
         return {
-            key: tf.ensure_shape(array, [rows, *shape])
-            for (key, (shape, _)), array in zip(forms.items(), arrays, strict=True)
+            key: tf.ensure_shape(array, shape)
+            for (key, (_, shape)), array in zip(forms.items(), arrays, strict=True)
         }
 
     yield from _batches_ahead(steps, row_numbers, rows, read)

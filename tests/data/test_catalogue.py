@@ -3,7 +3,6 @@
 from itertools import islice
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -156,17 +155,6 @@ def test_an_epoch_has_every_pair_once_in_each_direction(corpus: pipeline.Corpus)
     ]
     pairs = [tuple(pair) for pair in corpus.pairs]
     assert sorted(found) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
-
-
-def test_pair_shapes_are_those_of_a_batch_that_is_read(
-    corpus: pipeline.Corpus,
-) -> None:
-    (batch,) = first_batches(small(), corpus, count=1)
-    shapes = {
-        side: {key: jax.ShapeDtypeStruct(rows.shape, rows.dtype) for key, rows in columns.items()}
-        for side, columns in batch.items()
-    }
-    assert pipeline.pair_shapes(corpus, batch_size=8) == shapes
 
 
 def test_a_batch_holds_the_pictures_and_titles_of_its_rows(corpus: pipeline.Corpus) -> None:

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -115,10 +114,6 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def shapes_of(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
-
-
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
@@ -146,25 +141,6 @@ def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.
         "box_cxcywh": ("float32", (8, 4)),
         "box_mask": ("bool", (8,)),
     }
-
-
-@pytest.mark.parametrize("boxes", [True, False])
-@pytest.mark.parametrize("columns", [None, ("text",), ()])
-def test_batch_shapes_are_those_of_a_batch_that_is_read(
-    corpus: pipeline.Corpus, boxes: bool, columns: tuple[str, ...] | None
-) -> None:
-    options: dict[str, Any] = {"batch_size": 8, "boxes": boxes, "columns": columns}
-    names = ["mall_train", "live_train"]
-    shapes = pipeline.batch_shapes(corpus, names, **options)
-    train = pipeline.train_batches(corpus, names, share=HERE, seed=0, start_step=0, **options)
-    for batch in (next(train), next(pipeline.eval_batches(corpus, names, share=HERE, **options))):
-        assert shapes == shapes_of(batch)
-
-
-def test_shapes_are_those_of_the_global_batch_on_every_process(corpus: pipeline.Corpus) -> None:
-    (half,) = batches(corpus, 1, share=pipeline.Share(1, 2))
-    shapes = pipeline.batch_shapes(corpus, ["mall_train"], batch_size=8, boxes=True)
-    assert shapes == shapes_of(joined([half, half]))
 
 
 def test_a_row_of_a_batch_is_all_of_one_record(corpus: pipeline.Corpus) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -182,19 +181,6 @@ def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
             box = rows["region_box_xyxy"][at][has]
             np.testing.assert_allclose(box, own.records.box_xyxy()[row][has], atol=1e-6)
             assert rows["regions"][at].sum() == has.sum()
-
-
-def test_batch_shapes_of_posts_with_regions_are_those_of_a_batch_that_is_read(
-    with_regions: ConfigDict,
-) -> None:
-    corpus = CAPTURE.load(with_regions)
-    batch = next(CAPTURE.batches(with_regions, corpus, 0))["posts"]
-    shapes = pipeline.batch_shapes(
-        corpus, ["post_train"], batch_size=with_regions.batch_size, boxes=False, regions=True
-    )
-    assert shapes == {
-        key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()
-    }
 
 
 def by_regions() -> Learner:

@@ -1,9 +1,7 @@
 """The rendered posts: what they show, name and box; who meets whom; and reading them back."""
 
 import functools
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -156,16 +154,6 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
         np.testing.assert_allclose(corners, picture.box_xyxy, atol=1e-6)
     chosen = pipeline.pictures(corpus, "suite_test", np.array([5, 2]))
     np.testing.assert_array_equal(chosen, batch["image"][[5, 2]])
-
-
-def test_batch_shapes_of_composites_are_those_of_a_batch_that_is_read(config: ConfigDict) -> None:
-    corpus = pipeline.load(config, "posts")
-    options: dict[str, Any] = {"batch_size": 4, "boxes": True, "columns": ()}
-    (batch, *_) = pipeline.eval_batches(
-        corpus, ["composite_train"], share=pipeline.Share(0, 1), **options
-    )
-    shapes = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
-    assert pipeline.batch_shapes(corpus, ["composite_train"], **options) == shapes
 
 
 def test_the_vocabulary_comes_from_training_titles_alone(config: ConfigDict) -> None:
