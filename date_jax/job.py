@@ -74,8 +74,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
 
     # The learner and its step on the mesh; nothing is compiled yet.
     mesh = sharding.device_mesh(config.mesh.fsdp)
-    sizes = {name: split.size for name, split in corpus.splits.items()}
-    learner = task.learner(config, corpus.tokenizer, sizes)
+    learner = task.learner(config, corpus.tokenizer, corpus.sizes)
     step = train_step(config, learner, mesh, task.example(config))
     weights, report = pretrained.initial_values(step.shapes.params["model"], published)
 
