@@ -126,7 +126,7 @@ def load(config: Any, records: str) -> Corpus:
         pairs = parts.pairs(prepared_splits[PAIRED]) if parts.pairs else None
     # Texts become token ids. Where nobody reads a text, as a composite's, it decides nothing.
     texts = {name: split.texts("text") for name, split in prepared_splits.items()}
-    is_read = {name: name.rpartition("_")[0] in parts.texts_from for name in texts}
+    is_read = {name: name.rpartition("_")[0] in parts.groups for name in texts}
     if tokenizer is None:
         train = sorted(name for name in texts if is_read[name] and name.endswith("_train"))
         tokenizer = tokenizers.tokenizer_of_texts(

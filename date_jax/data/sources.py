@@ -27,6 +27,7 @@ from date_jax.data.prepared import PreparedSplit
 from date_jax.errors import UsageError, spelling_hint
 
 PAIRED = "offer_train"  # the split that training pairs are rows of
+POSTS = ("post", "suite", "single", "unseen")  # kinds with a title; composites have none
 
 
 class Parts(NamedTuple):
@@ -34,8 +35,8 @@ class Parts(NamedTuple):
 
     Attributes:
         builders: of TFDS, which give all splits together.
-        texts_from: what stands before `_<split>` in the names of the splits whose texts are read.
-            The vocabulary is learned from those that are trained on.
+        groups: those whose texts are read, as in `<group>_<split>`: domains, kinds of posts, or
+            "offer". The vocabulary is learned from their training splits.
         numbered: columns of texts that batches hold as numbers, the same in all splits.
         boxes: whether the user is told how many rows have one.
         pairs: gives the training pairs, asked with the prepared split PAIRED.
@@ -45,7 +46,7 @@ class Parts(NamedTuple):
     """
 
     builders: Sequence[Any]
-    texts_from: Sequence[str]
+    groups: Sequence[str]
     numbered: Sequence[str] = ()
     boxes: bool = False
     pairs: Callable[[PreparedSplit], TrainingPairs] | None = None
@@ -87,6 +88,10 @@ def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
     return SOURCES[name].readers[records]
 
 
+# The readers. Each brings TensorFlow along when it is called, and not before: config.py and with it
+# every command read the table below.
+
+
 def _shop(config: Any, cache: Path) -> Parts:
     tensorflow()
     from date_jax.data.datasets import shop
@@ -105,9 +110,6 @@ def grounding_parts(config: Any, builder: Any) -> Parts:
     """The parts of a builder whose splits are `<domain>_<split>`."""
     domains = domain_names(config.source) + domain_names(config.target)
     return Parts([builder], domains, numbered=("product_id",), boxes=True)
-
-
-POSTS = ("post", "suite", "single", "unseen")  # composites have no titles
 
 
 def _suites(config: Any, cache: Path) -> Parts:

@@ -32,7 +32,7 @@ def corpus() -> pipeline.Corpus:
     return SAME_STYLE.load(small())
 
 
-def made(place: int, split: str = "train") -> Any:
+def rendered(place: int, split: str = "train") -> Any:
     options = {"seed": 0, "products": PRODUCTS, "image_size": SIZE}
     return suppliers.picture("offer", place, split=split, **options)
 
@@ -41,8 +41,8 @@ def test_each_product_has_offers_of_several_suppliers() -> None:
     offers = suppliers.shelf(0, PRODUCTS, "train")
     assert len({offer.id for offer in offers}) == len(offers)
     for product in {offer.product for offer in offers}:
-        of = [offer.supplier for offer in offers if offer.product == product]
-        assert len(of) == len(set(of)) >= 2
+        names = [offer.supplier for offer in offers if offer.product == product]
+        assert len(names) == len(set(names)) >= 2
 
 
 def test_no_product_is_in_two_splits() -> None:
@@ -81,7 +81,7 @@ def test_a_prepared_offer_is_the_rendered_one(corpus: pipeline.Corpus) -> None:
     images = pipeline.pictures(corpus, "offer_val", np.arange(split.size))
     products = split.products()
     for place, offer in enumerate(suppliers.shelf(0, PRODUCTS, "val")):
-        expected = made(place, "val")
+        expected = rendered(place, "val")
         np.testing.assert_array_equal(images[place], expected.image)
         assert split.texts[place] == expected.text
         same = [o.product == offer.product for o in suppliers.shelf(0, PRODUCTS, "val")]
@@ -126,35 +126,35 @@ def test_training_never_sees_which_offers_show_the_same_product(
             assert side.keys() == {"image", "text", "text_mask", "index", "mask"}
 
 
-def test_the_rules_are_not_told_which_offers_show_the_same_product(
+def test_the_rules_never_see_which_offers_show_the_same_product(
     corpus: pipeline.Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    asked = []
+    columns = []
     mined = training_pairs.click_rules.mined_pairs
 
     def seen(log: Any, offers: Any, *rest: Any, **options: Any) -> Any:
-        asked.extend([*log.columns, *offers.columns])
+        columns.extend([*log.columns, *offers.columns])
         return mined(log, offers, *rest, **options)
 
     monkeypatch.setattr(training_pairs.click_rules, "mined_pairs", seen)
     split = corpus.splits["offer_train"].records
-    found = training_pairs.mined_pairs(split, small().data.clicks, tmp_path)
-    np.testing.assert_array_equal(found.rows, corpus.pairs)
-    assert asked
-    assert "product_id" not in asked
+    pairs = training_pairs.mined_pairs(split, small().data.clicks, tmp_path)
+    np.testing.assert_array_equal(pairs.rows, corpus.pairs)
+    assert columns
+    assert "product_id" not in columns
 
 
 def test_an_epoch_has_every_pair_once_in_each_direction(corpus: pipeline.Corpus) -> None:
     config = small()
     config.batch_size = 2
     batches = first_batches(config, corpus, count=len(corpus.pairs))
-    found = [
+    read_pairs = [
         pair
         for batch in batches
         for pair in zip(batch["trigger"]["index"], batch["offer"]["index"], strict=True)
     ]
     pairs = [tuple(pair) for pair in corpus.pairs]
-    assert sorted(found) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
+    assert sorted(read_pairs) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
 
 
 def test_a_batch_holds_the_pictures_and_titles_of_its_rows(corpus: pipeline.Corpus) -> None:
@@ -171,8 +171,8 @@ def test_batches_do_not_depend_on_where_a_run_began_nor_on_the_number_of_process
     corpus: pipeline.Corpus,
 ) -> None:
     config = small()
-    whole = first_batches(config, corpus, count=4)
-    assert same(whole[2:], first_batches(config, corpus, start=2, count=2))
+    uninterrupted = first_batches(config, corpus, count=4)
+    assert same(uninterrupted[2:], first_batches(config, corpus, start=2, count=2))
     streams = [
         pipeline.pair_batches(
             corpus, share=pipeline.Share(index, 2), batch_size=8, seed=config.seed, start_step=0
@@ -187,7 +187,7 @@ def test_batches_do_not_depend_on_where_a_run_began_nor_on_the_number_of_process
         }
         for a, b in zip(*parts, strict=True)
     ]
-    assert same(whole, joined)
+    assert same(uninterrupted, joined)
 
 
 def test_a_rule_that_is_none_is_refused(corpus: pipeline.Corpus, tmp_path: Any) -> None:
