@@ -82,7 +82,7 @@ def write_photos(corpus: pipeline.Corpus, folder: Path) -> Path:
 
 def write_offers(corpus: pipeline.Corpus, folder: Path) -> None:
     """Writes the rendered catalogue as a user's own and as published pairs."""
-    rows, of_product = [], {}
+    rows, offers_of_product = [], {}
     for name, split in corpus.splits.items():
         records = split.records
         products = records.products()
@@ -92,7 +92,7 @@ def write_offers(corpus: pipeline.Corpus, folder: Path) -> None:
             Image.fromarray(image).save(folder / f"{offer}.png")
             line = [offer, split.texts[row], suppliers[row], "c", f"{offer}.png", products[row]]
             rows.append([*line, name.rpartition("_")[2]])
-            of_product.setdefault(products[row], []).append((offer, split.texts[row]))
+            offers_of_product.setdefault(products[row], []).append((offer, split.texts[row]))
     names = ["offer_id", "title", "supplier", "category", "image", "product_id", "split"]
     table = [names, *rows]
     (folder / "offers.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in table))
@@ -102,7 +102,7 @@ def write_offers(corpus: pipeline.Corpus, folder: Path) -> None:
     objects = [
         {"cate_name": "c", "trigger_id": one, "trigger_title": title, "trigger_img": "", "label": 1}
         | {"recall_id": other, "recall_title": other_title, "recall_img": ""}
-        for (one, title), *others in of_product.values()
+        for (one, title), *others in offers_of_product.values()
         for other, other_title in others
     ]
     (folder / "pairs.json").write_text(json.dumps(objects))

@@ -22,7 +22,7 @@ from date_jax.tasks import TASKS
 ROOT = Path(__file__).parent.parent.parent
 PGDA = "--config=configs/pgda.py"
 CONFIGS = sorted(f for f in (ROOT / "configs").glob("*.py") if "def get_config(" in f.read_text())
-THERE_ARE = "there are: " + ", ".join(f"configs/{file.name}" for file in CONFIGS)
+CONFIG_CHOICES = "there are: " + ", ".join(f"configs/{file.name}" for file in CONFIGS)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ COMMANDS = [
     (["--config=configs/pgad.py"], ["no such file", "'configs/pgda.py'", str(ROOT)]),
     (
         ["--config=configs"],
-        ["--config=configs: no such file", THERE_ARE],
+        ["--config=configs: no such file", CONFIG_CHOICES],
     ),
-    (["--config="], ["--config=: no such file", THERE_ARE]),
+    (["--config="], ["--config=: no such file", CONFIG_CHOICES]),
     (["--config=configs/pgda.py:tinny"], ["unknown word 'tinny'", "live2mall"]),
     ([PGDA, PGDA], ["--config is given 2 times"]),
     (["--config.seed=1", PGDA], ["--config.seed stands before", "put --config first"]),
@@ -103,17 +103,17 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), COMMANDS, ids=lambda x: " ".join(x)[:60])
+@pytest.mark.parametrize(("arguments", "texts"), COMMANDS, ids=lambda x: " ".join(x)[:60])
 def test_a_wrong_command_is_refused_in_a_few_words(
     arguments: list[str],
-    says: list[str],
+    texts: list[str],
     definitions: flags.FlagValues,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(errors.UsageError) as caught:
         parse(arguments, definitions, monkeypatch)
-    for words in says:
-        assert words in str(caught.value)
+    for text in texts:
+        assert text in str(caught.value)
     assert_readable(str(caught.value))
 
 
@@ -132,7 +132,7 @@ def test_a_right_command_reaches_the_config(
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "text"),
     [
         ("def get_config(:", ":1: SyntaxError"),
         ("def get_config():\n    return missing", ":2: NameError: name 'missing'"),
@@ -140,10 +140,10 @@ def test_a_right_command_reaches_the_config(
         ("x = 1", "defines no get_config()"),
     ],
 )
-def test_a_fault_in_the_config_file_names_its_line(tmp_path: Path, code: str, says: str) -> None:
+def test_a_fault_in_the_config_file_names_its_line(tmp_path: Path, code: str, text: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(code)
-    with pytest.raises(errors.UsageError, match=re.escape(says)) as caught:
+    with pytest.raises(errors.UsageError, match=re.escape(text)) as caught:
         config_file.config_from_file(str(path))
     assert_readable(str(caught.value))
 
@@ -231,11 +231,11 @@ def validate(changes: dict[str, object]) -> None:
     config.validate(changed, device_count=8, process_count=2)
 
 
-@pytest.mark.parametrize(("changes", "says"), VALUES, ids=lambda x: str(x)[:50])
-def test_a_wrong_value_is_refused(changes: dict[str, object], says: str) -> None:
+@pytest.mark.parametrize(("changes", "text"), VALUES, ids=lambda x: str(x)[:50])
+def test_a_wrong_value_is_refused(changes: dict[str, object], text: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         validate(changes)
-    assert says in str(caught.value)
+    assert text in str(caught.value)
     assert_readable(str(caught.value))
 
 
@@ -247,8 +247,8 @@ def test_a_config_of_another_task_is_refused(file: Path, task: str) -> None:
         return
     other.task = task
     lacks = f"config.task={task}: needs config."
-    says = "this task has no target" if (file.stem, task) == ("pgda", "date") else lacks
-    with pytest.raises(errors.UsageError, match=re.escape(says)):
+    text = "this task has no target" if (file.stem, task) == ("pgda", "date") else lacks
+    with pytest.raises(errors.UsageError, match=re.escape(text)):
         config.validate(other, device_count=1, process_count=1)
 
 
@@ -316,7 +316,7 @@ def test_every_number_of_every_config_has_a_range() -> None:
             assert not config.range_of(key), f"config.{key} is no number"
 
 
-def raising(error: BaseException) -> Callable[[list[str]], None]:
+def failing_main(error: BaseException) -> Callable[[list[str]], None]:
     def main(_: list[str]) -> None:
         raise error
 
@@ -324,7 +324,7 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "says"),
+    ("error", "code", "text"),
     [
         (errors.UsageError("a"), 2, "error: a\n"),
         (errors.DataError("b"), 3, "error: b\n"),
@@ -341,23 +341,23 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
 def test_exit_codes_tell_whose_mistake_it_was(
     error: BaseException,
     code: int,
-    says: str,
+    text: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
     with pytest.raises(SystemExit) as left:
-        commandline.run(raising(error), ["main.py"])
+        commandline.run(failing_main(error), ["main.py"])
     assert left.value.code == code
-    assert capsys.readouterr().err.startswith(says)
+    assert capsys.readouterr().err.startswith(text)
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback(root: Path) -> None:
-    says = "print('a line ' * 9999, flush=True)"
-    code = f"from date_jax.run.commandline import run; run(lambda _: [{says} for _ in range(99)])"
-    line = f"{sys.executable} -c {shlex.quote(code)} | head -c 9; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], cwd=root, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (141, "a line a ", "")
+    line = "print('a line ' * 9999, flush=True)"
+    code = f"from date_jax.run.commandline import run; run(lambda _: [{line} for _ in range(99)])"
+    script = f"{sys.executable} -c {shlex.quote(code)} | head -c 9; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (141, "a line a ", "")
 
 
 def test_debug_shows_the_traceback_of_a_users_mistake(
@@ -365,12 +365,12 @@ def test_debug_shows_the_traceback_of_a_users_mistake(
 ) -> None:
     monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
     with pytest.raises(SystemExit):
-        commandline.run(raising(errors.DataError("b")), ["main.py", "--debug"])
+        commandline.run(failing_main(errors.DataError("b")), ["main.py", "--debug"])
     assert re.search(r"Traceback.*error: b\n$", capsys.readouterr().err, re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    ("index", "met", "error", "says"),
+    ("index", "count", "error", "text"),
     [
         (0, 2, errors.UsageError("all made it"), "error: all made it\n"),
         (1, 2, errors.UsageError("all made it"), ""),
@@ -382,38 +382,38 @@ def test_debug_shows_the_traceback_of_a_users_mistake(
 )
 def test_what_all_hosts_share_is_said_once(
     index: int,
-    met: int,
+    count: int,
     error: errors.UserError,
-    says: str,
+    text: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
-    monkeypatch.setattr(commandline, "process", lambda argv=(): (index, met))
+    monkeypatch.setattr(commandline, "process", lambda argv=(): (index, count))
     monkeypatch.setattr(commandline, "leave", sys.exit)
     with pytest.raises(SystemExit):
-        commandline.run(raising(error), ["main.py"])
-    assert capsys.readouterr().err == says
+        commandline.run(failing_main(error), ["main.py"])
+    assert capsys.readouterr().err == text
 
 
 @pytest.mark.parametrize(("code", "way"), [(1, "_exit"), (2, "_exit"), (75, "exit"), (0, "exit")])
 def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(
     code: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def left_by(name: str) -> Callable[[int], None]:
-        def leave(status: int) -> None:
-            raise SystemExit(f"{name} {status}")
+    def exit_stub(name: str) -> Callable[[int], None]:
+        def leave(code: int) -> None:
+            raise SystemExit(f"{name} {code}")
 
         return leave
 
     monkeypatch.setattr(commandline, "process", lambda argv=(): (1, 2))
-    monkeypatch.setattr(commandline.os, "_exit", left_by("_exit"))
-    monkeypatch.setattr(commandline.sys, "exit", left_by("exit"))
+    monkeypatch.setattr(commandline.os, "_exit", exit_stub("_exit"))
+    monkeypatch.setattr(commandline.sys, "exit", exit_stub("exit"))
     with pytest.raises(SystemExit, match=f"^{way} {code}$"):
         commandline.leave(code)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def completed_command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "date_jax.main", *arguments],
         cwd=ROOT,
@@ -424,14 +424,14 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_real_command_says_it_and_exits_with_2() -> None:
-    done = command(PGDA, "--config.batch_sise=8")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == (
+    process = completed_command(PGDA, "--config.batch_sise=8")
+    assert process.returncode == 2, process.stderr
+    assert process.stderr == (
         "error: --config.batch_sise=8: unknown key (did you mean 'config.batch_size'?)\n"
     )
 
 
 def test_asking_for_help_is_no_mistake() -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--workdir" in done.stdout
+    process = completed_command("--help")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "--workdir" in process.stdout
