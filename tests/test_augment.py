@@ -87,10 +87,10 @@ def noise_pictures(rows: int) -> np.ndarray:
 def test_a_view_without_changes_is_the_picture(changes: dict, strength: float) -> None:
     image, box = noise_pictures(64), boxes(64)
     text = np.random.default_rng(0).integers(0, VOCAB, (64, 3)).astype(np.int32)
-    found, found_box, found_text = view(
+    actual, found_box, found_text = view(
         image, box, changes, strength=strength, text=text, swaps={1: 2, 2: 1}
     )
-    np.testing.assert_allclose(found, plain(image), atol=ROUNDING)
+    np.testing.assert_allclose(actual, plain(image), atol=ROUNDING)
     np.testing.assert_allclose(found_box, box, atol=1e-6)
     assert np.array_equal(found_text, text)
 
@@ -99,8 +99,8 @@ def test_normalised_pixels_are_those_of_the_published_backbones() -> None:
     image = np.full((1, 1, 1, 3), [[[[124, 116, 104]]]], np.uint8)
     assert np.abs(plain(image)).max() < 0.02
     white = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    found = plain(np.full((1, 1, 1, 3), 255, np.uint8))
-    np.testing.assert_allclose(found[0, 0, 0], white, rtol=1e-5)
+    actual = plain(np.full((1, 1, 1, 3), 255, np.uint8))
+    np.testing.assert_allclose(actual[0, 0, 0], white, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -110,11 +110,11 @@ def test_the_box_follows_the_pixels(seed: int) -> None:
     painted = np.zeros((64, SIDE, SIDE, 3), np.uint8)
     for picture, (x0, y0, x1, y1) in zip(painted, (corners(box) * SIDE).round(), strict=True):
         picture[int(y0) : int(y1), int(x0) : int(x1)] = 255
-    with_box, found, _ = view(painted, box, moves, seed=seed)
+    with_box, actual, _ = view(painted, box, moves, seed=seed)
     without, _, _ = view(np.zeros_like(painted), box, moves, seed=seed)
     # What differs is the rectangle, whatever colour lies outside the picture.
     inside = (with_box - without).max(axis=3) * augment.STD[0] > 0.5
-    for pixels, (x0, y0, x1, y1) in zip(inside, corners(found) * SIDE, strict=True):
+    for pixels, (x0, y0, x1, y1) in zip(inside, corners(actual) * SIDE, strict=True):
         rows, columns = pixels.any(axis=1).nonzero()[0], pixels.any(axis=0).nonzero()[0]
         seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(seen, [x0, y0, x1, y1], atol=1.5)
@@ -122,12 +122,12 @@ def test_the_box_follows_the_pixels(seed: int) -> None:
 
 def test_a_close_up_shows_the_whole_box_and_little_else() -> None:
     box = boxes(64)
-    _, found, _ = view(noise_pictures(64), box, {"focus": 1.0}, strength=0.0)
-    longer = found[:, 2:].max(axis=1)
+    _, actual, _ = view(noise_pictures(64), box, {"focus": 1.0}, strength=0.0)
+    longer = actual[:, 2:].max(axis=1)
     assert (longer > 1 / 2.2 - 1e-5).all()
     # A large box cannot be larger than in the picture itself.
     assert (longer < np.maximum(1 / 1.3, box[:, 2:].max(axis=1)) + 1e-5).all()
-    np.testing.assert_allclose(found[:, 2] / found[:, 3], box[:, 2] / box[:, 3], rtol=1e-3)
+    np.testing.assert_allclose(actual[:, 2] / actual[:, 3], box[:, 2] / box[:, 3], rtol=1e-3)
 
 
 @pytest.mark.parametrize("focus", [0.0, 1.0])
@@ -142,12 +142,12 @@ def test_a_window_keeps_the_centre_and_half_of_the_box(focus: float) -> None:
     )
     assert (box[:, :2] > window[:, :2] - 1e-6).all()
     assert (box[:, :2] < window[:, 2:] + 1e-6).all()
-    kept = []
+    share = []
     for (x0, y0, x1, y1), (left, top, right, bottom) in zip(corners(box), window, strict=True):
         width, height = min(x1, right) - max(x0, left), min(y1, bottom) - max(y0, top)
-        kept.append(width * height / ((x1 - x0) * (y1 - y0)))
-    assert min(kept) > 0.5
-    assert focus or min(kept) < 0.7  # the bound is used
+        share.append(width * height / ((x1 - x0) * (y1 - y0)))
+    assert min(share) > 0.5
+    assert focus or min(share) < 0.7  # the bound is used
 
 
 def test_windows_lie_in_the_picture_unless_they_are_larger() -> None:
@@ -174,9 +174,9 @@ def test_the_way_back_undoes_the_way_there() -> None:
     centre, size = rng.uniform(0.3, 0.7, (50, 2)), rng.uniform(0.05, 0.3, (50, 2))
     box = np.concatenate([centre, size], axis=1).astype(np.float32)
     window, flip = jnp.asarray(window, jnp.float32), jnp.asarray(rng.random(50) < 0.5)
-    there = augment.moved_box(jnp.asarray(box), window, flip)
-    assert np.abs(there - box).max() > 0.05
-    np.testing.assert_allclose(augment.original_box(there, window, flip), box, atol=1e-6)
+    in_view = augment.moved_box(jnp.asarray(box), window, flip)
+    assert np.abs(in_view - box).max() > 0.05
+    np.testing.assert_allclose(augment.original_box(in_view, window, flip), box, atol=1e-6)
 
 
 def test_a_box_is_cut_at_the_border_of_the_view() -> None:
@@ -191,8 +191,8 @@ def test_a_box_is_cut_at_the_border_of_the_view() -> None:
 def test_a_flip_mirrors_picture_box_and_words() -> None:
     image, box = noise_pictures(64), boxes(64)
     text = np.tile(np.int32([[1, 2, 3]]), (64, 1))
-    found, found_box, found_text = view(image, box, {"flip": 1.0}, text=text, swaps={1: 2, 2: 1})
-    np.testing.assert_allclose(found, plain(image[:, :, ::-1]), atol=ROUNDING)
+    actual, found_box, found_text = view(image, box, {"flip": 1.0}, text=text, swaps={1: 2, 2: 1})
+    np.testing.assert_allclose(actual, plain(image[:, :, ::-1]), atol=ROUNDING)
     np.testing.assert_allclose(found_box, box * [-1, 1, 1, 1] + [1, 0, 0, 0], atol=1e-6)
     assert (found_text == [[2, 1, 3]]).all()
 
@@ -200,8 +200,8 @@ def test_a_flip_mirrors_picture_box_and_words() -> None:
 def test_words_are_swapped_in_mirrored_rows_only() -> None:
     image, box = noise_pictures(64), boxes(64)
     text = np.tile(np.int32([[1, 2, 3]]), (64, 1))
-    found, _, found_text = view(image, box, {"flip": 0.5}, text=text, swaps={1: 2, 2: 1})
-    mirrored = np.abs(found - plain(image[:, :, ::-1])).max(axis=(1, 2, 3)) < 1e-4
+    actual, _, found_text = view(image, box, {"flip": 0.5}, text=text, swaps={1: 2, 2: 1})
+    mirrored = np.abs(actual - plain(image[:, :, ::-1])).max(axis=(1, 2, 3)) < 1e-4
     assert 10 < mirrored.sum() < 54
     assert np.array_equal(found_text[:, 0] == 2, mirrored)
 
@@ -226,7 +226,7 @@ def test_a_magnified_window_is_interpolated_between_its_pixels() -> None:
     image = jnp.asarray(noise_pictures(1), jnp.float32) / 255
     window = jnp.array([[0.25, 0.5, 0.75, 1.0]])
     ones = jnp.ones((1,))
-    found = augment.resampled_image(image, window, jnp.array([False]), ones, jnp.zeros((1, 3)))[0]
+    actual = augment.resampled_image(image, window, jnp.array([False]), ones, jnp.zeros((1, 3)))[0]
     quarter, pixels = SIDE // 4, np.asarray(image[0], np.float64)
     for row, column in [(0, 0), (5, 7), (38, 20), (39, 39)]:
         y, x = 2 * quarter + (row + 0.5) / 2 - 0.5, quarter + (column + 0.5) / 2 - 0.5
@@ -235,27 +235,27 @@ def test_a_magnified_window_is_interpolated_between_its_pixels() -> None:
             for j in range(SIDE):
                 weight = max(1 - abs(y - i), 0) * max(1 - abs(x - j), 0)
                 total, weights = total + weight * pixels[i, j], weights + weight
-        np.testing.assert_allclose(found[row, column], total / weights, atol=ROUNDING)
+        np.testing.assert_allclose(actual[row, column], total / weights, atol=ROUNDING)
 
 
 def test_outside_the_picture_lies_the_fill() -> None:
     image = jnp.zeros((1, SIDE, SIDE, 3))
     fill = jnp.array([[0.2, 0.4, 0.6]])
     window = jnp.array([[-0.5, -0.5, 1.5, 1.5]])
-    found = np.asarray(
+    actual = np.asarray(
         augment.resampled_image(image, window, jnp.array([False]), jnp.ones((1,)), fill)[0]
     )
     edge = SIDE // 4
-    assert not found[edge + 1 : -edge - 1, edge + 1 : -edge - 1].any()
+    assert not actual[edge + 1 : -edge - 1, edge + 1 : -edge - 1].any()
     outside = np.ones((SIDE, SIDE), bool)
     outside[edge - 1 : SIDE - edge + 1, edge - 1 : SIDE - edge + 1] = False
-    np.testing.assert_allclose(found[outside], np.tile(fill, (outside.sum(), 1)), atol=1e-6)
+    np.testing.assert_allclose(actual[outside], np.tile(fill, (outside.sum(), 1)), atol=1e-6)
 
 
 def test_the_hidden_part_is_small() -> None:
     grey = np.full((64, SIDE, SIDE, 3), 128, np.uint8)
-    found, _, _ = view(grey, boxes(64), {"erase": 1.0})
-    hidden = (np.abs(found - plain(grey)).max(axis=3) > 1e-3).mean(axis=(1, 2))
+    actual, _, _ = view(grey, boxes(64), {"erase": 1.0})
+    hidden = (np.abs(actual - plain(grey)).max(axis=3) > 1e-3).mean(axis=(1, 2))
     assert (hidden > 0.005).all()
     assert (hidden < 0.1).all()
 

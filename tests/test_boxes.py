@@ -31,11 +31,11 @@ def iou_and_giou(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 def test_corners_and_centres_turn_into_each_other() -> None:
     assert boxes.xyxy(jnp.array([0.5, 0.25, 0.5, 0.25])).tolist() == [0.25, 0.125, 0.75, 0.375]
-    given = corners(50, 0)
-    centre = boxes.cxcywh(jnp.array(given))
-    np.testing.assert_allclose(centre[:, 0] * 2, given[:, 0] + given[:, 2], atol=1e-6)
-    np.testing.assert_allclose(centre[:, 3], given[:, 3] - given[:, 1], atol=1e-6)
-    np.testing.assert_allclose(boxes.xyxy(centre), given, atol=1e-6)
+    xyxy = corners(50, 0)
+    centre = boxes.cxcywh(jnp.array(xyxy))
+    np.testing.assert_allclose(centre[:, 0] * 2, xyxy[:, 0] + xyxy[:, 2], atol=1e-6)
+    np.testing.assert_allclose(centre[:, 3], xyxy[:, 3] - xyxy[:, 1], atol=1e-6)
+    np.testing.assert_allclose(boxes.xyxy(centre), xyxy, atol=1e-6)
 
 
 def test_iou_and_giou_are_those_of_counted_cells() -> None:
@@ -56,9 +56,9 @@ def test_a_box_overlaps_itself_fully() -> None:
 def test_giou_of_disjoint_boxes_is_negative_and_falls_with_their_distance() -> None:
     still = jnp.array([[0.0, 0.0, 0.1, 0.1]] * 3)
     away = jnp.array([[0.1 * n, 0.0, 0.1 * n + 0.1, 0.1] for n in (2, 4, 8)])
-    found = boxes.giou(still, away)
+    actual = boxes.giou(still, away)
     np.testing.assert_allclose(boxes.iou(still, away), 0.0)
-    np.testing.assert_allclose(found, [-1 / 3, -3 / 5, -7 / 9], atol=1e-6)
+    np.testing.assert_allclose(actual, [-1 / 3, -3 / 5, -7 / 9], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_binary_cross_entropy_is_that_of_probabilities_and_finite_far_out() -> N
     for target in (0.0, 0.3, 1.0):
         p = expit(logits.astype(np.float64))
         expected = -(target * np.log(p) + (1 - target) * np.log1p(-p))
-        found = losses.binary_cross_entropy(jnp.array(logits), jnp.full(33, target))
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        actual = losses.binary_cross_entropy(jnp.array(logits), jnp.full(33, target))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
     far = losses.binary_cross_entropy(jnp.array([1000.0, -1000.0]), jnp.array([0.0, 0.0]))
     np.testing.assert_allclose(far, [1000.0, 0.0])

@@ -20,8 +20,8 @@ PARAMS = {
 
 
 def schedule(kind: str, step: int) -> float:
-    made = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.1, schedule=kind)
-    return float(made(step))
+    schedule = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.1, schedule=kind)
+    return float(schedule(step))
 
 
 def test_the_rate_rises_evenly_to_its_peak() -> None:
@@ -30,9 +30,9 @@ def test_the_rate_rises_evenly_to_its_peak() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "step"])
 def test_without_warm_up_the_first_step_has_the_peak(kind: str) -> None:
-    made = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.0, schedule=kind)
-    assert float(made(0)) == 0.5
-    assert float(made(89)) < 0.06
+    schedule = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.0, schedule=kind)
+    assert float(schedule(0)) == 0.5
+    assert float(schedule(89)) < 0.06
 
 
 def test_the_cosine_falls_to_half_in_the_middle_and_to_zero_at_the_end() -> None:
@@ -65,15 +65,17 @@ def updates(gradient: float, **changes: float) -> dict:
 
 
 def test_the_extractors_move_by_their_share() -> None:
-    made = updates(1.0, backbone_scale=0.1)
-    assert np.asarray(made["head"]["dense"]["kernel"]) == pytest.approx(-0.1, rel=1e-4)
-    assert np.asarray(made["image_extractor"]["dense"]["kernel"]) == pytest.approx(-0.01, rel=1e-4)
+    change = updates(1.0, backbone_scale=0.1)
+    assert np.asarray(change["head"]["dense"]["kernel"]) == pytest.approx(-0.1, rel=1e-4)
+    assert np.asarray(change["image_extractor"]["dense"]["kernel"]) == pytest.approx(
+        -0.01, rel=1e-4
+    )
 
 
 def test_weight_decay_is_the_rate_times_its_strength_times_the_weight() -> None:
-    made = updates(0.0, weight_decay=0.2)["head"]
-    assert np.asarray(made["dense"]["kernel"]) == pytest.approx(-0.1 * 0.2 * 1.0)
-    assert np.asarray(made["norm"]["scale"]) == pytest.approx(0)
+    change = updates(0.0, weight_decay=0.2)["head"]
+    assert np.asarray(change["dense"]["kernel"]) == pytest.approx(-0.1 * 0.2 * 1.0)
+    assert np.asarray(change["norm"]["scale"]) == pytest.approx(0)
 
 
 def test_one_backward_step_is_clipped_to_the_global_norm() -> None:

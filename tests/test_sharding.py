@@ -72,10 +72,10 @@ def test_arrays_are_born_in_their_shards() -> None:
         return {"large": jnp.ones((512, 256)), "small": jnp.ones(3)}
 
     shapes = jax.eval_shape(init)
-    made = jax.jit(init, out_shardings=sharding.tree_shardings(mesh, shapes))()
-    assert made["large"].addressable_shards[0].data.shape == (256, 256)
+    arrays = jax.jit(init, out_shardings=sharding.tree_shardings(mesh, shapes))()
+    assert arrays["large"].addressable_shards[0].data.shape == (256, 256)
     targets = sharding.sharded_shapes(shapes, sharding.tree_shardings(mesh, shapes))
-    assert targets["large"].sharding == made["large"].sharding
+    assert targets["large"].sharding == arrays["large"].sharding
 
 
 def test_row_i_of_the_global_batch_is_row_i_of_the_local_one() -> None:

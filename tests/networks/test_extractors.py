@@ -63,10 +63,10 @@ def attended(p: dict, asking: np.ndarray, seen: list[np.ndarray], bias: list[Any
     query = dense(p["query"], asking)
     mixed = []
     for h in range(HEADS):
-        own = slice(h * size, (h + 1) * size)
-        logits = [query[own] @ dense(p["key"], x)[own] / np.sqrt(size) for x in seen]
+        columns = slice(h * size, (h + 1) * size)
+        logits = [query[columns] @ dense(p["key"], x)[columns] / np.sqrt(size) for x in seen]
         weights = np.exp([logit + b[h] for logit, b in zip(logits, bias, strict=True)])
-        values = [dense(p["value"], x)[own] for x in seen]
+        values = [dense(p["value"], x)[columns] for x in seen]
         mixed.append(sum(w * v for w, v in zip(weights, values, strict=True)) / weights.sum())
     return dense(p["out"], np.concatenate(mixed))
 
@@ -119,17 +119,17 @@ def block_by_loop(
 )
 def test_a_block_is_that_of_a_loop(grid: tuple[int, int], window: int, shift: int) -> None:
     block, params, x = block_and_input(grid, window, shift)
-    found = run(lambda x: block.apply({"params": params}, x, grid), x)
+    actual = run(lambda x: block.apply({"params": params}, x, grid), x)
     expected = block_by_loop(double(params), double(x), grid, window, shift)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 def test_a_grid_not_larger_than_a_window_is_one_unshifted_window() -> None:
     block, params, x = block_and_input((3, 3), 7, 3)
     assert params["relative_bias"].shape == (5 * 5, HEADS)
-    found = run(lambda x: block.apply({"params": params}, x, (3, 3)), x)
+    actual = run(lambda x: block.apply({"params": params}, x, (3, 3)), x)
     expected = block_by_loop(double(params), double(x), (3, 3), 3, 0)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 def reached(block: SwinBlock, params: Any, x: jax.Array, grid: tuple[int, int]) -> np.ndarray:
@@ -143,16 +143,16 @@ def reached(block: SwinBlock, params: Any, x: jax.Array, grid: tuple[int, int]) 
 
 def test_a_token_of_an_unshifted_block_depends_on_its_window_alone() -> None:
     grid = (4, 6)
-    found = reached(*block_and_input(grid, 2, 0), grid)
+    actual = reached(*block_and_input(grid, 2, 0), grid)
     home = [(r // 2, c // 2) for r in range(4) for c in range(6)]
-    assert np.array_equal(found, [[a == b for b in home] for a in home])
+    assert np.array_equal(actual, [[a == b for b in home] for a in home])
 
 
 def test_a_shifted_block_joins_neighbouring_windows_but_never_opposite_borders() -> None:
     grid = (4, 6)
-    found = reached(*block_and_input(grid, 2, 1), grid)
+    actual = reached(*block_and_input(grid, 2, 1), grid)
     home = [((r + 1) // 2, (c + 1) // 2) for r in range(4) for c in range(6)]
-    assert np.array_equal(found, [[a == b for b in home] for a in home])
+    assert np.array_equal(actual, [[a == b for b in home] for a in home])
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (2, 3)], ids=str)
@@ -171,8 +171,8 @@ def test_rep_and_the_last_grid_attend_to_each_other(grid: tuple[int, int]) -> No
             offsets = [(r - y + max(grid) - 1, c - x + max(grid) - 1) for y, x in places]
             bias = [to_rep] + [p["relative_bias"][dy * side + dx] for dy, dx in offsets]
             out[b, i] += attended(p["attention"], normed[i], normed, bias)
-    found = run(lambda x: block.apply({"params": params}, x, grid), x)
-    np.testing.assert_allclose(found, with_mlp(p, out), atol=2e-5)
+    actual = run(lambda x: block.apply({"params": params}, x, grid), x)
+    np.testing.assert_allclose(actual, with_mlp(p, out), atol=2e-5)
 
 
 def test_rep_starts_without_a_preference() -> None:
@@ -195,8 +195,8 @@ def test_merging_takes_the_published_order_of_four(grid: tuple[int, int]) -> Non
     four = np.concatenate([even[:, r::2, c::2] for r, c in starts], axis=-1)
     p = double(params)
     expected = layer_norm(p["norm"], four) @ p["reduction"]["kernel"]
-    found = run(lambda x: module.apply({"params": params}, x, grid), x)
-    np.testing.assert_allclose(found, expected.reshape(2, -1, 6), atol=2e-5)
+    actual = run(lambda x: module.apply({"params": params}, x, grid), x)
+    np.testing.assert_allclose(actual, expected.reshape(2, -1, 6), atol=2e-5)
 
 
 def small(pooling: str) -> ImageExtractor:
@@ -285,11 +285,11 @@ def test_published_sizes_have_their_parameters_and_those_of_rep(size: str) -> No
         SCALES[size][f"model.image.{key}"] for key in ("width", "depths", "heads")
     )
     module = ImageExtractor(patch=4, width=width, depths=depths, heads=heads, window=7)
-    (rep, tokens), found = shapes(module, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
+    (rep, tokens), actual = shapes(module, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
     assert rep.shape == (1, 8 * width)
     assert tokens.shape == (1, 7 * 7, 8 * width)
     of_rep = 8 * width + 3 * heads[-1] * depths[-1]  # the token; its biases in each block
-    assert found == count + of_rep
+    assert actual == count + of_rep
 
 
 def test_the_full_size_has_twelve_by_twelve_tokens() -> None:

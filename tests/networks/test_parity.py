@@ -35,10 +35,10 @@ SIZES: dict[str, dict[str, Any]] = {
 SHALLOW = (2, 2, 2, 2)
 
 
-def close(what: str, found: Any, expected: Any) -> None:
+def close(what: str, actual: Any, expected: Any) -> None:
     """Asserts a largest difference of 1e-4, and prints it: `pytest -n0 -s tests/test_parity.py`."""
-    print(f"{what}: {np.abs(np.asarray(found) - expected).max():.1e}")
-    np.testing.assert_allclose(found, expected, 0, 1e-4, err_msg=what)
+    print(f"{what}: {np.abs(np.asarray(actual) - expected).max():.1e}")
+    np.testing.assert_allclose(actual, expected, 0, 1e-4, err_msg=what)
 
 
 def randomised(module: Any) -> Any:
@@ -183,11 +183,11 @@ def test_gradients_of_a_swin_with_respect_to_the_pixels_are_reproduced(tmp_path:
     def moved(image: jax.Array) -> jax.Array:
         return (ours.apply({"params": params}, image)[1] * direction).sum()
 
-    given = as_torch(image).requires_grad_()
-    (theirs(given).last_hidden_state * torch.from_numpy(direction)).sum().backward()
-    expected = given.grad.numpy().transpose(0, 2, 3, 1)
-    found = jax.jit(jax.grad(moved))(jnp.asarray(image))
-    close("gradient of the pixels", found, expected)
+    inputs = as_torch(image).requires_grad_()
+    (theirs(inputs).last_hidden_state * torch.from_numpy(direction)).sum().backward()
+    expected = inputs.grad.numpy().transpose(0, 2, 3, 1)
+    actual = jax.jit(jax.grad(moved))(jnp.asarray(image))
+    close("gradient of the pixels", actual, expected)
 
 
 VOCAB = 60
@@ -220,17 +220,17 @@ def test_every_layer_of_a_published_bert_is_reproduced_on_padded_text(
 ) -> None:
     theirs, ours, params = bert(tmp_path, layers=layers, width=width, heads=heads, length=12)
     text, mask = padded_text(5, 12)
-    given = {"input_ids": torch.from_numpy(text), "attention_mask": torch.from_numpy(mask * 1)}
+    inputs = {"input_ids": torch.from_numpy(text), "attention_mask": torch.from_numpy(mask * 1)}
     with torch.no_grad():
-        expected = theirs(**given, output_hidden_states=True).hidden_states
+        expected = theirs(**inputs, output_hidden_states=True).hidden_states
     _, captured = ours.apply(
         {"params": params}, jnp.asarray(text), jnp.asarray(mask), capture_intermediates=True
     )
     outputs = captured["intermediates"]
     names = ["embedding_norm", *(f"layer{i}" for i in range(layers))]
     for name, hidden in zip(names, expected, strict=True):
-        found = outputs[name]["__call__"][0]
-        close(name, found[mask], hidden.numpy()[mask])
+        actual = outputs[name]["__call__"][0]
+        close(name, actual[mask], hidden.numpy()[mask])
 
 
 def test_gradients_of_a_bert_with_respect_to_its_word_vectors_are_reproduced(
@@ -246,12 +246,12 @@ def test_gradients_of_a_bert_with_respect_to_its_word_vectors_are_reproduced(
         tokens = ours.apply({"params": changed}, jnp.asarray(text), jnp.asarray(mask))[1]
         return (tokens * direction).sum()
 
-    given = {"input_ids": torch.from_numpy(text), "attention_mask": torch.from_numpy(mask * 1)}
-    (theirs(**given).last_hidden_state * torch.from_numpy(direction)).sum().backward()
+    inputs = {"input_ids": torch.from_numpy(text), "attention_mask": torch.from_numpy(mask * 1)}
+    (theirs(**inputs).last_hidden_state * torch.from_numpy(direction)).sum().backward()
     expected = theirs.embeddings.word_embeddings.weight.grad.numpy()
-    found = jax.jit(jax.grad(moved))(jnp.asarray(params["word_embedding"]["embedding"]))
+    actual = jax.jit(jax.grad(moved))(jnp.asarray(params["word_embedding"]["embedding"]))
     used = np.unique(text[mask])
-    close("gradient of the word vectors", np.asarray(found)[used], expected[used])
+    close("gradient of the word vectors", np.asarray(actual)[used], expected[used])
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -277,12 +277,12 @@ def test_the_fusion_layers_are_those_of_torch_with_positions_at_every_layer(
             # torch leaves the fast path, which skips padding, out where a mask is given as a float.
             hidden = torch.zeros(mask.shape).masked_fill(torch.from_numpy(~mask), float("-inf"))
             expected = layer(expected + torch.from_numpy(where), src_key_padding_mask=hidden)
-    found = jnp.asarray(x)
+    actual = jnp.asarray(x)
     for layer in theirs:
-        found = EncoderLayer(heads, inner, norm_first=norm_first, activation=jax.nn.relu).apply(
-            {"params": fusion_params(layer)}, found + where, jnp.asarray(mask)
+        actual = EncoderLayer(heads, inner, norm_first=norm_first, activation=jax.nn.relu).apply(
+            {"params": fusion_params(layer)}, actual + where, jnp.asarray(mask)
         )
-    close("fusion layers", found[mask], expected.numpy()[mask])
+    close("fusion layers", actual[mask], expected.numpy()[mask])
 
 
 def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
@@ -301,12 +301,12 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     peer = torch_peer.Peer(config, tmp_path).eval()
     assert sum(p.numel() for p in peer.parameters()) == sum(x.size for x in jax.tree.leaves(params))
     ours = model.apply({"params": params}, *inputs)
-    given = {name: torch.from_numpy(value) for name, value in batch.items()}
-    theirs = peer(given)
+    inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
+    theirs = peer(inputs)
     for name, value in theirs.items():
         close(name, ours[name], value.detach().numpy())
     terms = source_losses(ours, rows, rows["box_cxcywh"], config)
-    expected = torch_peer.loss(peer, theirs, given, config).item()
+    expected = torch_peer.loss(peer, theirs, inputs, config).item()
     np.testing.assert_allclose(terms["loss"], expected, 1e-5)
 
 

@@ -29,12 +29,12 @@ def extractor(kind: str, **changes: Any) -> Any:
     if kind == "image":
         sizes = {"patch": 4, "width": 8, "depths": (2, 1), "heads": (2, 4), "window": 2} | changes
         ours = ImageExtractor(**sizes)
-        given = [jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)]
+        inputs = [jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)]
     else:
         sizes = {"layers": 2, "width": 8, "heads": 2, "max_length": 6} | changes
         ours = TextExtractor(VOCAB, **sizes)
-        given = [jax.ShapeDtypeStruct((1, 6), t) for t in (jnp.int32, jnp.bool_)]
-    shapes = flatten_dict(jax.eval_shape(ours.init, jax.random.key(0), *given)["params"], sep="/")
+        inputs = [jax.ShapeDtypeStruct((1, 6), t) for t in (jnp.int32, jnp.bool_)]
+    shapes = flatten_dict(jax.eval_shape(ours.init, jax.random.key(0), *inputs)["params"], sep="/")
     rng = np.random.default_rng(0)
     drawn = {name: rng.standard_normal(leaf.shape) for name, leaf in shapes.items()}
     return unflatten_dict({k: v.astype(np.float32) for k, v in drawn.items()}, sep="/")
@@ -64,13 +64,13 @@ def test_what_is_written_comes_back(kind: str, changes: dict[str, str], tmp_path
 def test_a_published_file_leaves_our_own_parameters_new() -> None:
     params = extractor("image")
     tensors = pretrained.published_tensors("image", params)
-    own = ["rep", "stage1_block0/rep_bias"]
-    theirs = {name: value for name, value in tensors.items() if name not in own}
+    ours_alone = ["rep", "stage1_block0/rep_bias"]
+    theirs = {name: value for name, value in tensors.items() if name not in ours_alone}
     assert len(theirs) == len(tensors) - 2
     values, report = pretrained.fitting_values("image", params, theirs, where="a")
-    assert sorted(report.ours) == own
+    assert sorted(report.ours) == ours_alone
     assert [report.missing, report.left_over] == [[], []]
-    assert not values.keys() & {*own}
+    assert not values.keys() & {*ours_alone}
 
 
 def test_layouts_are_the_published_ones() -> None:
@@ -137,14 +137,14 @@ def test_a_position_table_for_longer_texts_gives_its_first_rows() -> None:
 def test_tables_of_relative_positions_are_stretched_over_the_new_window(old: int, new: int) -> None:
     place = np.arange(2 * old - 1) + 0.5
     table = np.stack(np.broadcast_arrays(place[:, None], 3 * place[None], 5.0), -1).reshape(-1, 3)
-    found = layouts.resized_table(table.astype(np.float32), (2 * new - 1) ** 2)
-    found = found.reshape(2 * new - 1, 2 * new - 1, 3)
+    resized = layouts.resized_table(table.astype(np.float32), (2 * new - 1) ** 2)
+    resized = resized.reshape(2 * new - 1, 2 * new - 1, 3)
     # A cubic keeps straight lines, save at the border, where there is nothing beyond to look at.
     stretched = (np.arange(2 * new - 1) + 0.5) * (2 * old - 1) / (2 * new - 1)
     inside = slice(4, -4)
-    np.testing.assert_allclose(found[inside, 0, 0], stretched[inside], 1e-4)
-    np.testing.assert_allclose(found[0, inside, 1], 3 * stretched[inside], 1e-4)
-    np.testing.assert_allclose(found[..., 2], 5.0, 1e-5)
+    np.testing.assert_allclose(resized[inside, 0, 0], stretched[inside], 1e-4)
+    np.testing.assert_allclose(resized[0, inside, 1], 3 * stretched[inside], 1e-4)
+    np.testing.assert_allclose(resized[..., 2], 5.0, 1e-5)
     assert layouts.resized_table(table, len(table)) is table
 
 
@@ -158,17 +158,17 @@ def test_a_network_with_another_window_loads_resized_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "told"),
+    ("kind", "change", "message"),
     [
         ("image", {"width": 16}, r"projection.weight: \(8, 3, 4, 4\) in the file, .* \(48, 16\)"),
         ("text", {"width": 16}, r"word_embeddings.weight: \(30, 8\) in the file, .* \(30, 16\)"),
     ],
 )
 def test_another_width_is_refused_with_both_shapes(
-    kind: str, change: dict[str, int], told: str
+    kind: str, change: dict[str, int], message: str
 ) -> None:
     tensors = pretrained.published_tensors(kind, extractor(kind))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         pretrained.fitting_values(kind, extractor(kind, **change), tensors, where="a")
 
 
@@ -211,7 +211,7 @@ def test_a_file_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "asked", "told"),
+    ("name", "content", "path", "message"),
     [
         ("pytorch_model.bin", b"\x80\x02", "", "no .* in this folder\npytorch_model.bin may run"),
         ("pytorch_model.bin", b"\x80\x02", "pytorch_model.bin", "never is"),
@@ -221,11 +221,11 @@ def test_a_file_of_another_kind_is_refused() -> None:
     ],
 )
 def test_files_that_cannot_be_used_are_refused_unopened(
-    tmp_path: Path, name: str, content: bytes, asked: str, told: str
+    tmp_path: Path, name: str, content: bytes, path: str, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=told):
-        pretrained.read(tmp_path / asked)
+    with pytest.raises(CheckpointError, match=message):
+        pretrained.read(tmp_path / path)
 
 
 def test_a_config_of_another_network_is_refused(tiny_config: ConfigDict, tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_an_exported_run_begins_another_one(
     for tree in (other.params, other.ema):
         for kind in ("image", "text"):
             expected = begun.ema["model"][f"{kind}_extractor"]
-            found = tree["model"][f"{kind}_extractor"]
-            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            actual = tree["model"][f"{kind}_extractor"]
+            jax.tree.map(np.testing.assert_array_equal, actual, expected)
     # The seekers are those of another seed.
     token = other.params["model"]["object_seeker"]["loc_token"]
     assert not np.array_equal(token, begun.params["model"]["object_seeker"]["loc_token"])
@@ -315,8 +315,8 @@ def test_a_card_says_whether_other_programs_read_the_exported_swin(
 ) -> None:
     assert "gives the same numbers where" in export.card(tiny_config, 0, {})
     tiny_config.data.image_size = 64
-    said = export.card(tiny_config, 0, {})
-    assert "windows are all alike, here of 4, but the last\nstage is one of 8." in said
+    card = export.card(tiny_config, 0, {})
+    assert "windows are all alike, here of 4, but the last\nstage is one of 8." in card
 
 
 def test_a_tensor_in_two_files_of_a_folder_is_refused(tmp_path: Path) -> None:

@@ -52,16 +52,16 @@ def attention_by_loop(
     mixed = np.zeros_like(x)
     for b in range(BATCH):
         for h in range(HEADS):
-            own = slice(h * size, (h + 1) * size)
+            columns = slice(h * size, (h + 1) * size)
             for i in range(TOKENS):
                 weights = {}
                 for j in range(TOKENS):
                     if mask is None or mask[b, j]:
-                        logit = query[b, i, own] @ key[b, j, own] / np.sqrt(size)
+                        logit = query[b, i, columns] @ key[b, j, columns] / np.sqrt(size)
                         logit += 0 if bias is None else bias[h, i, j]
                         weights[j] = np.exp(logit)
                 for j, weight in weights.items():
-                    mixed[b, i, own] += weight / sum(weights.values()) * value[b, j, own]
+                    mixed[b, i, columns] += weight / sum(weights.values()) * value[b, j, columns]
     return dense(p["out"], mixed)
 
 
@@ -91,20 +91,20 @@ def test_attention_is_that_of_a_loop(with_bias: bool, mask: np.ndarray | None) -
     params, x = parameters(module), tokens()
     rng = np.random.default_rng(2)
     bias = rng.normal(size=(HEADS, TOKENS, TOKENS)).astype(np.float32) if with_bias else None
-    given = [None if array is None else jnp.asarray(array) for array in (bias, mask)]
-    given[0] = None if bias is None else given[0][None]
-    found = run(lambda x: module.apply({"params": params}, x, *given), x)
+    arguments = [None if array is None else jnp.asarray(array) for array in (bias, mask)]
+    arguments[0] = None if bias is None else arguments[0][None]
+    actual = run(lambda x: module.apply({"params": params}, x, *arguments), x)
     expected = attention_by_loop(double(params), double(x), bias, mask)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
 def test_an_encoder_layer_is_that_of_a_loop(norm_first: bool) -> None:
     module = EncoderLayer(HEADS, 12, norm_first=norm_first)
     params, x = parameters(module), tokens()
-    found = run(lambda x: module.apply({"params": params}, x, jnp.asarray(MASK)), x)
+    actual = run(lambda x: module.apply({"params": params}, x, jnp.asarray(MASK)), x)
     expected = layer_by_loop(double(params), double(x), MASK, norm_first=norm_first)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
@@ -256,18 +256,18 @@ def test_recomputed_and_scanned_layers_have_the_same_parameters_and_numbers(
 
 
 def test_dropped_units_are_as_many_and_other_ones_in_each_layer_that_is_scanned() -> None:
-    make, given = networks()["bert"]
-    plain = make(dropout=0.3)
-    params = plain.init(jax.random.key(0), *given)
+    build, arguments = networks()["bert"]
+    plain = build(dropout=0.3)
+    params = plain.init(jax.random.key(0), *arguments)
 
     def outputs(key: int, **options: bool) -> jax.Array:
-        network = make(dropout=0.3, **options)
+        network = build(dropout=0.3, **options)
         rngs = {"dropout": jax.random.key(key)}
-        return jax.jit(lambda p: network.apply(p, *given, train=True, rngs=rngs)[1])(params)
+        return jax.jit(lambda p: network.apply(p, *arguments, train=True, rngs=rngs)[1])(params)
 
     recomputed = outputs(1, remat=True)
     np.testing.assert_allclose(outputs(1, scan=True), recomputed, 1e-5, 1e-6)
     np.testing.assert_allclose(outputs(1, scan=True, remat=True), recomputed, 1e-5, 1e-6)
     assert np.abs(outputs(2, scan=True) - recomputed).max() > 0.01
-    calm = plain.apply(params, *given)[1]
+    calm = plain.apply(params, *arguments)[1]
     assert np.abs(calm - recomputed).max() > 0.01

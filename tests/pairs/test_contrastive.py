@@ -51,34 +51,34 @@ def softmax_by_loop(
         rivals = s[:, j] if over_queries else s[i, :]
         return np.exp(temperature * s[i, j]) / sum(np.exp(temperature * rivals))
 
-    found = []
+    actual = []
     for k in range(rows):
         images = [SCALE * s[k, j] * claim(k, j, True) for j in range(rows)]
         queries = [SCALE * s[i, k] * claim(i, k, False) for i in range(rows)]
         both = cross_entropy(images, [j for j in range(rows) if positive[k, j]])
         both += cross_entropy(queries, [i for i in range(rows) if positive[i, k]])
-        found.append(both / 2)
-    return np.array(found)
+        actual.append(both / 2)
+    return np.array(actual)
 
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 10.0])
 def test_the_softmax_loss_is_that_of_a_loop(temperature: float, tile: int) -> None:
     query, image, identity = unit_rows(0), unit_rows(1), identities()
-    found = contrastive.softmax(
+    actual = contrastive.softmax(
         *map(jnp.asarray, (query, image, identity)),
         scale=jnp.float32(SCALE),
         prior_temperature=temperature,
         tile=tile,
     )
     expected = softmax_by_loop(query, image, positives(identity), temperature)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tile", TILES)
 def test_the_sigmoid_loss_is_that_of_a_loop(tile: int) -> None:
     query, image, identity = unit_rows(0), unit_rows(1), identities()
-    found = contrastive.sigmoid(
+    actual = contrastive.sigmoid(
         *map(jnp.asarray, (query, image, identity)),
         scale=jnp.float32(SCALE),
         bias=jnp.float32(BIAS),
@@ -91,7 +91,7 @@ def test_the_sigmoid_loss_is_that_of_a_loop(tile: int) -> None:
         )
         for row in zip(s, positives(identity), strict=True)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 def dense_softmax(query: Any, image: Any, identity: Any, scale: Any, temperature: float) -> Any:
@@ -114,9 +114,9 @@ def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_m
     temperature: float,
 ) -> None:
     rows = 64
-    given = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
+    inputs = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
     mesh = sharding.device_mesh()
-    spread = sharding.global_batch(mesh, dict(zip("qvi", given, strict=True)))
+    spread = sharding.global_batch(mesh, dict(zip("qvi", inputs, strict=True)))
 
     def tiled(query: Any, image: Any, scale: Any, identity: Any) -> Any:
         with sharding.mesh_context(mesh):
@@ -128,19 +128,19 @@ def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_m
         return dense_softmax(query, image, identity, scale, temperature)
 
     scale = jnp.float32(SCALE)
-    found = jax.jit(jax.value_and_grad(tiled, (0, 1, 2)))(
+    actual = jax.jit(jax.value_and_grad(tiled, (0, 1, 2)))(
         spread["q"], spread["v"], scale, spread["i"]
     )
-    query, image, identity = map(jnp.asarray, given)
+    query, image, identity = map(jnp.asarray, inputs)
     expected = jax.value_and_grad(dense, (0, 1, 2))(query, image, scale, identity)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), actual, expected)
 
 
 def test_the_sigmoid_loss_of_tiles_on_eight_devices_is_that_of_the_whole_matrix() -> None:
     rows = 64
-    given = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
+    inputs = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
     mesh = sharding.device_mesh()
-    spread = sharding.global_batch(mesh, dict(zip("qvi", given, strict=True)))
+    spread = sharding.global_batch(mesh, dict(zip("qvi", inputs, strict=True)))
 
     def tiled(query: Any, image: Any, scale: Any, bias: Any, identity: Any) -> Any:
         with sharding.mesh_context(mesh):
@@ -155,12 +155,12 @@ def test_the_sigmoid_loss_of_tiles_on_eight_devices_is_that_of_the_whole_matrix(
 
     numbers = jnp.float32(SCALE), jnp.float32(BIAS)
     places = (0, 1, 2, 3)
-    found = jax.jit(jax.value_and_grad(tiled, places))(
+    actual = jax.jit(jax.value_and_grad(tiled, places))(
         spread["q"], spread["v"], *numbers, spread["i"]
     )
-    query, image, identity = map(jnp.asarray, given)
+    query, image, identity = map(jnp.asarray, inputs)
     expected = jax.value_and_grad(dense, places)(query, image, *numbers, identity)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_memory_and_collectives_do_not_grow_with_the_square_of_the_batch(
         options = {"bias": jnp.float32(BIAS)}
 
     def compiled(rows: int) -> Any:
-        like = {"q": unit_rows(0, rows), "v": unit_rows(1, rows), "i": identities(rows)}
-        spread = sharding.global_batch(mesh, like)
+        shapes = {"q": unit_rows(0, rows), "v": unit_rows(1, rows), "i": identities(rows)}
+        spread = sharding.global_batch(mesh, shapes)
 
         def loss(query: Any, image: Any) -> Any:
             with sharding.mesh_context(mesh):
@@ -232,8 +232,8 @@ def test_losses_stay_finite_at_the_largest_scale() -> None:
             ).sum()
         )(query)
         assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), value))
-    found = contrastive.sigmoid(query, image, identity, scale=scale, bias=jnp.float32(-10))
-    assert np.isfinite(found).all()
+    actual = contrastive.sigmoid(query, image, identity, scale=scale, bias=jnp.float32(-10))
+    assert np.isfinite(actual).all()
 
 
 def test_columns_that_fill_a_tile_up_have_no_say_in_the_gradient() -> None:
@@ -244,36 +244,36 @@ def test_columns_that_fill_a_tile_up_have_no_say_in_the_gradient() -> None:
         options: dict[str, Any] = {"scale": jnp.float32(10), "prior_temperature": 100.0}
         return contrastive.softmax(query, image, identity, tile=tile, **options).sum()
 
-    whole, tiled = (jax.grad(loss, (0, 1))(query, image, tile) for tile in (5, 3))
-    for expected, found in zip(whole, tiled, strict=True):
+    untiled, tiled = (jax.grad(loss, (0, 1))(query, image, tile) for tile in (5, 3))
+    for expected, actual in zip(untiled, tiled, strict=True):
         assert np.isfinite(expected).all()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def nt_xent_by_loop(image: np.ndarray, text: np.ndarray, temperature: float) -> np.ndarray:
     both = np.concatenate([image, text]).astype(np.float64)
     count = len(image)
-    each = []
+    losses = []
     for i, row in enumerate(both):
         logits = {j: row @ other / temperature for j, other in enumerate(both) if j != i}
         total = sum(np.exp(x) for x in logits.values())
-        each.append(np.log(total) - logits[(i + count) % (2 * count)])
-    return (np.array(each[:count]) + np.array(each[count:])) / 2
+        losses.append(np.log(total) - logits[(i + count) % (2 * count)])
+    return (np.array(losses[:count]) + np.array(losses[count:])) / 2
 
 
 @pytest.mark.parametrize("tile", TILES)
 def test_nt_xent_is_its_formula_in_a_loop(tile: int) -> None:
     image, text = unit_rows(0), unit_rows(1)
-    found = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07, tile=tile)
-    np.testing.assert_allclose(found, nt_xent_by_loop(image, text, 0.07), rtol=2e-5, atol=1e-5)
+    actual = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07, tile=tile)
+    np.testing.assert_allclose(actual, nt_xent_by_loop(image, text, 0.07), rtol=2e-5, atol=1e-5)
 
 
 def test_nt_xent_of_three_known_pairs() -> None:
     image = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
     text = np.array([[1, 0.2], [0.1, 1], [1, 0.8]], np.float32)
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    found = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07)
-    np.testing.assert_allclose(found.mean(), 0.149047, atol=1e-6)
+    actual = contrastive.nt_xent(jnp.asarray(image), jnp.asarray(text), temperature=0.07)
+    np.testing.assert_allclose(actual.mean(), 0.149047, atol=1e-6)
 
 
 def test_nt_xent_and_its_gradient_are_the_same_on_all_devices() -> None:
@@ -291,7 +291,7 @@ def test_nt_xent_and_its_gradient_are_the_same_on_all_devices() -> None:
         with sharding.mesh_context(mesh):
             return jax.value_and_grad(loss, argnums=(0, 1))(image, text)
 
-    found = jax.jit(on_mesh)(*sharding.global_batch(mesh, {"a": image, "b": text}).values())
+    actual = jax.jit(on_mesh)(*sharding.global_batch(mesh, {"a": image, "b": text}).values())
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), actual, expected
     )

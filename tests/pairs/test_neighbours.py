@@ -19,11 +19,11 @@ def test_the_nearest_are_those_of_a_sort_and_of_equal_ones_the_first(
 ) -> None:
     query, gallery = whole_numbers(queries, 0), whole_numbers(rows, 1)
     k = min(10, rows)
-    found = neighbours.nearest_rows(query, gallery, k, mesh=sharding.device_mesh(), tile=tile)
+    result = neighbours.nearest_rows(query, gallery, k, mesh=sharding.device_mesh(), tile=tile)
     scores = query @ gallery.T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(found.index, order)
-    np.testing.assert_array_equal(found.score, np.take_along_axis(scores, order, axis=1))
+    np.testing.assert_array_equal(result.index, order)
+    np.testing.assert_array_equal(result.score, np.take_along_axis(scores, order, axis=1))
 
 
 def test_the_nearest_on_all_devices_are_those_on_one() -> None:
@@ -31,21 +31,21 @@ def test_the_nearest_on_all_devices_are_those_on_one() -> None:
     everywhere = sharding.device_mesh()
     alone = jax.sharding.Mesh(everywhere.devices[:1, :1], everywhere.axis_names)
     assert everywhere.size == 8
-    one, other, folded = (
+    expected, on_all, with_fsdp = (
         neighbours.nearest_rows(query, gallery, 5, mesh=mesh, tile=32)
         for mesh in (alone, everywhere, sharding.device_mesh(2))
     )
-    for found in (other, folded):
-        np.testing.assert_array_equal(one.index, found.index)
-        np.testing.assert_array_equal(one.score, found.score)
+    for result in (on_all, with_fsdp):
+        np.testing.assert_array_equal(expected.index, result.index)
+        np.testing.assert_array_equal(expected.score, result.score)
 
 
 def test_a_small_gallery_leaves_places_free_and_what_is_no_number_is_not_found() -> None:
     gallery = np.array([[1, 0], [np.nan, 0], [2, 0]], np.float32)
     query = np.array([[1, 0]], np.float32)
-    found = neighbours.nearest_rows(query, gallery, 4, mesh=sharding.device_mesh())
-    assert found.index.tolist() == [[2, 0, -1, -1]]
-    assert found.score.tolist() == [[2.0, 1.0, -np.inf, -np.inf]]
+    result = neighbours.nearest_rows(query, gallery, 4, mesh=sharding.device_mesh())
+    assert result.index.tolist() == [[2, 0, -1, -1]]
+    assert result.score.tolist() == [[2.0, 1.0, -np.inf, -np.inf]]
 
 
 def test_a_search_makes_no_array_of_all_pairs() -> None:
@@ -57,8 +57,8 @@ def test_a_search_makes_no_array_of_all_pairs() -> None:
     }
     query = sharding.global_batch(mesh, {"row": np.zeros((rows, 4), np.float32)})
     program = {"mesh": mesh, "visitor": neighbours._NearestRows(k), "tile": tile}
-    kept = all_pairs.initial_result(query, mesh=mesh, visitor=neighbours._NearestRows(k))
-    compiled = all_pairs.add_block.lower(kept, gallery, query, **program).compile()
+    start = all_pairs.initial_result(query, mesh=mesh, visitor=neighbours._NearestRows(k))
+    compiled = all_pairs.add_block.lower(start, gallery, query, **program).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     assert temporary < 16 * tile * (tile + k) * 4 + 4 * rows * k * 4
 

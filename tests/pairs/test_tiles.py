@@ -23,7 +23,7 @@ def network(shared: dict[str, Any], rows: dict[str, Any], chunk: Any) -> dict[st
     }
 
 
-def given(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def parameters_and_rows(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(count)
     shared = {
         "kernel": rng.standard_normal((WIDTH, WIDTH), np.float32),
@@ -49,31 +49,34 @@ def given(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_values_and_gradients_of_a_batch_in_chunks_are_those_of_the_whole(
     count: int, devices: int, at_once: int, size: int
 ) -> None:
-    shared, rows = given(count)
+    shared, rows = parameters_and_rows(count)
     mesh = sharding.device_mesh(2 if devices > 1 else 1, jax.devices()[:devices])
 
     def loss(shared: Any, rows: Any, at_once: int) -> tuple[Any, Any]:
         with sharding.mesh_context(mesh):
-            found = map_chunks(network, shared, rows, at_once=at_once)
+            outputs = map_chunks(network, shared, rows, at_once=at_once)
         # Over all pairs, as the contrastive losses are.
-        value = found["scale"] * jnp.sin(found["y"] @ found["y"].T).mean() + found["norm"].mean()
-        return value, found
+        value = (
+            outputs["scale"] * jnp.sin(outputs["y"] @ outputs["y"].T).mean()
+            + outputs["norm"].mean()
+        )
+        return value, outputs
 
-    def graded(at_once: int) -> Any:
+    def value_and_gradient(at_once: int) -> Any:
         grad = jax.value_and_grad(lambda p, r: loss(p, r, at_once), (0, 1), has_aux=True)
         return jax.jit(grad)(shared, sharding.global_batch(mesh, rows))
 
-    (value, found), gradient = graded(at_once)
-    (expected, whole), its_gradient = graded(0)
-    numbers = np.asarray(found.pop("chunk")).astype(int)
+    (value, outputs), gradient = value_and_gradient(at_once)
+    (expected, its_outputs), its_gradient = value_and_gradient(0)
+    numbers = np.asarray(outputs.pop("chunk")).astype(int)
     assert numbers.tolist() == [n // size for n in range(count)]
-    assert not whole.pop("chunk").any()
+    assert not its_outputs.pop("chunk").any()
     same = lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6)  # noqa: E731
-    jax.tree.map(same, (value, found, gradient), (expected, whole, its_gradient))
+    jax.tree.map(same, (value, outputs, gradient), (expected, its_outputs, its_gradient))
 
 
 def test_the_gradient_is_exchanged_once_and_not_in_the_loop() -> None:
-    shared, rows = given(64)
+    shared, rows = parameters_and_rows(64)
     mesh = sharding.device_mesh()
 
     def loss(shared: Any, rows: Any) -> Any:
@@ -88,7 +91,7 @@ def test_the_gradient_is_exchanged_once_and_not_in_the_loop() -> None:
 
 
 def test_rows_that_the_devices_cannot_share_are_refused() -> None:
-    shared, rows = given(12)
+    shared, rows = parameters_and_rows(12)
     with (
         sharding.mesh_context(sharding.device_mesh()),
         pytest.raises(ValueError, match="12 rows cannot be split over 8 devices"),
