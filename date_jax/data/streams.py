@@ -1,4 +1,4 @@
-"""The random streams of rendered pictures and simulated clicks, each with a number of its own.
+"""The random streams of rendered pictures and simulated clicks, each with its number.
 
 A picture or a click follows from `numpy.random.default_rng([seed, Stream.NAME, ...])` alone. Two
 streams with different numbers share no draw, so that a change to one moves nothing in another.
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """What a stream decides; the rest of its key, after the seed and this number, is in brackets.
+    """The number of each stream; what follows it in the stream's key is in brackets.
 
     A number in use never changes: prepared data and published results follow from it.
     """

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from date_jax.data import command
 from date_jax.data.clicks import rules as click_rules
-from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings
+from date_jax.data.clicks.rules import CATALOGUE, DIALECTS, LOG, RULES, STEPS, Settings, rules_in
 from date_jax.data.clicks.tables import KINDS, check_offers, database, file_table
-from date_jax.errors import DataError, SetupError, UsageError, spelling_hint
+from date_jax.errors import DataError, SetupError, UsageError
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -158,13 +158,7 @@ def _check_options(options: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in required if not getattr(options, name)]
     if missing:
         raise UsageError(f"{', '.join(missing)} is required; --help lists the flags")
-    options.without = tuple(filter(None, options.without.split(",")))
-    for name in options.without:
-        if name not in RULES:
-            choices = ", ".join(RULES)
-            raise UsageError(
-                f"--without={name}: must be some of {choices}{spelling_hint(name, RULES)}"
-            )
+    options.without = rules_in(options.without, "--without")
     for name in ("min_support", "max_clicks", "min_coclicks", "max_pairs"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name}={getattr(options, name)}: must be 1 or more")
@@ -179,6 +173,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def sql_query(options: argparse.Namespace, settings: Settings) -> str:
     """The query for `options.sql`, over the columns of `options.log` or, without it, over LOG."""
+    # A column `relevance` in the log changes the query.
     columns = LOG
     if options.log:
         with database(options.memory_gb) as connection:
@@ -214,6 +209,7 @@ def mine_or_print(options: argparse.Namespace) -> None:
         DataError, SetupError: see `mine`.
     """
     _check_options(options)
+    # Without a salt of the user's, nobody can repeat the hashes, not even who mined.
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**values | {"salt": options.salt or secrets.token_hex(16)})
     if options.sql:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from date_jax.errors import UsageError, spelling_hint
+
 if TYPE_CHECKING:
     from ibis.expr.types import BooleanValue, StringValue, Table
 else:  # imported where it is needed: a wrong command need not wait for Ibis
@@ -21,7 +23,7 @@ CATALOGUE = dict.fromkeys(("offer_id", "title", "supplier", "category", "image_h
 
 
 class Settings(NamedTuple):
-    """What the rules ask for; the user ids are hashed together with `salt`."""
+    """The settings of the rules; the user ids are hashed together with `salt`."""
 
     salt: str
     min_support: int = 5
@@ -211,6 +213,26 @@ DIALECTS = {"duckdb": "duckdb", "spark": "pyspark", "bigquery": "bigquery"}
 RULES = tuple(name for name in STEPS if name not in NO_RULES)
 
 
+def rules_in(text: str, option: str) -> tuple[str, ...]:
+    """The rules that a user names, with commas between them.
+
+    Args:
+        text: "category,relevance", or "" for none.
+        option: by which the user names them, for the message.
+
+    Raises:
+        UsageError: one is no rule.
+    """
+    names = tuple(filter(None, text.split(",")))
+    for name in names:
+        if name not in RULES:
+            raise UsageError(
+                f"{option}: no rule {name!r}{spelling_hint(name, RULES)}\n"
+                f"  choices: {', '.join(RULES)}"
+            )
+    return names
+
+
 def same_table(name: str, table: Table) -> Table:
     """The table itself, for a caller that only wants the end."""
     return table
@@ -227,7 +249,7 @@ def mined_pairs(
     """The pairs of offers: trigger_id, offer_id, category, coclicks, relevance, in order of ids.
 
     Args:
-        log: columns LOG, and relevance if the log has one of its own; others are not looked at.
+        log: columns LOG, and relevance if the log has one; other columns are not read.
         catalogue: columns CATALOGUE, one row an offer.
         settings: of the rules.
         without: those of RULES that are left out.
@@ -264,6 +286,7 @@ def sql(columns: Mapping[str, str], settings: Settings, dialect: str, **options:
     steps = []
 
     def after(name: str, table: Table) -> Table:
+        # The next step reads what this one will be called in the query.
         steps.append((name, table))
         return ibis.table(table.schema(), name=name)
 
@@ -316,7 +339,7 @@ def _table_with_digests_as_digits(table: Table) -> Table:
 
     @ibis.udf.scalar.builtin
     def to_hex(digest: bytes) -> str:  # type: ignore[empty-body]
-        """Of BigQuery."""
+        """The hexadecimal digits of a digest, a function of BigQuery."""
 
     def with_digits(node: Any, arguments: Mapping[Any, Any] | None) -> Any:
         node = node.__recreate__(arguments) if arguments else node

@@ -30,7 +30,7 @@ VISITS_AT_ONCE = 1 << 17
 
 
 class Source(NamedTuple):
-    """Where offers of a page come from: how many, how well ranked, how likely clicked if seen."""
+    """One source of a page's offers: how many, how well ranked, how likely clicked if seen."""
 
     offers: int
     rank: float
@@ -51,7 +51,7 @@ DECAY = 0.5  # a place n is looked at with probability n ** -DECAY
 
 
 class Pages(NamedTuple):
-    """What there is to show for each of Q queries: L offers, some of them twice.
+    """The result pages of Q queries: L offers each, some of them twice.
 
     Attributes:
         query: Q texts.
@@ -77,6 +77,7 @@ class Groups:
     """
 
     def __init__(self, code: Int[np.ndarray, " N"], offer: Int[np.ndarray, " N"]) -> None:
+        # Entries of one code stand together, from a start on.
         order = np.argsort(code, kind="stable")
         self._offer = offer[order]
         self._count = np.bincount(code)

@@ -31,7 +31,7 @@ def database(memory_gb: float) -> Iterator[Backend]:
         SetupError: a package is missing, or memory, or room on the disk.
         DataError: what else DuckDB complains about, in a few lines.
     """
-    try:
+    try:  # here, and not above: a wrong command need not wait for them
         import duckdb
         import ibis
     except ModuleNotFoundError as error:
@@ -40,6 +40,7 @@ def database(memory_gb: float) -> Iterator[Backend]:
             'pip install -e ".[clicks]" in a clone'
         ) from None
     with tempfile.TemporaryDirectory(prefix="click_pairs_") as spill:
+        # In any order, since DuckDB is faster so; extensions would come over the network.
         connection = ibis.duckdb.connect(
             memory_limit=f"{memory_gb}GB",
             temp_directory=spill,
@@ -82,6 +83,7 @@ def file_table(
         DataError: there are none, or they are not what they should be.
     """
     flag = flag or f"--{name}"
+    # A name that is a file's is no pattern, even with a bracket in it.
     paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     if not paths:
         near = spelling_hint(
@@ -106,7 +108,7 @@ def file_table(
 
 
 def _csv_options(paths: list[str]) -> dict[str, Any]:
-    """How to read CSV files: all as texts, nothing guessed, for an id 007 is not 7."""
+    """The options to read CSV files with: all as texts, nothing guessed, for an id 007 is not 7."""
     names = _column_names(paths[0])
     other = [path for path in paths if _column_names(path) != names]
     if other:
@@ -157,6 +159,7 @@ def check_offers(offers: Table, count: int) -> None:
     """
     if not count:
         raise DataError("--catalogue holds no rows: expected one an offer")
+    # Counted by DuckDB: a catalogue may have more rows than Python could hold.
     counts = offers.group_by("offer_id").agg(rows=offers.count())
     twice = counts.filter(counts.rows > 1).order_by("offer_id").to_pyarrow().to_pylist()
     if twice:

@@ -13,11 +13,11 @@ from date_jax.data import streams
 from date_jax.data.cache import save_npz
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import simulated_log
-from date_jax.data.clicks.rules import RULES, Settings
+from date_jax.data.clicks.rules import Settings, rules_in
 from date_jax.data.clicks.tables import database, file_table
 from date_jax.data.files.offers import IdPairs
 from date_jax.data.prepared import PreparedSplit, is_whole
-from date_jax.errors import DataError, UsageError, spelling_hint
+from date_jax.errors import DataError
 
 COLUMNS = {  # of click_rules.CATALOGUE, and what a prepared split calls them
     "offer_id": "offer_id",
@@ -57,14 +57,7 @@ def mined_pairs(split: PreparedSplit, config: Any, cache: Path) -> TrainingPairs
         DataError: a rule left nothing.
         SetupError: the packages of the extra "clicks" are missing.
     """
-    without = tuple(filter(None, config.without.split(",")))
-    for rule in without:
-        if rule not in RULES:
-            choices = ", ".join(RULES)
-            raise UsageError(
-                f"config.data.clicks.without: no rule {rule!r}{spelling_hint(rule, RULES)}\n"
-                f"  choices: {choices}"
-            )
+    without = rules_in(config.without, "config.data.clicks.without")
     # Mining takes longer than reading; the file's name tells whether it is of this very mining.
     file = cache / "pairs" / f"{_cache_key(split, config)}.npz"
     if not is_whole(file):

@@ -31,7 +31,7 @@ else:  # a package of the extra "clicks"
 
 
 class Quality(NamedTuple):
-    """What mined pairs are worth.
+    """The worth of mined pairs.
 
     Attributes:
         pairs: their number.
@@ -45,7 +45,7 @@ class Quality(NamedTuple):
 
 
 def quality(pairs: "pa.Table", offers: "pa.Table") -> Quality:
-    """What pairs (trigger_id, offer_id) are worth, by the products and suppliers of `offers`."""
+    """The worth of pairs (trigger_id, offer_id), by the products and suppliers of `offers`."""
     import pyarrow.compute as pc
 
     # Rows of the offers that each pair joins.
@@ -72,6 +72,7 @@ def rule_qualities(rows: int, *, seed: int) -> Iterator[tuple[str, Quality]]:
     """The pairs of a simulated log by all rules, without each of them, and without any."""
     offers = catalogue(max(20, rows // 400), seed=seed)
     clicks = log(offers, rows=rows, seed=seed)
+    # One log for all trials; the rules are told nothing of the products.
     trials = {"all rules": (), **{f"without {rule}": (rule,) for rule in RULES}, "none": RULES}
     with database(memory_gb=3.0) as connection:
         log_table = connection.create_table("log", clicks)
@@ -83,7 +84,7 @@ def rule_qualities(rows: int, *, seed: int) -> Iterator[tuple[str, Quality]]:
 
 
 class Cost(NamedTuple):
-    """What a command takes from start to exit.
+    """The cost of a command from start to exit.
 
     Attributes:
         seconds: by the clock.
@@ -111,11 +112,12 @@ sys.exit(code)
 
 
 def command_cost(name: str, *arguments: str) -> Cost:
-    """The cost of a command of `date_jax.data`, run now in a process of its own.
+    """The cost of a command of `date_jax.data`, run now in a new process.
 
     Raises:
         SetupError: it failed; its own message is above.
     """
+    # The report comes through a file: the command prints what it likes.
     words = [sys.executable, "-m", f"date_jax.data.{name}", *arguments]
     with tempfile.NamedTemporaryFile("r", prefix="cost_") as report:
         code = subprocess.call([sys.executable, "-c", MEASURING_PROGRAM, report.name, *words])
@@ -126,6 +128,7 @@ def command_cost(name: str, *arguments: str) -> Cost:
 
 def simulation_and_mining_costs(rows: int, folder: Path, *, seed: int) -> tuple[Cost, Cost]:
     """The costs of simulating a log of `rows` rows and of mining it."""
+    # The same commands that a user runs.
     files = [f"--{name}={folder / name}.parquet" for name in ("log", "catalogue")]
     simulation = command_cost(
         "simulated_clicks", f"--rows={rows}", f"--seed={seed}", f"--out={folder}"

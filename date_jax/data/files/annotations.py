@@ -65,6 +65,7 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
     cells = [fields.get(corner, "").strip() for corner in CORNERS]
     if "box" in fields:
         cells = [fields["box"].strip()]
+    # One empty cell of four is a mistake; four are a row without a box.
     if not any(cells) or cells == ["null"]:
         return None
     try:
@@ -109,6 +110,7 @@ def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:
     """A box as four finite numbers; None for null and for an empty list."""
     if box is None or box == []:
         return None
+    # JSON's true is an int to Python, and its 1e999 an infinite float.
     is_numbers = isinstance(box, list) and all(
         isinstance(corner, int | float)
         and not isinstance(corner, bool)

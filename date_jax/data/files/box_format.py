@@ -50,8 +50,9 @@ def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header])
 
 
 def _fault(row: PhotoRow, picture: Header) -> str:
-    """What is wrong with the row's box, "" if nothing."""
+    """The fault of the row's box, "" if it has none."""
     assert row.box is not None
+    # A picture of two pixels may have a box of one: it would look normalised.
     x_min, y_min, x_max, y_max = row.box
     if min(row.box) >= 0 and max(row.box) <= 1 and max(picture.width, picture.height) > 2:
         return "normalised (all four in [0, 1])"
@@ -73,11 +74,13 @@ def _likely_format(
     """
 
     def fits_xywh(row: PhotoRow) -> bool:
+        # Whether the box would be right as a corner and a size.
         x, y, width, height = row.box or (0, 0, 0, 0)
         picture = headers[row.image]
         over = max(x + width - picture.width, y + height - picture.height)
         return min(x, y) >= 0 and min(width, height) > 0 and over <= TOLERANCE
 
+    # From the surest sign to the least sure one.
     normalised = [row for row in boxed if _fault(row, headers[row.image]).startswith("normalised")]
     if len(normalised) == len(boxed):
         return ["  all look normalised: multiply by the picture's width and height"]

@@ -39,7 +39,7 @@ WINDOW = 1024  # pictures handed to the threads at a time
 
 
 class Options(NamedTuple):
-    """How politely and how patiently pictures are asked for.
+    """The manners of a download: how politely and how patiently it asks.
 
     Attributes:
         connections: at once, to all hosts together.
@@ -135,6 +135,7 @@ def listed_pictures(path: Path) -> list[ListedPicture]:
         pictures = [*_tab_separated_pictures(path, content)]
     if not pictures:
         raise DataError(f"{path} is empty: expected id<TAB>URL a line")
+    # Where an id stands twice, the first line counts.
     first = {picture.name: picture for picture in reversed(pictures)}
     return list(first.values())[::-1]
 
@@ -160,7 +161,8 @@ def file_ending(start: bytes) -> str:
 
 
 def opener() -> request.OpenerDirector:
-    """What asks over HTTP and HTTPS alone: no list or redirect reaches a file of this machine."""
+    """A director for HTTP and HTTPS alone: no list or redirect reaches a file of this machine."""
+    # The default one would have handlers for file: and ftp: as well.
     director = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
@@ -319,6 +321,7 @@ def download(pictures: Sequence[ListedPicture], folder: Path, options: Options) 
             failures.writelines(f"{line}\n" for line in others)
             failures.flush()
 
+            # Written at once: a run that is stopped leaves what it knows.
             def note_failure(picture: ListedPicture, reasons: list[tuple[str, str]]) -> None:
                 for url, reason in reasons:
                     cells = picture.name, url, " ".join(reason.split())

@@ -62,6 +62,7 @@ def offers(path: Path) -> list[Offer]:
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
+    # Each row alone, then what only all of them together can show.
     check = partial(check_columns, required=REQUIRED, optional=OPTIONAL)
     rows = [_offer(path, line, fields) for line, fields in text_rows(path, check)]
     if not rows:
@@ -124,6 +125,7 @@ def offers_with_products(rows: list[Offer], pairs: IdPairs) -> list[Offer]:
         pairs: that may join them.
     """
     if any(offer.product_id for offer in rows):
+        # Where the file has products, an offer without one is the only offer of its product.
         taken = {offer.product_id for offer in rows}
         products = [offer.product_id or single_product(offer.offer_id, taken) for offer in rows]
     else:
@@ -143,7 +145,7 @@ def single_product(offer_id: str, taken: Set[str]) -> str:
 
 
 def notes(rows: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
-    """What evaluation takes for one product, and which splits it can say nothing about.
+    """The user's notes: what counts as one product, and which splits cannot be evaluated.
 
     Args:
         rows: as the file has them.
@@ -171,9 +173,9 @@ def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:
     # The pairs as edges between rows; ids that are not in the file join nothing.
     row_of = {offer.offer_id: row for row, offer in enumerate(rows)}
     ends = [
-        (row_of[one], row_of[other])
-        for one, other in zip(*pairs, strict=True)
-        if one in row_of and other in row_of
+        (row_of[trigger], row_of[offer])
+        for trigger, offer in zip(*pairs, strict=True)
+        if trigger in row_of and offer in row_of
     ]
     edges = [(a, b) for a, b in ends if rows[a].split == rows[b].split]
     starts, stops = np.array(edges, np.int64).reshape(-1, 2).T

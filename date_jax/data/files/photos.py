@@ -104,6 +104,7 @@ class Photos:
         readable = [name for name in names if name in self.headers]
         for name, jpeg in _results_in_order(self._jpeg, readable):
             countdown.advance()
+            # Headers may be whole where pixels are not: the budget is asked again.
             if isinstance(jpeg, bytes):
                 yield name, jpeg
             else:
@@ -111,7 +112,7 @@ class Photos:
                 self._check_budget()
 
     def notes(self) -> list[str]:
-        """What the user should know: which pictures were turned, which were left out."""
+        """The user's notes: which pictures were turned, and which were left out."""
         notes = []
         turned = sum(header.is_rotated for header in self.headers.values())
         if turned:
@@ -150,7 +151,7 @@ class Photos:
         return sum(self._rows_of[name] for name in self._unreadable)
 
     def _reasons(self, count: int) -> list[str]:
-        """Why pictures cannot be read, of the first `count` of them."""
+        """The reasons why pictures cannot be read, of the first `count` of them."""
         reasons = [f"{name} {reason}" for name, reason in self._unreadable.items()][:count]
         return [*reasons, *(["…"] if len(self._unreadable) > count else [])]
 
@@ -182,6 +183,7 @@ def checked_id(where: str, text: str) -> str:
     Raises:
         DataError: it is something else.
     """
+    # No slash and no leading dot: nothing outside the folder can be named.
     if not re.fullmatch(r"\w[\w.-]{0,199}", text):
         raise DataError(
             f"{where}: the id {text[:60]!r} cannot name a picture's file: expected letters, "
@@ -219,6 +221,7 @@ def _results_in_order(function: Callable[[A], B], items: Sequence[A]) -> Iterato
     Threads are enough: Pillow lets go of the interpreter while it decodes, resizes and encodes
     (2 threads took 0.71 of the time of one at 384 px on two busy cores, 2 processes 0.74).
     """
+    # A window at a time: otherwise the pool would make all before the first is taken.
     with ThreadPool(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(items), WINDOW):
             window = items[start : start + WINDOW]

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP")
 FITS = ("letterbox", "stretch")  # how a picture comes to be square
 MAX_BYTES = 256 << 20
-MARGIN = (127, 127, 127)  # the colour beside a letterboxed picture: 0 once pixels are normalised
+MARGIN = (127, 127, 127)  # the colour around a letterboxed picture: 0 once pixels are normalised
 
 # Every epoch decodes a photo again, and PNG takes several times as long. At full colour resolution.
 _QUALITY: dict[str, Any] = {"quality": 95, "subsampling": 0}
@@ -43,7 +43,7 @@ class UnreadablePictureError(Exception):
 
 
 class Header(NamedTuple):
-    """What is known of a picture without decoding it.
+    """The size and orientation of a picture, known without decoding it.
 
     Attributes:
         width: of the upright picture, in pixels.

@@ -53,6 +53,7 @@ def posts(path: Path, *, labelled: bool) -> tuple[list[Post], int]:
     """
     first: dict[str, Post] = {}
     count = 0
+    # Not splitlines(): a title may hold one of the rarer line ends of Unicode.
     for line, content in enumerate(file_text(path).split("\n"), 1):
         if content.strip():
             post = _post(f"{path}:{line}", line, content.rstrip("\r"), labelled=labelled)
@@ -70,6 +71,7 @@ def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
         raise DataError(
             f"{where}: {len(fields)} fields: expected {_line_form(labelled)}\n  {content[:80]}"
         )
+    # Labels come with repetitions and empty ones, as they were found.
     labels = tuple(filter(None, map(str.strip, "".join(fields[4:]).split(LABEL_SEPARATOR))))
     if labelled and not labels:
         raise DataError(f"{where}: no labels: queries and gallery have one or more, each")
@@ -78,7 +80,7 @@ def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
 
 
 def _line_form(labelled: bool) -> str:
-    """What a line should look like, for messages."""
+    """The form of a line, for messages."""
     return FIELD_SEPARATOR.join(FIELDS if labelled else FIELDS[:4])
 
 

@@ -25,7 +25,7 @@ LABELS = {"0": False, "1": True}
 
 
 class PublishedOffers(NamedTuple):
-    """What the authors' file holds.
+    """The contents of the authors' file.
 
     Attributes:
         offers: each once, as it comes first; `image` is the picture's address.
@@ -70,7 +70,7 @@ def offers_and_pairs(path: Path, option: str = "config.data.path") -> PublishedO
 
 
 def _objects(path: Path, option: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Where it stands, its line or number from 1, and the fields of each object."""
+    """Place, line or number from 1, and fields of each object."""
     content = file_text(path, option)
     if not content.lstrip().startswith("["):
         for line, fields in json_rows(path, content, _check_fields):
@@ -100,6 +100,7 @@ def _check_fields(where: str, names: list[str]) -> None:
 def _offers(where: str, line: int, fields: dict[str, Any]) -> tuple[Offer, Offer]:
     """The two offers of one object."""
     text = partial(_field, where, fields)
+    # Both pictures are of the object's category, the leaf where it has one.
     title = TITLES[0] if TITLES[0] in fields else TITLES[1]
     category = text("cate_name") or text("cate_lv1_name") or "unknown"
     trigger_id, recall_id = (checked_id(where, text(name)) for name in ("trigger_id", "recall_id"))
@@ -128,6 +129,7 @@ def offers_with_files(offers: list[Offer], folder: Path) -> list[Offer]:
     Raises:
         DataError: the folder cannot be read.
     """
+    # Without a file the name leads nowhere, and the picture counts as unreadable.
     names = files_by_id(folder, [offer.offer_id for offer in offers])
     return [offer._replace(image=name) for offer, name in zip(offers, names, strict=True)]
 

@@ -126,6 +126,7 @@ class RegionFiles:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, all of its entries checked."""
+    # Whoever wrote the folder wrote this last: without it the rest may be cut.
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -143,6 +144,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         value = manifest.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise DataError(f"{path}: {key} is {json.dumps(value)[:60]}: expected a number above 0")
+    # The fingerprint tells whether what was computed of the regions is still of these.
     if manifest.get("dtype") not in KINDS:
         raise DataError(f"{path}: dtype must be one of {', '.join(KINDS)}")
     if not isinstance(manifest.get("fingerprint"), str):
@@ -152,6 +154,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _mapped_array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
     """A memory-mapped array of this shape and type, as the manifest has them."""
+    # Mapped: a batch reads its rows alone, and hosts share what lies in memory.
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -242,6 +245,7 @@ def padded_regions(
     box = box_xyxy[:count].astype(np.float32)
     if not np.isfinite(stored).all():
         raise DataError(f"regions of {post}: features are not finite in {dtype}")
+    # Shares of the sides, with corners in order; a detector may give pixels.
     if not ((box >= 0) & (box <= 1)).all() or (box[:, 2:] < box[:, :2]).any():
         raise DataError(
             f"regions of {post}: boxes are not x_min, y_min, x_max, y_max as shares in [0, 1]"
@@ -297,6 +301,7 @@ def write_folder(options: argparse.Namespace) -> None:
     count, dtype = options.count, options.dtype
     if count < 1:
         raise DataError(f"--count={count}: must be 1 or more")
+    # The first file says how wide features are; `write` refuses those of another width.
     width = detected_regions(paths[0])[0].shape[-1]
     ids = [path.stem for path in paths]
     write(options.out, ids, _all_regions(paths), count=count, width=width, dtype=dtype)

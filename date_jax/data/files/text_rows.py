@@ -17,10 +17,12 @@ class SplitRow(Protocol):
     """A row that says where it stands and which split it belongs to."""
 
     @property
-    def line(self) -> int: ...
+    def line(self) -> int:
+        """The row's line in its file, from 1."""
 
     @property
-    def split(self) -> str: ...
+    def split(self) -> str:
+        """The name of the row's split."""
 
 
 def text_rows(
@@ -35,6 +37,7 @@ def text_rows(
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
+    # The name decides: of one line nobody could tell which it is.
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".csv"):
         raise DataError(
@@ -104,6 +107,7 @@ def json_rows(
             ) from None
         if not isinstance(fields, dict):
             raise DataError(f"{path}:{line}: expected one JSON object a line, got {content[:80]}")
+        # Each object may have other fields than the one before.
         check(f"{path}:{line}", list(fields))
         yield line, fields
 
@@ -127,7 +131,7 @@ def _csv_rows(
                     f"{path}:{reader.line_num}: {len(cells)} cells under {len(names)} columns\n"
                     '  put texts that hold commas in quotes: "a mug, striped"'
                 )
-            if cells:
+            if cells:  # not an empty line
                 yield reader.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None

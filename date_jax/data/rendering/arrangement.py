@@ -86,6 +86,7 @@ def company(
         hard: probability of a neighbour that is like the queried product.
         pattern: the query says the pattern.
     """
+    # One after the other, so that none comes twice; a small split may run out of them.
     items, table = members(*shop), _attributes(*shop)
     together, free = [target], np.ones(len(items), bool)
     for _ in range(count - 1):
@@ -110,6 +111,7 @@ def _view_matrix(rng: np.random.Generator, look: Look, item: Product, size: int)
 
     Slim products are enlarged, so that `look.size` lies between their longer side and their mean.
     """
+    # Turn and slant, then the scale that gives this product its size.
     angle = np.radians(rng.uniform(-look.rotation, look.rotation))
     slant = rng.uniform(-look.shear, look.shear)
     c, s = np.cos(angle), np.sin(angle)

@@ -45,7 +45,7 @@ class Scene(NamedTuple):
 
 
 def _windows(sprite: Sprite, size: int) -> tuple[Window, Window]:
-    """Where a sprite lies in the picture, and which part of the sprite that is."""
+    """The window of a sprite in the picture, and the same part's window in the sprite."""
     height, width = sprite.alpha.shape
     y0, y1 = max(0, sprite.top), min(size, sprite.top + height)
     x0, x1 = max(0, sprite.left), min(size, sprite.left + width)
@@ -90,11 +90,12 @@ def add_sheet(canvas: Canvas, rgba: Float[np.ndarray, "S S 4"]) -> None:
 
 
 def photograph(rng: np.random.Generator, look: Look, canvas: Canvas) -> UInt8[np.ndarray, "S S 3"]:
-    """What a camera makes of the canvas: contrast, exposure, tint, blur, noise."""
+    """The picture that a camera makes of the canvas: contrast, exposure, tint, blur, noise."""
     # All that chance decides but the grain, in an order that does not depend on the look.
     gain = rng.uniform(*look.brightness) * (1 + rng.uniform(-look.cast, look.cast, 3))
     contrast, sigma = rng.uniform(*look.contrast), rng.uniform(*look.blur) * len(canvas) / 64
     noise = rng.uniform(*look.noise)
+    # First the light, then the lens, then the sensor's grain, which is never blurred.
     mean = canvas.mean()
     canvas = ((canvas - mean) * np.float32(contrast) + mean) * gain.astype(np.float32)
     image = np.clip(canvas, 0, 255).astype(np.uint8)
@@ -118,7 +119,7 @@ class _Stage:
         self.canvas, self._mask, self._visible = canvas, mask, mask
 
     def hidden_share(self) -> float:
-        """How much of the queried product's area lies behind what was admitted."""
+        """The share of the queried product's area that lies behind what was admitted."""
         return self._hidden_share(self._visible)
 
     def admit(self, alpha: Float[np.ndarray, "S S"]) -> bool:
@@ -141,6 +142,7 @@ def _ground(
         canvas = backdrops.studio(rng, size).astype(np.float32)
     else:
         canvas = backdrops.room(rng, size, look.texture).astype(np.float32)
+    # Half-transparent sheets over it; the bar of advertising is the nearest.
     if look.clutter:
         amount = int(rng.integers(look.clutter + 1))
         paint = functools.partial(overlays.draw_clutter, rng, amount=amount)

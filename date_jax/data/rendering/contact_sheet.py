@@ -43,6 +43,7 @@ class Grid:
         box_xyxy: Float[np.ndarray, "M 4"] | tuple = (),
     ) -> tuple[int, int]:
         """Puts a picture and its normalised boxes into a tile; returns the x, y of its words."""
+        # Enlarged without smoothing: a look at the pixels that a network gets.
         x = self._gap + column * (self._tile + self._gap)
         y = self._gap + row * (self._tile + self._text)
         side = (self._tile, self._tile)
@@ -82,6 +83,7 @@ def main(
         parser.add_argument(f"--{flag}", type=type(default), default=default, choices=choices)
 
     def write(options: argparse.Namespace) -> None:
+        # All flags but --out are the sheet's own arguments.
         values = vars(options)
         out = values.pop("out")
         contact_sheet(**values).save(out)

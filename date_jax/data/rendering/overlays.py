@@ -114,6 +114,7 @@ def draw_frame(rng: np.random.Generator, layer: Layer) -> None:
 
 def draw_chat(rng: np.random.Generator, layer: Layer) -> None:
     """Draws comments in half-transparent bubbles, lower left, as live streams show them."""
+    # From the bottom upwards; a bubble is as wide as its words.
     y = 0.94
     for _ in range(int(rng.integers(1, 4))):
         words = _CHATS[int(rng.integers(len(_CHATS)))]

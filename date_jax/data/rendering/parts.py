@@ -8,6 +8,7 @@ import numpy as np
 from date_jax.data.rendering.silhouettes import Part, Silhouette, band, block, oval, polygon
 from date_jax.data.streams import Stream
 
+# As `silhouettes.CATEGORIES`: parts from back to front, and the disk of the printed number.
 PARTS: dict[str, Silhouette] = {
     "bearing": Silhouette(
         (
@@ -64,7 +65,7 @@ _SIZES = (30, 30, len(MATERIALS))
 
 
 class Code(NamedTuple):
-    """What tells a part from others of its kind: three words, or three parts of a number."""
+    """The code that tells a part from its kind: three words, or three parts of a number."""
 
     first: int
     second: int
@@ -87,6 +88,7 @@ def _order(seed: int) -> np.ndarray:
 
 def part_code(seed: int, number: int) -> Code:
     """The code of product `number`; two are equal only from the 7,200th product on."""
+    # Neighbouring products have codes that have nothing in common.
     order = _order(seed)
     first, second, third = np.unravel_index(order[number % len(order)], _SIZES)
     return Code(10 + int(first), 10 + int(second), int(third))

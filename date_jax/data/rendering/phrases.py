@@ -10,6 +10,7 @@ import numpy as np
 
 from date_jax.data.rendering.products import Product
 
+# Parts of titles.
 _YEARS = ("2023", "2024", "2025")
 _PRAISE = (
     "new", "hot", "classic", "premium", "cute", "modern", "vintage", "best seller", "limited",
@@ -22,6 +23,7 @@ _PURPOSE = (
 )  # fmt: skip
 _PRINTED = ("{} logo", "{} print", "{} pattern logo", "with {} emblem", "{} badge")
 
+# Parts of sentences.
 _OPENINGS = (
     "look at this", "okay so next we have the", "now here is the", "everyone check out the",
     "let me show you this", "you asked for the", "and this one is the",
@@ -55,7 +57,7 @@ OWN_WORDS = {
 
 
 class Names(NamedTuple):
-    """How a product's attributes are names this time."""
+    """The names of a product's attributes, as one text has them."""
 
     category: str
     colour: str
@@ -98,7 +100,7 @@ def title(
     if rng.random() < 0.3:
         looks.reverse()
     core = [*looks, names.category] if rng.random() < 0.75 else [names.category, *looks]
-    # What titles have besides, each by chance.
+    # Words of the shop around it, each by chance.
     printed = [_random_choice(rng, _PRINTED).format(item.mark)] if mark else []
     front = [_random_choice(rng, _YEARS)] if rng.random() < 0.4 else []
     front += [_random_choice(rng, _PRAISE)] if rng.random() < 0.7 else []
@@ -127,6 +129,7 @@ def partial_name(
         mark: probability that the printed mark is named.
         own_words: probability of each word that only catalogues use.
     """
+    # The mark is named as it is printed; it has no other word.
     names = _names(rng, item, own_words, 0)
     chances = [(names.pattern, pattern), (names.colour, colour), (names.category, 1.0)]
     chances += [(item.mark, mark)]
@@ -148,6 +151,7 @@ def suite_title(rng: np.random.Generator, items: list[Product], *, own_words: fl
         items: in the order in which they are named.
         own_words: probability of each word that only catalogues use.
     """
+    # Several are joined as in speech, "and" before the last.
     phrases = []
     for item in items:
         names = _names(rng, item, own_words, 0)
@@ -168,7 +172,7 @@ def speech(
     names = _names(rng, item, own_words, 1)
     looks = f"{names.pattern} {names.colour}" if pattern else names.colour
     opening = _random_choice(rng, _OPENINGS)
-    # The looks come before the name, or after it, or on both sides.
+    # The looks come before the name, or after it, or on both sides of it.
     form = rng.random()
     if form < 0.4:
         sentence = f"{opening} {looks} {names.category}"
@@ -178,7 +182,7 @@ def speech(
         sentence = f"{opening} {names.colour} {names.category}, the {names.pattern} one"
     else:
         sentence = f"{opening} {names.category} in {looks}"
-    if mark:
+    if mark:  # which closes the sentence
         return sentence + _random_choice(rng, _SPOKEN_MARKS).format(item.mark)
     closing = _random_choice(rng, _CLOSINGS)
     return f"{sentence}, {closing}" if closing else sentence

@@ -97,6 +97,7 @@ def _placement_of_all(
     rng: np.random.Generator, look: Look, items: list[Product], size: int, scale: float
 ) -> list[PlacedProduct]:
     """All products in their places, at `scale` of the look's size, or smaller until they fit."""
+    # Products of which one found no room are placed anew, all of them smaller.
     free = np.array([look.margin, look.margin, 1 - look.margin, 1 - look.margin]) * size
     low, high = look.size
     while True:

@@ -1,7 +1,7 @@
 """The shop's products: which there are, and how one is drawn.
 
 A product is an identity of category, colour, pattern, second colour, printed mark and a few
-small traits of its own (slimness, shade). All follow from the seed and the product's number.
+small traits (slimness, shade). All follow from the seed and the product's number.
 """
 
 import functools
@@ -168,6 +168,7 @@ def _draw_pattern(
     The body's mask cuts it out later. `bottom` and `height` are the body's, for the pattern that
     depends on them.
     """
+    # Lines and dots reach beyond the silhouette, so that no view shows their ends.
     fill, phase = item.second, item.phase * 0.4
     match item.pattern:
         case "striped":
@@ -252,6 +253,7 @@ def product_sprite(
     unit = float(np.sqrt(abs(np.linalg.det(transform))))
 
     def place(points: np.ndarray | list[list[float]]) -> list[float]:
+        # The silhouette's units as pixels of the enlarged sprite.
         return (np.asarray(points) @ transform + offset).ravel().tolist()
 
     # The product's colours.
@@ -269,6 +271,7 @@ def product_sprite(
         points = place(part.points)
         draw_alpha.polygon(points, fill=255)
         if part.paint == "body" and item.pattern != "plain":
+            # The pattern is drawn everywhere, and pasted through the body's mask.
             paint, mask = Image.new("RGB", size, base), Image.new("L", size, 0)
             low, high = part.points[:, 1].min().item(), part.points[:, 1].max().item()
             _draw_pattern(ImageDraw.Draw(paint), item, place, unit, high, high - low)

@@ -23,6 +23,7 @@ from date_jax.data.streams import Stream
 RENDER_VERSION = 4  # raise it when pictures change: what an older renderer prepared is redone
 DOMAINS = ("mall", "live")
 
+# What makes `live` the harder domain. The names of prepared data follow from every number here.
 LOOKS: dict[str, Look] = {
     "mall": Look(
         count=(1, 3), crowd=0.35, size=(0.42, 0.62), shown_off=0.3, rotation=10.0, shear=0.04,
@@ -87,6 +88,7 @@ def domain_sheet(
     """
     tile, gap = max(image_size, 192), 12
     height = max(12, tile // 20)  # of a line of text
+    # Two rows of tiles for each row of products; the text grows with the tiles.
     grid = contact_sheet.Grid(columns, rows * 2, tile=tile, gap=gap, text=3 * height + gap)
     font = ImageFont.load_default(height)
     for number in range(columns * rows):

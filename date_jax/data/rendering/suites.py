@@ -38,6 +38,7 @@ def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple
         products: of the shop, how many.
         unseen: categories, the last ones, that no training picture shows.
     """
+    # Galleries have products of all categories, for there they are only found, not learned.
     seen = list(CATEGORIES)[: max(len(CATEGORIES) - unseen, 0)]
     items = members(seed, products, split)
     if kind == "single":
@@ -55,6 +56,7 @@ def picture(
     items = shelf(kind, split, seed, products, unseen)
     key = [Stream.SUITE_PICTURE, KINDS.index(kind), SPLITS.index(split), index]
     rng = np.random.default_rng([seed, *key])
+    # Which products it shows: one in its turn, one by chance, or several by chance.
     if kind == "composite":
         subjects = post_scenes.random_products(rng, items, post_scenes.suite_size(rng))
         composite = post_scenes.composite(rng, subjects, image_size)

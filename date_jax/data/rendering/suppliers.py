@@ -55,6 +55,7 @@ def shelf(seed: int, products: int, split: str) -> tuple[Offer, ...]:
     """All offers of a split, product after product."""
     offers = []
     for product in split_numbers(products, split):
+        # A stream a product: how many products there are changes none of them.
         rng = np.random.default_rng([seed, Stream.PRODUCT_OFFERS, product])
         count = int(rng.integers(FEWEST, MOST + 1))
         for number, supplier in enumerate(rng.choice(SUPPLIERS, size=count, replace=False)):
@@ -72,8 +73,8 @@ def picture(
     offer = shelf(seed, products, split)[index]
     item = catalogue_product(seed, offer.product)
     style = supplier_style(seed, offer.supplier)
-    # Title, scene and camera have streams of their own: a copy shares the maker's scene, an exact
-    # one its camera too, and either has the supplier's title.
+    # Title, scene and camera have a stream each: a copy shares the maker's scene, an exact one its
+    # camera too, and either has the supplier's title.
     offer_key = [seed, Stream.OFFER_PICTURE, offer.product, offer.number]
     maker_key = [seed, Stream.MAKER_PICTURE, offer.product]
     title_rng = np.random.default_rng([*offer_key, 0])

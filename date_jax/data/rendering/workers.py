@@ -84,6 +84,7 @@ def encoded_pictures(
     Raises:
         SetupError: a worker died.
     """
+    # Starting a worker takes as long as rendering several pictures.
     total = sum(job.size for job in jobs)
     workers = min(workers or _core_count(), max(1, total // PICTURES_A_WORKER))
     program = f"from date_jax.data.rendering import {renderer}; {renderer}.serve()"
@@ -112,7 +113,7 @@ def encoded_pictures(
                 )
             countdown.advance()
             yield picture
-    finally:
+    finally:  # also where nobody takes the rest
         for process in processes:
             process.kill()
             process.communicate()
@@ -141,7 +142,7 @@ def _send(pipe: IO[bytes], picture: Encoded) -> None:
 
 
 def _next_picture(pipe: IO[bytes]) -> Encoded | None:
-    """What `_send` wrote; None if the other end broke off."""
+    """The picture that `_send` wrote; None if the other end broke off."""
     line = pipe.readline()
     if not line.endswith(b"\n"):
         return None
@@ -152,5 +153,5 @@ def _next_picture(pipe: IO[bytes]) -> Encoded | None:
 
 
 def _core_count() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
