@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from date_jax import train
 from date_jax.errors import Preempted
 from date_jax.tasks import TASKS
-from tests.run.test_multihost import output, started
+from tests.run.test_multihost import output, start
 from tests.test_train import fingerprints, lines
 
 SPLITS = {
@@ -98,7 +98,7 @@ def test_batches_are_the_same_from_any_first_step(tiny_capture: ConfigDict) -> N
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tiny_capture: ConfigDict, tmp_path: Path, root: Path) -> None:
-    running = started(
+    running = start(
         tiny_capture, tmp_path / "run", root, processes=2, config_file="configs/capture.py"
     )
     try:

@@ -16,7 +16,7 @@ from date_jax import export, search, train
 from date_jax.errors import Preempted, UsageError
 from date_jax.same_style import modes
 from date_jax.tasks import TASKS
-from tests.run.test_multihost import output, started
+from tests.run.test_multihost import output, start
 from tests.test_train import fingerprints, lines
 
 
@@ -78,9 +78,7 @@ def test_two_processes_train_as_one(
     tiny_same_style: ConfigDict, uninterrupted: Path, tmp_path: Path, root: Path
 ) -> None:
     directory = tmp_path / "run"
-    both = started(
-        tiny_same_style, directory, root, processes=2, config_file="configs/same_style.py"
-    )
+    both = start(tiny_same_style, directory, root, processes=2, config_file="configs/same_style.py")
     try:
         codes = [process.wait(timeout=600) for process in both]
     finally:
