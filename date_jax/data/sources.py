@@ -19,9 +19,7 @@ from typing import Any, NamedTuple
 from date_jax.data.cache import tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
 from date_jax.data.domains import domain_names
-from date_jax.data.files import offers as own_offers
-from date_jax.data.files import product1m as product1m_lists
-from date_jax.data.files import published_offers
+from date_jax.data.files import catalogue, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import PreparedSplit
 from date_jax.errors import UsageError, spelling_hint
@@ -147,7 +145,7 @@ def _suppliers(config: Any, cache: Path) -> Parts:
 
 def _offer_files(config: Any, cache: Path) -> Parts:
     path = Path(config.path).expanduser()
-    offers = own_offers.offers(path)
+    offers = catalogue.offers(path)
     return _paired_offers(
         config,
         cache,
@@ -177,8 +175,8 @@ def _published(config: Any, cache: Path) -> Parts:
 def _paired_offers(
     config: Any,
     cache: Path,
-    offers: list[own_offers.Offer],
-    pairs: own_offers.IdPairs,
+    offers: list[catalogue.Offer],
+    pairs: catalogue.IdPairs,
     *,
     folder: Path,
     pairs_from: str,
@@ -193,7 +191,7 @@ def _paired_offers(
     tensorflow()
     from date_jax.data.datasets import offers as datasets
 
-    placed = own_offers.offers_with_products(offers, pairs)
+    placed = catalogue.offers_with_products(offers, pairs)
     # Before the first picture is made; once they are, offers without one are gone.
     train_ids = [offer.offer_id for offer in placed if offer.split == "train"]
     row_pairs(pairs, train_ids, pairs_from)
@@ -203,7 +201,7 @@ def _paired_offers(
         ("offer",),
         pairs=lambda split: row_pairs(pairs, split.texts("offer_id"), pairs_from),
         has_true_products=has_true_products,
-        notes=own_offers.notes(offers, placed),
+        notes=catalogue.notes(offers, placed),
     )
 
 

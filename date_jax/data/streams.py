@@ -17,10 +17,10 @@ class Stream(IntEnum):
     PRODUCT_ORDER = 1  # []
     PRODUCT_TRAITS = 2  # [product]
     PART_ORDER = 8  # []
-    # rendering/shop.py and rendering/suites.py: one picture
+    # rendering/shop_pictures.py and rendering/post_pictures.py: one picture
     SHOP_PICTURE = 3  # [domain, split, index]
     SUITE_PICTURE = 5  # [kind, split, index]
-    # rendering/suppliers.py and rendering/offer_scenes.py: the catalogue's offers
+    # rendering/offer_pictures.py and rendering/offer_scenes.py: the catalogue's offers
     SUPPLIER_STYLE = 11  # [supplier]
     PRODUCT_OFFERS = 12  # [product]
     MAKER_PICTURE = 13  # [product]

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import same_style as configs
 from date_jax.data import pipeline
 from date_jax.data.clicks import training_pairs
-from date_jax.data.rendering import suppliers
+from date_jax.data.rendering import offer_pictures
 from date_jax.data.rendering.offer_scenes import catalogue_product
 from date_jax.data.rendering.parts import NUMBERED, PARTS
 from date_jax.errors import UsageError
@@ -34,11 +34,11 @@ def corpus() -> pipeline.Corpus:
 
 def rendered(place: int, split: str = "train") -> Any:
     options = {"seed": 0, "products": PRODUCTS, "image_size": SIZE}
-    return suppliers.picture("offer", place, split=split, **options)
+    return offer_pictures.picture("offer", place, split=split, **options)
 
 
 def test_each_product_has_offers_of_several_suppliers() -> None:
-    offers = suppliers.shelf(0, PRODUCTS, "train")
+    offers = offer_pictures.shelf(0, PRODUCTS, "train")
     assert len({offer.id for offer in offers}) == len(offers)
     for product in {offer.product for offer in offers}:
         names = [offer.supplier for offer in offers if offer.product == product]
@@ -47,7 +47,7 @@ def test_each_product_has_offers_of_several_suppliers() -> None:
 
 def test_no_product_is_in_two_splits() -> None:
     products = [
-        {offer.product for offer in suppliers.shelf(0, PRODUCTS, split)}
+        {offer.product for offer in offer_pictures.shelf(0, PRODUCTS, split)}
         for split in ("train", "val", "test")
     ]
     assert sum(map(len, products)) == len(set.union(*products)) == PRODUCTS
@@ -57,7 +57,7 @@ def test_only_exact_copies_of_one_product_s_picture_share_a_hash(
     corpus: pipeline.Corpus,
 ) -> None:
     hashes = corpus.splits["offer_train"].records.texts("image_hash")
-    offers = suppliers.shelf(0, PRODUCTS, "train")
+    offers = offer_pictures.shelf(0, PRODUCTS, "train")
     for one, first in zip(hashes, offers, strict=True):
         for other, second in zip(hashes, offers, strict=True):
             copies = first.copies == second.copies == "exact" and first.product == second.product
@@ -66,7 +66,7 @@ def test_only_exact_copies_of_one_product_s_picture_share_a_hash(
 
 def test_parts_are_told_apart_by_a_number_or_by_words_alone() -> None:
     worded, numbered = [], []
-    for offer in suppliers.shelf(0, 3000, "train"):
+    for offer in offer_pictures.shelf(0, 3000, "train"):
         item = catalogue_product(0, offer.product)
         if item.category in PARTS:
             (numbered if item.category in NUMBERED else worded).append(item)
@@ -80,11 +80,11 @@ def test_a_prepared_offer_is_the_rendered_one(corpus: pipeline.Corpus) -> None:
     split = corpus.splits["offer_val"]
     images = pipeline.pictures(corpus, "offer_val", np.arange(split.size))
     products = split.products()
-    for place, offer in enumerate(suppliers.shelf(0, PRODUCTS, "val")):
+    for place, offer in enumerate(offer_pictures.shelf(0, PRODUCTS, "val")):
         expected = rendered(place, "val")
         np.testing.assert_array_equal(images[place], expected.image)
         assert split.texts[place] == expected.text
-        same = [o.product == offer.product for o in suppliers.shelf(0, PRODUCTS, "val")]
+        same = [o.product == offer.product for o in offer_pictures.shelf(0, PRODUCTS, "val")]
         assert (products == products[place]).tolist() == same
 
 

@@ -18,7 +18,7 @@ from configs import same_style as configs
 from date_jax import config as rules
 from date_jax import sharding
 from date_jax.data import pipeline
-from date_jax.data.files import offers, published_offers
+from date_jax.data.files import catalogue, published_offers
 from date_jax.errors import DataError, UsageError
 from date_jax.same_style.task import TASK as SAME_STYLE
 from date_jax.task import Learner
@@ -123,7 +123,9 @@ def test_own_offers_become_splits_with_their_pictures_titles_and_pairs(tmp_path:
 
 def test_csv_and_jsonl_give_the_same_offers_and_ids_may_be_numbers(tmp_path: Path) -> None:
     rows = [row | {"offer_id": 70 + number} for number, row in enumerate(rows_of(tmp_path))]
-    one, other = (offers.offers(write(tmp_path / f"o.{kind}", rows)) for kind in ("jsonl", "csv"))
+    one, other = (
+        catalogue.offers(write(tmp_path / f"o.{kind}", rows)) for kind in ("jsonl", "csv")
+    )
     assert [offer[1:] for offer in one] == [offer[1:] for offer in other]
     assert one[3].offer_id == "73"
 
@@ -174,9 +176,10 @@ def components(ids: list[str], pairs: list[tuple[str, str]]) -> set[frozenset[st
 
 def test_an_offer_without_a_product_is_one_of_its_own_whatever_its_id() -> None:
     of = {"17": "", "18": "17", "19": "17", "20": "offer 17"}
-    found = [offers.Offer(1, offer, "", "", "c", "", product) for offer, product in of.items()]
+    found = [catalogue.Offer(1, offer, "", "", "c", "", product) for offer, product in of.items()]
     products = [
-        offer.product_id for offer in offers.offers_with_products(found, offers.IdPairs([], []))
+        offer.product_id
+        for offer in catalogue.offers_with_products(found, catalogue.IdPairs([], []))
     ]
     assert products == ["offer offer 17", "17", "17", "offer 17"]
 
@@ -185,10 +188,10 @@ def test_without_product_ids_chains_of_pairs_within_a_split_are_products() -> No
     rng = np.random.default_rng(0)
     ids = [f"o{number}" for number in rng.permutation(60)]
     split = {offer: ("train", "val", "test")[number % 3] for number, offer in enumerate(ids)}
-    found = [offers.Offer(1, i, "", "", "c", "", split=split[i]) for i in ids]
+    found = [catalogue.Offer(1, i, "", "", "c", "", split=split[i]) for i in ids]
     pairs = [tuple(rng.choice(ids, 2, replace=False).tolist()) for _ in range(80)]
-    given = offers.IdPairs([*(a for a, _ in pairs), "gone"], [*(b for _, b in pairs), ids[0]])
-    placed = offers.offers_with_products(found, given)
+    given = catalogue.IdPairs([*(a for a, _ in pairs), "gone"], [*(b for _, b in pairs), ids[0]])
+    placed = catalogue.offers_with_products(found, given)
     within = [(a, b) for a, b in pairs if split[a] == split[b]]
     together = {
         frozenset(offer.offer_id for offer in of)
@@ -201,11 +204,11 @@ def test_without_product_ids_chains_of_pairs_within_a_split_are_products() -> No
 
 
 def test_without_splits_products_are_split_8_1_1_and_the_file_s_order_decides_nothing() -> None:
-    found = [offers.Offer(1, f"o{n}", "", "", "c", "") for n in range(4000)]
+    found = [catalogue.Offer(1, f"o{n}", "", "", "c", "") for n in range(4000)]
     even, odd = ([f"o{n}" for n in range(start, 4000, 2)] for start in (0, 1))
-    pairs = offers.IdPairs(even, odd)
-    one = {offer.offer_id: offer for offer in offers.offers_with_products(found, pairs)}
-    other = {offer.offer_id: offer for offer in offers.offers_with_products(found[::-1], pairs)}
+    pairs = catalogue.IdPairs(even, odd)
+    one = {offer.offer_id: offer for offer in catalogue.offers_with_products(found, pairs)}
+    other = {offer.offer_id: offer for offer in catalogue.offers_with_products(found[::-1], pairs)}
     assert one == other
     assert [one[offer].split for offer in even] == [one[offer].split for offer in odd]
     shares = [sum(offer.split == kind for offer in one.values()) / 4000 for kind in ("val", "test")]
@@ -278,7 +281,7 @@ def test_wrong_offers_are_answered_with_their_lines(
 ) -> None:
     path = write(tmp_path / "o.jsonl", change(rows_of(tmp_path)))
     with pytest.raises(DataError, match=pattern) as caught:
-        offers.offers(path)
+        catalogue.offers(path)
     assert len(str(caught.value).splitlines()) <= 8
 
 

@@ -18,7 +18,7 @@ from date_jax import sharding
 from date_jax.capture import evaluation
 from date_jax.capture.task import TASK as CAPTURE
 from date_jax.data import pipeline
-from date_jax.data.files import photos, product1m, region_files
+from date_jax.data.files import photos, product1m_lists, region_files
 from date_jax.errors import DataError, UsageError
 from date_jax.task import Learner
 from tests.capture.test_ranked_lists import counted
@@ -49,7 +49,7 @@ def write_lists(
             for split in splits
             for post_id, title, own in zip(split.ids(), split.texts, split.labels(), strict=True)
         ]
-        (folder / product1m.FILES[name]).write_text("".join(f"{each}\n" for each in lines))
+        (folder / product1m_lists.FILES[name]).write_text("".join(f"{each}\n" for each in lines))
 
 
 def as_published(name: str, own: list[str]) -> list[str]:
@@ -283,12 +283,12 @@ def test_a_missing_picture_takes_its_post_along_within_the_budget(
 def test_labels_are_a_multiset_and_a_post_told_again_counts_once(tmp_path: Path) -> None:
     lines = [line("7", "two cups, a pot", ["L1", "L1", "L2"]), line("8", "", ["L3"])]
     (tmp_path / "list.txt").write_text("\r\n".join([*lines, line("7", "again", ["L9"])]) + "\r\n")
-    found, again = product1m.posts(tmp_path / "list.txt", labelled=True)
+    found, again = product1m_lists.posts(tmp_path / "list.txt", labelled=True)
     assert again == 1
     assert [(post.post_id, post.title) for post in found] == [("7", "two cups, a pot"), ("8", "")]
     assert Counter(found[0].labels) == {"L1": 2, "L2": 1}
     assert found[0].urls == ("http://a.example/7.jpg", "http://b.example/7.jpg")
-    bare, _ = product1m.posts(tmp_path / "list.txt", labelled=False)
+    bare, _ = product1m_lists.posts(tmp_path / "list.txt", labelled=False)
     assert [post.labels for post in bare] == [(), ()]
 
 
@@ -305,7 +305,7 @@ def test_labels_are_a_multiset_and_a_post_told_again_counts_once(tmp_path: Path)
 def test_a_wrong_list_is_answered_with_its_line(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "l.txt").write_text(content)
     with pytest.raises(DataError, match=says):
-        product1m.posts(tmp_path / "l.txt", labelled=True)
+        product1m_lists.posts(tmp_path / "l.txt", labelled=True)
 
 
 def test_what_is_not_there_is_named(with_regions: ConfigDict) -> None:

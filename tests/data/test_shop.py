@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax.data.domains import SPLITS
-from date_jax.data.rendering import shop
+from date_jax.data.rendering import shop_pictures
 from date_jax.data.rendering.arrangement import company, members
-from date_jax.data.rendering.composition import CUT_LIMIT, HIDDEN_LIMIT
 from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import COLOURS, PATTERNS, product
+from date_jax.data.rendering.shop_scenes import CUT_LIMIT, HIDDEN_LIMIT
 from date_jax.data.rendering.silhouettes import CATEGORIES, MARKS
 from date_jax.data.rendering.workers import Job, encoded_picture, encoded_pictures
 from date_jax.errors import SetupError, UsageError
@@ -23,7 +23,7 @@ SMALL = {"seed": 3, "products": 300, "image_size": 64}
 
 
 def scenes(domain, count, split="test", **options):
-    return [shop.scene(domain, i, split=split, **(SMALL | options)) for i in range(count)]
+    return [shop_pictures.scene(domain, i, split=split, **(SMALL | options)) for i in range(count)]
 
 
 def covered(points, polygon):
@@ -54,10 +54,12 @@ def rasterised_box(made, size, fine=4):
 
 def test_any_number_of_workers_renders_the_same_bytes():
     jobs = [Job("mall", "train", 20), Job("live", "val", 14)]
-    one = list(encoded_pictures(jobs, renderer="shop", workers=1, **SMALL))
-    two = list(encoded_pictures(jobs, renderer="shop", workers=2, **SMALL))
+    one = list(encoded_pictures(jobs, source="shop", workers=1, **SMALL))
+    two = list(encoded_pictures(jobs, source="shop", workers=2, **SMALL))
     here = [
-        encoded_picture(shop.picture(d, i, split=s, **SMALL)) for d, s, n in jobs for i in range(n)
+        encoded_picture(shop_pictures.picture(d, i, split=s, **SMALL))
+        for d, s, n in jobs
+        for i in range(n)
     ]
     for a, b, c in zip(one, two, here, strict=True):
         assert a.png == b.png == c.png
@@ -66,18 +68,20 @@ def test_any_number_of_workers_renders_the_same_bytes():
 
 
 def test_another_seed_makes_another_picture():
-    first, second = (shop.picture("live", 0, split="test", **SMALL | {"seed": s}) for s in (0, 1))
+    first, second = (
+        shop_pictures.picture("live", 0, split="test", **SMALL | {"seed": s}) for s in (0, 1)
+    )
     assert (first.image != second.image).mean() > 0.5
 
 
-@pytest.mark.parametrize("domain", shop.DOMAINS)
+@pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_a_box_is_the_tight_box_of_the_silhouette_drawn_independently(domain):
     for made in scenes(domain, 40):
         # Pillow fills the pixels that an edge passes through, so it may be a pixel wider.
         assert np.abs(rasterised_box(made, 64) - made.box_xyxy * 64).max() <= 1
 
 
-@pytest.mark.parametrize("domain", shop.DOMAINS)
+@pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_boxes_lie_in_the_picture_and_the_product_can_be_seen(domain):
     for made in scenes(domain, 150):
         x0, y0, x1, y1 = made.box_xyxy
@@ -88,8 +92,8 @@ def test_boxes_lie_in_the_picture_and_the_product_can_be_seen(domain):
 
 
 def test_a_product_far_outside_is_moved_back_into_the_picture(monkeypatch):
-    look = dataclasses.replace(shop.LOOKS["live"], cut=0.6)
-    monkeypatch.setitem(shop.LOOKS, "live", look)
+    look = dataclasses.replace(shop_pictures.LOOKS["live"], cut=0.6)
+    monkeypatch.setitem(shop_pictures.LOOKS, "live", look)
     assert max(made.cut for made in scenes("live", 80)) <= CUT_LIMIT
 
 
@@ -113,11 +117,13 @@ def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others
         for place in (own, others)
     ]
     known = sum(word in OWN_WORDS for word in words)
-    assert counts[0] / (counts[0] + known) == pytest.approx(shop.LOOKS[domain].own_words, abs=0.06)
+    assert counts[0] / (counts[0] + known) == pytest.approx(
+        shop_pictures.LOOKS[domain].own_words, abs=0.06
+    )
     assert counts[1] == 0
 
 
-@pytest.mark.parametrize("domain", shop.DOMAINS)
+@pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_a_query_fits_exactly_one_product_of_its_picture(domain):
     neighbours = 0
     for made in scenes(domain, 200, split="train"):
@@ -174,9 +180,9 @@ def test_products_are_distinct_identities_of_many_kinds():
 
 
 @pytest.mark.parametrize("size", [64, 384])
-@pytest.mark.parametrize("domain", shop.DOMAINS)
+@pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_the_same_code_renders_every_size(domain, size):
-    made = shop.picture(domain, 0, split="train", **SMALL | {"image_size": size})
+    made = shop_pictures.picture(domain, 0, split="train", **SMALL | {"image_size": size})
     assert made.image.shape == (size, size, 3)
     assert made.image.dtype == np.uint8
     assert made.product_id == "p000000"
@@ -185,12 +191,12 @@ def test_the_same_code_renders_every_size(domain, size):
 
 def test_a_worker_that_dies_is_reported(capfd):
     with pytest.raises(SetupError, match="rendering process died with exit code 1"):
-        list(encoded_pictures([Job("mall", "none", 3)], renderer="shop", workers=1, **SMALL))
+        list(encoded_pictures([Job("mall", "none", 3)], source="shop", workers=1, **SMALL))
     assert "KeyError: 'none'" in capfd.readouterr().err
 
 
 def test_a_contact_sheet_holds_a_tile_a_picture():
-    sheet = shop.domain_sheet(columns=3, rows=1, split="test", **SMALL)
+    sheet = shop_pictures.domain_sheet(columns=3, rows=1, split="test", **SMALL)
     assert sheet.width > 3 * 192
     assert sheet.height > 2 * 192
 
@@ -222,7 +228,9 @@ def test_the_builder_writes_six_splits_without_a_network(tmp_path, monkeypatch):
     source = made.as_data_source("live_train", decoders={"image": tfds.decode.SkipDecoding()})
     for row in (0, 9):
         record = source[row]
-        wanted = shop.picture("live", row, split="train", seed=3, products=20, image_size=64)
+        wanted = shop_pictures.picture(
+            "live", row, split="train", seed=3, products=20, image_size=64
+        )
         image = np.asarray(Image.open(io.BytesIO(record["image"])))
         np.testing.assert_array_equal(image, wanted.image)
         np.testing.assert_array_equal(record["box_xyxy"], wanted.box_xyxy)
@@ -239,8 +247,8 @@ def test_whatever_changes_a_picture_changes_the_cache_name_and_workers_do_not(mo
     assert ShopConfig(workers=2).name == base
     changed = [{"image_size": 32}, {"pictures": 50}, {"products": 30}, {"seed": 1}]
     assert len({base, *(ShopConfig(**options).name for options in changed)}) == 5
-    look = dataclasses.replace(shop.LOOKS["live"], blur=(0.0, 2.0))
-    monkeypatch.setitem(shop.LOOKS, "live", look)
+    look = dataclasses.replace(shop_pictures.LOOKS["live"], blur=(0.0, 2.0))
+    monkeypatch.setitem(shop_pictures.LOOKS, "live", look)
     assert ShopConfig().name != base
 
 

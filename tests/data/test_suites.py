@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
-from date_jax.data.rendering import post_scenes, suites
+from date_jax.data.rendering import post_pictures, post_scenes
 from date_jax.data.rendering.phrases import OWN_WORDS
 from date_jax.data.rendering.products import product
 from date_jax.data.rendering.silhouettes import CATEGORIES
@@ -20,7 +20,7 @@ UNSEEN = set(list(CATEGORIES)[-4:])
 
 @functools.cache
 def made(kind: str, split: str, count: int) -> list[Picture]:
-    return [suites.picture(kind, i, split=split, **SMALL) for i in range(count)]
+    return [post_pictures.picture(kind, i, split=split, **SMALL) for i in range(count)]
 
 
 def items(picture: Picture) -> list:
@@ -88,8 +88,8 @@ def test_splits_share_no_product_and_training_no_unseen_category() -> None:
     assert not shown["train"] & shown["test"]
     assert not shown["val"] & shown["test"]
     training = (
-        suites.shelf("post", "train", 3, 200, 4),
-        suites.shelf("composite", "train", 3, 200, 4),
+        post_pictures.shelf("post", "train", 3, 200, 4),
+        post_pictures.shelf("composite", "train", 3, 200, 4),
     )
     assert not {item.category for shelf in training for item in shelf} & UNSEEN
     assert {
@@ -99,7 +99,7 @@ def test_splits_share_no_product_and_training_no_unseen_category() -> None:
 
 def test_half_of_the_training_posts_show_one_product() -> None:
     alone = np.mean([len(post.box_xyxy) == 1 for post in made("post", "train", 200)])
-    assert alone == pytest.approx(suites.SINGLES, abs=0.1)
+    assert alone == pytest.approx(post_pictures.SINGLES, abs=0.1)
 
 
 def test_composites_have_neither_title_nor_label() -> None:
@@ -137,7 +137,7 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
     }
     options = {key: config.suites[key] for key in ("seed", "products", "unseen")}
     expected = [
-        suites.picture("suite", i, split="test", image_size=32, **options) for i in range(12)
+        post_pictures.picture("suite", i, split="test", image_size=32, **options) for i in range(12)
     ]
     (batch,) = pipeline.eval_batches(
         corpus, ["suite_test"], share=pipeline.Share(0, 1), batch_size=12, boxes=True

@@ -15,7 +15,7 @@ from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import simulated_log
 from date_jax.data.clicks.rules import Settings, rules_in
 from date_jax.data.clicks.tables import database, file_table
-from date_jax.data.files.offers import IdPairs
+from date_jax.data.files.catalogue import IdPairs
 from date_jax.data.prepared import PreparedSplit, is_whole
 from date_jax.errors import DataError
 

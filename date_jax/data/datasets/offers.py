@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from date_jax.data.datasets import files
-from date_jax.data.files.offers import Offer
+from date_jax.data.files.catalogue import Offer
 from date_jax.data.files.photos import PhotoRow
 
 TEXTS = ("offer_id", "supplier")
@@ -21,7 +21,7 @@ def builder(
         cache: folder for its records.
         path: they were read from, for messages.
         folder: of their pictures.
-        offers: of `offers.offers_with_products`.
+        offers: of `catalogue.offers_with_products`.
     """
     rows = [
         PhotoRow(

@@ -6,7 +6,7 @@ from typing import Any
 
 from date_jax.data.datasets import files
 from date_jax.data.files.photos import PhotoRow, files_by_id
-from date_jax.data.files.product1m import Post
+from date_jax.data.files.product1m_lists import Post
 from date_jax.data.prepared import LABEL_SEPARATOR
 
 
@@ -16,7 +16,7 @@ def builder(config: Any, cache: Path, posts: Mapping[str, Sequence[Post]]) -> fi
     Args:
         config: `config.data`.
         cache: folder for its records.
-        posts: by split, of `files.product1m.splits`.
+        posts: by split, of `files.product1m_lists.splits`.
 
     Raises:
         DataError: the folder of pictures cannot be read.

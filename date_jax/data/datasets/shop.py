@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
 from date_jax.data.domains import SPLITS, check_domains
-from date_jax.data.rendering import shop
+from date_jax.data.rendering import shop_pictures
 from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
 
@@ -38,7 +38,7 @@ class ShopConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         # The name is the cache's key: whatever changes a pixel has to change it.
-        version = f"{shop.RENDER_VERSION} {shop.LOOKS}".encode()
+        version = f"{shop_pictures.RENDER_VERSION} {shop_pictures.LOOKS}".encode()
         self.name = (
             f"s{self.image_size}_n{self.pictures}_p{self.products}_seed{self.seed}_"
             f"{hashlib.sha256(version).hexdigest()[:8]}"
@@ -69,13 +69,13 @@ class Shop(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         jobs = [
             Job(domain, split, size)
-            for domain in shop.DOMAINS
+            for domain in shop_pictures.DOMAINS
             for split, size in config.sizes().items()
         ]
         # One stream for all: TFDS writes the splits one after another, in this order.
         pictures = encoded_pictures(
             jobs,
-            renderer="shop",
+            source="shop",
             seed=config.seed,
             products=config.products,
             image_size=config.image_size,
@@ -100,7 +100,7 @@ def builder(config: Any, cache: Path) -> Shop:
         DataError: the config asks for a domain that the shop does not have.
         UsageError: too few pictures or products for three splits.
     """
-    names = [f"{domain}_{split}" for domain in shop.DOMAINS for split in SPLITS]
+    names = [f"{domain}_{split}" for domain in shop_pictures.DOMAINS for split in SPLITS]
     check_domains(names, source=config.source, target=config.target, where="'shop'")
     for key in ("pictures", "products"):
         if config.shop[key] < 10:

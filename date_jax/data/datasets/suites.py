@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
-from date_jax.data.rendering import shop, suites
+from date_jax.data.rendering import post_pictures, shop_pictures
 from date_jax.data.rendering.arrangement import members
 from date_jax.data.rendering.post_scenes import MOST, POST
 from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
@@ -32,7 +32,7 @@ class SuitesConfig(tfds.core.BuilderConfig):
         unseen: categories that training never shows.
         seed: of everything that is drawn.
         workers: processes that render, 0 for one a core; they change no picture.
-        kinds: of pictures, all or some of `suites.KINDS`.
+        kinds: of pictures, all or some of `post_pictures.KINDS`.
         name: of these settings, see below.
     """
 
@@ -45,18 +45,18 @@ class SuitesConfig(tfds.core.BuilderConfig):
     unseen: int = 2
     seed: int = 0
     workers: int = 0
-    kinds: tuple[str, ...] = suites.KINDS
+    kinds: tuple[str, ...] = post_pictures.KINDS
     name: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         # The name is the cache's key: whatever changes a pixel has to change it.
         counts = f"n{self.posts}_c{self.composites}_q{self.queries}_v{self.views}"
-        version = f"{suites.RENDER_VERSION} {shop.RENDER_VERSION} {POST}".encode()
+        version = f"{post_pictures.RENDER_VERSION} {shop_pictures.RENDER_VERSION} {POST}".encode()
         self.name = (
             f"s{self.image_size}_{counts}_p{self.products}_u{self.unseen}_seed{self.seed}_"
             f"{hashlib.sha256(version).hexdigest()[:8]}"
         )
-        if self.kinds != suites.KINDS:
+        if self.kinds != post_pictures.KINDS:
             self.name += f"_{'_'.join(self.kinds)}"
 
     def jobs(self) -> list[Job]:
@@ -104,7 +104,7 @@ class Suites(tfds.core.GeneratorBasedBuilder):
         pictures = encoded_pictures(
             jobs,
             workers=config.workers,
-            renderer="suites",
+            source="suites",
             seed=config.seed,
             products=config.products,
             unseen=config.unseen,
@@ -125,20 +125,22 @@ def _examples(pictures: Iterator[Encoded], count: int) -> Iterator[tuple[int, di
         yield row, records.rendered_record(picture, row, box_xyxy=box, has_box=has_box)
 
 
-def builder(config: Any, cache: Path, kinds: tuple[str, ...] = suites.KINDS) -> Suites:
+def builder(config: Any, cache: Path, kinds: tuple[str, ...] = post_pictures.KINDS) -> Suites:
     """The builder of the posts that `config.data` describes.
 
     Args:
         config: `config.data`.
         cache: folder for its records.
-        kinds: of pictures, all or some of `suites.KINDS`.
+        kinds: of pictures, all or some of `post_pictures.KINDS`.
 
     Raises:
         UsageError: a split would have no products.
     """
     settings = SuitesConfig(image_size=config.image_size, kinds=kinds, **config.suites)
     for kind, split in (("post", "train"), ("suite", "val"), ("unseen", "test")):
-        products = suites.shelf(kind, split, settings.seed, settings.products, settings.unseen)
+        products = post_pictures.shelf(
+            kind, split, settings.seed, settings.products, settings.unseen
+        )
         if len(products) < 2:
             raise UsageError(
                 f"config.data.suites: products={settings.products}, unseen={settings.unseen} leave "

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
 from date_jax.data.domains import SPLITS
-from date_jax.data.rendering import shop, suppliers
+from date_jax.data.rendering import offer_pictures, shop_pictures
 from date_jax.data.rendering.offer_scenes import CODE_CHANCE, LOOK, MENTION_CHANCES
 from date_jax.data.rendering.workers import Encoded, Job, encoded_pictures
 from date_jax.errors import UsageError
@@ -39,7 +39,7 @@ class SuppliersConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         # The name is the cache's key: whatever changes a pixel has to change it.
-        versions = f"{suppliers.RENDER_VERSION} {shop.RENDER_VERSION}"
+        versions = f"{offer_pictures.RENDER_VERSION} {shop_pictures.RENDER_VERSION}"
         version = f"{versions} {LOOK} {MENTION_CHANCES} {CODE_CHANCE}".encode()
         self.name = (
             f"s{self.image_size}_p{self.products}_seed{self.seed}_"
@@ -64,12 +64,14 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
         config = self.builder_config
-        shelves = {split: suppliers.shelf(config.seed, config.products, split) for split in SPLITS}
+        shelves = {
+            split: offer_pictures.shelf(config.seed, config.products, split) for split in SPLITS
+        }
         # One stream for all: TFDS writes the splits one after another, in this order.
         pictures = encoded_pictures(
             [Job("offer", split, len(offers)) for split, offers in shelves.items()],
             workers=config.workers,
-            renderer="suppliers",
+            source="suppliers",
             seed=config.seed,
             products=config.products,
             image_size=config.image_size,
@@ -81,7 +83,7 @@ class Suppliers(tfds.core.GeneratorBasedBuilder):
 
 
 def _examples(
-    pictures: Iterator[Encoded], offers: tuple[suppliers.Offer, ...]
+    pictures: Iterator[Encoded], offers: tuple[offer_pictures.Offer, ...]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The next pictures, one of each of `offers`, as records with their keys."""
     pictures_of_offers = itertools.islice(pictures, len(offers))

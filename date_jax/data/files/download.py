@@ -24,7 +24,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from date_jax.data import command
-from date_jax.data.files import product1m
+from date_jax.data.files import product1m_lists
 from date_jax.data.files.photos import PART, checked_id
 from date_jax.data.files.text_rows import file_text
 from date_jax.errors import DataError, SetupError, UsageError
@@ -129,8 +129,8 @@ def listed_pictures(path: Path) -> list[ListedPicture]:
     if not path.is_file():
         raise DataError(f"--list={path}: no such file\n  looked from {Path.cwd()}")
     content = file_text(path, "--list")
-    if product1m.FIELD_SEPARATOR in content.split("\n", 1)[0]:
-        pictures = [ListedPicture(*post) for post in product1m.urls(path)]
+    if product1m_lists.FIELD_SEPARATOR in content.split("\n", 1)[0]:
+        pictures = [ListedPicture(*post) for post in product1m_lists.urls(path)]
     else:
         pictures = [*_tab_separated_pictures(path, content)]
     if not pictures:

@@ -9,10 +9,17 @@ from jaxtyping import Float
 
 from date_jax.data.rendering import backdrops, overlays, phrases
 from date_jax.data.rendering.arrangement import placed_products
-from date_jax.data.rendering.composition import Canvas, add_sheet, add_sprite, coverage, tight_box
+from date_jax.data.rendering.canvas import (
+    Canvas,
+    add_sheet,
+    add_sprite,
+    coverage,
+    placed_sprite,
+    tight_box,
+)
 from date_jax.data.rendering.parts import NUMBERED, PARTS, part_code
 from date_jax.data.rendering.post_scenes import POST
-from date_jax.data.rendering.products import Product, product, product_sprite
+from date_jax.data.rendering.products import Product, product
 from date_jax.data.streams import Stream
 
 LOOK = dataclasses.replace(
@@ -85,7 +92,7 @@ def offer_scene(
         add_sheet(canvas, overlays.sheet(size, bar))
         free[1] += height
     (placed,) = placed_products(rng, LOOK, [item], size, free * size)
-    sprite = product_sprite(*placed, max(2, min(4, 256 // size)))
+    sprite = placed_sprite(placed, size)
     add_sprite(canvas, sprite, LOOK.shadow)
     if rng.random() < 0.3:
         add_sheet(canvas, overlays.sheet(size, functools.partial(overlays.draw_sticker, rng)))

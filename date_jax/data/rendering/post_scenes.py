@@ -9,9 +9,15 @@ from jaxtyping import Float, UInt8
 
 from date_jax.data.rendering import backdrops
 from date_jax.data.rendering.arrangement import PlacedProduct, placed_products
-from date_jax.data.rendering.composition import add_sprite, coverage, photograph, tight_box
+from date_jax.data.rendering.canvas import (
+    add_sprite,
+    coverage,
+    photograph,
+    placed_sprite,
+    tight_box,
+)
 from date_jax.data.rendering.look import Look
-from date_jax.data.rendering.products import Product, product_sprite
+from date_jax.data.rendering.products import Product
 
 FEWEST, MOST, MEAN = 2, 6, 2.8  # products of a suite
 
@@ -80,7 +86,7 @@ def _group_picture(
     """The products at `scale` of a post's size, before a ground of a studio or a room."""
     look = dataclasses.replace(POST, overlap=overlap)
     placed = _placement_of_all(rng, look, items, size, scale)
-    sprites = [product_sprite(*entry, max(2, min(4, 256 // size))) for entry in placed]
+    sprites = [placed_sprite(entry, size) for entry in placed]
     # The ground is drawn after the places, as everywhere in the shop.
     if rng.random() < 0.6:
         ground = backdrops.studio(rng, size)

@@ -143,7 +143,7 @@ MARKS: dict[str, Points] = {
     "diamond": polygon((0, -1), (0.7, 0), (0, 1), (-0.7, 0)),
 }  # fmt: skip
 
-# The shop's categories. Suites keep the last few for evaluation, see `suites.shelf`.
+# The shop's categories. Suites keep the last few for evaluation, see `post_pictures.shelf`.
 CATEGORIES: dict[str, Silhouette] = {
     "mug": Silhouette(
         (

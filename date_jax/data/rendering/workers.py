@@ -22,6 +22,11 @@ from PIL import Image
 from date_jax.errors import SetupError
 from date_jax.run.countdown import Countdown
 
+RENDERERS = {  # of config.data.name, the module of `data.rendering` whose `serve` renders
+    "shop": "shop_pictures",
+    "suites": "post_pictures",
+    "suppliers": "offer_pictures",
+}
 PIPE_BYTES = 1 << 18  # room for a worker to run ahead of the others
 PICTURES_A_WORKER = 16  # fewer do not pay for its start
 
@@ -71,13 +76,13 @@ def encoded_picture(picture: Picture) -> Encoded:
 
 
 def encoded_pictures(
-    jobs: list[Job], *, renderer: str, workers: int = 0, **options: Any
+    jobs: list[Job], *, source: str, workers: int = 0, **options: Any
 ) -> Iterator[Encoded]:
     """All pictures of all jobs, in order, with progress on standard error.
 
     Args:
         jobs: what to render.
-        renderer: the module of `data.rendering` whose `serve` renders.
+        source: of RENDERERS.
         workers: processes; 0 is one a core. Their number changes no picture.
         options: of the renderer's `picture`, for all jobs.
 
@@ -87,6 +92,7 @@ def encoded_pictures(
     # Starting a worker takes as long as rendering several pictures.
     total = sum(job.size for job in jobs)
     workers = min(workers or _core_count(), max(1, total // PICTURES_A_WORKER))
+    renderer = RENDERERS[source]
     program = f"from date_jax.data.rendering import {renderer}; {renderer}.serve()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     # Worker k renders the pictures k, k + workers, k + 2 workers, ...
@@ -109,7 +115,7 @@ def encoded_pictures(
                 raise SetupError(
                     f"a rendering process died with exit code {process.wait()} "
                     f"at picture {number} of {total}\n"
-                    f"  if memory ran out, use fewer: --config.data.{renderer}.workers=1"
+                    f"  if memory ran out, use fewer: --config.data.{source}.workers=1"
                 )
             countdown.advance()
             yield picture

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageFont
 
 from date_jax.data.domains import SPLITS
-from date_jax.data.rendering import composition, contact_sheet, workers
+from date_jax.data.rendering import contact_sheet, shop_scenes, workers
 from date_jax.data.rendering.arrangement import members
-from date_jax.data.rendering.composition import Scene
 from date_jax.data.rendering.look import Look
+from date_jax.data.rendering.shop_scenes import Scene
 from date_jax.data.rendering.workers import Picture
 from date_jax.data.streams import Stream
 
@@ -53,7 +53,7 @@ def scene(
     """
     items = members(seed, products, split)
     key = [Stream.SHOP_PICTURE, DOMAINS.index(domain), SPLITS.index(split), index]
-    return composition.scene(
+    return shop_scenes.scene(
         np.random.default_rng([seed, *key]),
         LOOKS[domain],
         domain=domain,

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from date_jax.data.rendering import contact_sheet, workers
-from date_jax.data.rendering.composition import photograph
+from date_jax.data.rendering.canvas import photograph
 from date_jax.data.rendering.offer_scenes import (
     LOOK,
     Style,
