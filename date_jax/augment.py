@@ -79,6 +79,7 @@ def resampled_image(
         low: Array, high: Array, size: int, mirror: Array | None
     ) -> tuple[Array, Array]:
         pixel = jnp.arange(size, dtype=jnp.float32)
+        # Where each pixel of the view lies in the picture, and how far from each pixel there.
         place = low[:, None] + (high - low)[:, None] * (pixel[None] + 0.5) / size
         if mirror is not None:
             place = jnp.where(mirror[:, None], place[:, ::-1], place)
@@ -107,6 +108,7 @@ def moved_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
     """Boxes in the coordinates of a view by `resampled_image`, cut at its border."""
+    # Corners in the window's coordinates, cut at its border, and mirrored with it.
     size = jnp.tile(window_xyxy[:, 2:] - window_xyxy[:, :2], (1, 2))
     half = box_cxcywh[:, 2:] / 2
     corners = jnp.concatenate([box_cxcywh[:, :2] - half, box_cxcywh[:, :2] + half], axis=1)
@@ -124,6 +126,7 @@ def original_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
     """The way back: boxes of a view, in the coordinates of the whole picture."""
+    # Unmirrored first: the flip is of the view, after its window was cut out.
     x = jnp.where(flip, 1 - box_cxcywh[:, 0], box_cxcywh[:, 0])
     box_cxcywh = box_cxcywh.at[:, 0].set(x)
     size = window_xyxy[:, 2:] - window_xyxy[:, :2]
@@ -203,6 +206,7 @@ def _erased_image(
     image: Float[Array, "B H W 3"], rng: Key[Array, ""], config: Strengths
 ) -> Float[Array, "B H W 3"]:
     """Pictures of which a share has a rectangle of one random colour over them."""
+    # A rectangle somewhere in every picture; which of them it hides is drawn apart.
     which_key, place_key, size_key, colour_key = jax.random.split(rng, 4)
     batch, height, width = image.shape[:3]
     size = jax.random.uniform(size_key, (batch, 2), minval=0.1, maxval=0.3)

@@ -25,6 +25,7 @@ def _area(xyxy: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
 def _intersection_and_union(
     a: Float[Array, "*N 4"], b: Float[Array, "*N 4"]
 ) -> tuple[Float[Array, "*N"], Float[Array, "*N"]]:
+    # Boxes that do not meet have a reversed overlap, which has no area.
     overlap = _area(
         jnp.concatenate(
             [jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], axis=-1
@@ -57,6 +58,7 @@ def giou(a: Float[Array, "*N 4"], b: Float[Array, "*N 4"]) -> Float[Array, "*N"]
         >>> giou(jnp.array([0.0, 0.0, 0.5, 0.5]), jnp.array([0.5, 0.5, 1.0, 1.0]))
         Array(-0.5, dtype=float32)
     """
+    # A hull without area has nothing outside of the boxes.
     hull = _area(
         jnp.concatenate(
             [jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1

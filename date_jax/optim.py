@@ -38,6 +38,7 @@ def learning_rate_schedule(
         warmup: share of `steps` spent rising from 0; without it the first step has the peak.
         schedule: one of SCHEDULES.
     """
+    # At least one step of a warm-up that is asked for.
     rise = max(1, round(warmup * steps)) if warmup else 0
     fall = SCHEDULES[schedule](peak, steps, rise)
     if not rise:

@@ -84,6 +84,7 @@ def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSh
         mesh: of `device_mesh`.
         shape: of a parameter, or of the optimizer's state for it.
     """
+    # The longest dimension leaves the most for each part.
     fsdp = mesh.shape["fsdp"]
     fits = [d for d in range(len(shape)) if shape[d] % fsdp == 0]
     if fsdp == 1 or not fits or int(np.prod(shape)) < _MIN_SHARDED:
@@ -161,6 +162,7 @@ def map_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) ->
         rows: arrays `[B ...]`, or trees of them, that are split.
         shared: arrays, or trees of them, that every device has whole.
     """
+    # On one device, and in a test without a mesh, it is a plain call.
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(lambda x: x, rows, *shared)
@@ -168,6 +170,7 @@ def map_rows(function: Callable[..., Any], rows: Sequence[Any], *shared: Any) ->
     def device_rows(rows: Sequence[Any], *shared: Any) -> Any:
         return function(lambda x: jax.lax.all_gather(x, _AXES, tiled=True), rows, *shared)
 
+    # Rows come in and go out split; what is shared comes whole.
     split, replicated = PartitionSpec(_AXES), PartitionSpec()
     specs = ([split] * len(rows), *[replicated] * len(shared))
     return jax.shard_map(device_rows, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(

@@ -48,6 +48,7 @@ class TextExtractor(nn.Module):
             text_mask: False = padding.
             train: whether units are dropped.
         """
+        # A token's vector: of its word, its place and its sentence.
         init = nn.initializers.normal(0.02)
         embed = nn.Embed(self.vocab_size, self.width, embedding_init=init, name="word_embedding")
         position = self.param("position_embedding", init, (self.max_length, self.width))
@@ -57,6 +58,7 @@ class TextExtractor(nn.Module):
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
+        # Layers of equal size over it, of which [REP] is the first token.
         layers = encoder_layers(
             self.layers,
             self.heads,

@@ -46,6 +46,7 @@ def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> Text
 
 def one_row(batch: dict[str, Any]) -> tuple[Array, Array, Array]:
     """Image, text and text mask of one example, all zeros: what initialisation needs of a batch."""
+    # Pixels as a view has them: floats, where the batch has bytes.
     image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
     text = jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
     return image, text, jnp.ones(text.shape, bool)

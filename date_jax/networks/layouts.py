@@ -124,6 +124,7 @@ def published_name(kind: str, path: str) -> str | None:
     >>> published_name("text", "layer3/mlp/up/kernel")
     'encoder.layer.3.intermediate.dense.weight'
     """
+    # A parameter is in the table by its whole path, or by its module's.
     module, _, leaf = path.rpartition("/")
     for ours, theirs in LAYOUTS[kind].names.items():
         pattern = re.sub(r"{(\w+)}", r"(?P<\1>\\w+)", ours)
@@ -142,12 +143,15 @@ def our_tensor(path: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndar
         tensor: of the name that `published_name` gives.
         shape: of our parameter, which says how large a table has to be.
     """
+    # Theirs is a convolution, ours one matmul over the patch's pixels.
     if path.endswith("patch_embedding/kernel") and tensor.ndim == 4:
         return rearrange(tensor, "c rgb a d -> (a d rgb) c")
+    # torch keeps a matrix as outputs by inputs.
     if path.endswith("kernel") and tensor.ndim == 2:
         return tensor.T
+    # Tables: of both sentences, of longer texts, of other windows.
     if path.endswith("segment_embedding") and tensor.ndim == 2:
-        return tensor[0]  # of "sentence A"
+        return tensor[0]
     if path.endswith("position_embedding") and tensor.ndim == 2:
         return tensor[: shape[0]]
     if path.endswith("relative_bias") and tensor.ndim == 2:
@@ -169,6 +173,7 @@ def published_tensor(path: str, value: np.ndarray) -> np.ndarray:
 
 def resized_table(table: np.ndarray, rows: int) -> np.ndarray:
     """A table of relative positions `[(2w-1)² H]` for another window, `[rows H]`, bicubic."""
+    # 2w - 1 offsets along each side; a table that fits, or is no square, stays as it is.
     old_side, new_side = math.isqrt(len(table)), math.isqrt(rows)
     if old_side**2 != len(table) or new_side**2 != rows or old_side == new_side:
         return table
@@ -186,6 +191,7 @@ def config_json(kind: str, config: Any, *, vocab_size: int) -> dict[str, Any]:
         config: the run's.
         vocab_size: rows of the embedding of words.
     """
+    # What is required of a file when it is read, and what transformers asks for besides.
     requirements = LAYOUTS[kind].requirements(config.model[kind])
     sizes = {requirement.name: requirement.value for requirement in requirements}
     if kind == "image":

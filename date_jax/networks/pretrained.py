@@ -59,6 +59,7 @@ class Report(NamedTuple):
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             return f"{len(names)} ({', '.join(names[:_MAX_NAMES])}{more})" if names else "0"
 
+        # What fitted in one line, what did not in two.
         first = f"{where}: {len(self.loaded)} tensors loaded, {len(self.renamed)} of them renamed"
         first += f", {len(self.resized)} resized" if self.resized else ""
         warning = "warning: " if self.missing else ""
@@ -89,6 +90,7 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
         CheckpointError: see `read`.
         UsageError: a config.json of a folder tells of another network than config.model.
     """
+    # A config.json is optional: without one the shapes must tell.
     files = {}
     for kind, name in config.get("init", {}).items():
         if name:
@@ -112,6 +114,7 @@ def require_same_vocabulary(path: Path, vocabulary: list[str]) -> None:
     vocab_file = _folder(path) / "vocab.txt"
     if not vocab_file.exists():
         return
+    # Line by line, so that another kind of line break is no difference.
     if vocab_file.read_text(encoding="utf-8").removesuffix("\n").split("\n") != vocabulary:
         raise UsageError(
             f"{path}: its vocabulary is not the one that the queries are read with\n"
@@ -124,6 +127,7 @@ def require_same_sizes(kind: str, config: Any, file_config: Mapping[str, Any], w
 
     Heads leave no trace in a BERT's shapes: with another number it would load, and be wrong.
     """
+    # What the file does not say is taken to be right.
     wrong = []
     for theirs, ours, value in LAYOUTS[kind].requirements(config):
         file_value = file_config.get(theirs, value)
@@ -174,6 +178,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     Raises:
         CheckpointError: it is absent, damaged, or of a kind that would have to be unpickled.
     """
+    # A pickle is named, so that the user knows what to do with it.
     folder = _folder(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     files = [file for file in files if file.exists()]
@@ -233,6 +238,7 @@ def fitting_values(
     Raises:
         CheckpointError: shapes differ, or too much is missing for it to be this network.
     """
+    # Every parameter looks for its tensor; what none asked for is left over.
     plain, renamed = _plain_tensors(tensors, LAYOUTS[kind].anchor, where)
     values: dict[str, np.ndarray] = {}
     report = Report([], [], [], [], [], [])
@@ -244,6 +250,7 @@ def fitting_values(
         if name not in plain:
             (report.missing if theirs else report.ours).append(path)
             continue
+        # Half precision is widened. A shape that does not fit is told with the tensor's own.
         tensor = np.asarray(plain.pop(name), np.float32)
         value = our_tensor(path, tensor, leaf.shape) if theirs else tensor
         if value.shape != leaf.shape:
@@ -266,11 +273,14 @@ def _plain_tensors(
     tensors: Tensors, anchor: str, where: str
 ) -> tuple[dict[str, np.ndarray], set[str]]:
     """The tensors without a larger model's prefix and by today's names, and which were renamed."""
+    # A larger model, such as one with a head, has the extractor under a prefix.
     prefixes = [name.removesuffix(anchor) for name in tensors if name.endswith(anchor)]
     if not prefixes:
         names = ", ".join([*tensors][:_MAX_NAMES]) or "nothing"
         raise CheckpointError(f"{where}: there is no {anchor} in it\n  it holds: {names}")
     prefix = min(prefixes, key=len)
+
+    # Old files have other names for the leaves of a norm, and tables that follow from sizes.
     plain, renamed = {}, set()
     for name, tensor in tensors.items():
         if DERIVED.search(name):
@@ -322,6 +332,7 @@ def write(folder: Path, config: Any, params: Any) -> None:
         config: the run's.
         params: of the network.
     """
+    # An extractor is what transformers' from_pretrained takes: a folder with its config.
     vocab_size = len(params["text_extractor"]["word_embedding"]["embedding"])
     for kind in LAYOUTS:
         (folder / kind).mkdir(parents=True)
@@ -330,6 +341,7 @@ def write(folder: Path, config: Any, params: Any) -> None:
         file.write_bytes(save(tensors, metadata={"format": "pt"}))
         file_config = config_json(kind, config, vocab_size=vocab_size)
         (folder / kind / "config.json").write_text(json.dumps(file_config, indent=2) + "\n")
+    # Seekers, projections and whatever else transformers has no network for.
     rest = {name: part for name, part in params.items() if not name.endswith("_extractor")}
     seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
     (folder / "seekers.safetensors").write_bytes(save(seekers))

@@ -22,6 +22,7 @@ POOLINGS = ("rep", "mean", "multi_scale")  # where a picture's one vector comes 
 
 def _relative_index(window: int) -> np.ndarray:
     """The row of the bias table for each pair of places in a window: int `[window², window²]`."""
+    # Two places' offset along each axis, counted from 0, as a number in base 2w - 1.
     place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), -1)
     place = place.reshape(-1, 2)
     offset = place[:, None] - place[None, :] + window - 1
@@ -30,6 +31,7 @@ def _relative_index(window: int) -> np.ndarray:
 
 def _shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
     """A bias `[windows window² window²]`, MASKED where rolling joined places that are far apart."""
+    # Nine regions of the rolled grid, between which nothing attends.
     region = np.zeros((height, width), np.int32)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
@@ -60,6 +62,7 @@ class SwinBlock(nn.Module):
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
 
+        # Both branches are added to what they read.
         normed = norm("norm1")(x)
         x = x + (self._global_attention if self.with_rep else self._window_attention)(normed, grid)
         mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), dtype=self.dtype, name="mlp")
@@ -88,6 +91,7 @@ class SwinBlock(nn.Module):
         to_rep = jnp.broadcast_to(rep[0][:, None, None], (self.heads, tokens, 1))
         from_rep = jnp.broadcast_to(rep[1][:, None, None], (self.heads, 1, tokens))
         corner = rep[2][:, None, None]
+        # [REP] stands in front, so its numbers frame the bias of the grid.
         bias = jnp.concatenate(
             [
                 jnp.concatenate([corner, from_rep], axis=2),
@@ -248,6 +252,7 @@ class ImageExtractor(nn.Module):
             position = jnp.asarray(sincos_2d(height, width, channels), self.dtype)
             levels.append(rearrange(x, "b h w c -> b (h w) c") + (level[None] + position)[None])
 
+        # [REP] gathers from all of them, and so does the last stage's grid, which is returned.
         x = jnp.concatenate([self._rep_token(tokens, "rep"), *levels], axis=1)
         for i in range(2):
             x = EncoderLayer(

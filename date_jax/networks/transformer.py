@@ -63,6 +63,7 @@ class Attention(nn.Module):
             x = nn.Dense(width, dtype=self.dtype, name=name)(x)
             return rearrange(x, "... t (h d) -> ... h t d", h=self.heads)
 
+        # Only the leading tokens ask, but all answer.
         query = projected_heads(x[..., :first, :], "query") * (width // self.heads) ** -0.5
         context = x if context is None else context
         key, value = projected_heads(context, "key"), projected_heads(context, "value")
@@ -77,6 +78,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
 
+        # The heads' answers stand next to each other again, mixed by the last matrix.
         mixed = rearrange(jnp.matmul(weights, value), "... h t d -> ... t (h d)")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(mixed)
 
@@ -136,6 +138,8 @@ class EncoderLayer(nn.Module):
             nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f"norm{i}") for i in (1, 2)
         ]
         drop = nn.Dropout(self.dropout, deterministic=not train)
+
+        # Where only the leading tokens are wanted, no others reach the MLP.
         if self.norm_first:
             mixed = attention(norms[0](x), mask=mask, first=first, train=train)
             x = x[:, :first] + drop(mixed)
@@ -184,6 +188,7 @@ def encoded_tokens(
         x = x if position is None else x + position[None]
         return layer(x, mask, first=first, train=train)
 
+    # Every layer but the last needs all tokens, whatever is returned.
     if first is None:
         return apply_layers(module, layers, call, x, remat=remat, scan=scan)
     x = apply_layers(module, layers[:-1], call, x, remat=remat, scan=scan)
@@ -213,6 +218,7 @@ def apply_layers(
         scan: compile one period and repeat it; without it the program grows with their number.
         period: layers that belong together; divides their number.
     """
+    # Parameters are made by plain calls, so both options find the same tree.
     if module.is_initializing() or not layers or not (remat or scan):
         for layer in layers:
             x = call(layer, x)
@@ -256,6 +262,7 @@ def sincos_2d(height: int, width: int, channels: int) -> np.ndarray:
     """
     if channels % 4:
         raise ValueError(f"2-D positions need a width divisible by 4, got {channels}")
+    # A quarter of the channels for each sine and cosine, of y and of x.
     frequencies = 10000.0 ** -(np.arange(channels // 4) / (channels // 4))
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     parts = []

@@ -83,6 +83,7 @@ def visit_pairs(
         after_block: called after each block with the number of source rows that are done, and a
             function that fetches the result so far.
     """
+    # How both sets are cut depends on their sizes and on the number of devices.
     source_count, target_count = (len(next(iter(rows.values()))) for rows in (source, target))
     cut = tiling(
         source_count,
@@ -142,6 +143,7 @@ def tiling(
     block: int = BLOCK,
 ) -> Tiling:
     """The cuts that `visit_pairs` makes, by its arguments."""
+    # Every device has equally many targets, in whole tiles; those too many are zeros.
     per_device = -(-target_count // devices)
     target_tile = _tile_size(per_device, tile)
     source_tile = _tile_size(source_count, source_tile)
@@ -169,6 +171,7 @@ def add_block(
                 lambda result, source: (visitor.add(result, source, target), None), result, source
             )[0]
 
+        # One tile of targets after the other meets all sources of the block.
         tiles = tuple(_in_tiles(rows, tile) for rows in device_rows)
         return _without_tiles(jax.lax.map(tile_result, tiles))
 
@@ -186,6 +189,7 @@ def _tile_size(count: int, most: int) -> int:
     """Rows of a tile that wastes little; sets of about the same small size share a program."""
     if count <= most:
         return min(most, power_of_two(count))
+    # As many tiles as `most` asks for, made equal, in steps of 128 rows.
     even = -(-count // -(-count // most))
     return min(most, -(-even // 128) * 128)
 
@@ -274,8 +278,10 @@ def counts(
         saved: a file that holds the counts so far. A call with the same arguments goes on from
             there. Process 0 reads and writes it; the caller deletes it.
     """
+    # The limit goes along with the targets, so another one needs no other program.
     names = tuple(f"part{number}" for number in range(len(source)))
     limits = np.full(len(target[0]), theta, np.float32)
+    # A count that was interrupted goes on, where it was of the same sets.
     key = _key(source, target, theta) if saved and jax.process_index() == 0 else ""
     done, total = _saved_counts(saved, key, len(target[0]))
 
@@ -328,6 +334,7 @@ def _saved_counts(
 
 
 def _save(saved: Path, key: str, done: int, total: np.ndarray) -> None:
+    # Renamed when whole: a count that is killed while it saves leaves the file before.
     part = saved.with_name(f"{saved.name}.part")
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, key=np.array(key), done=np.array(done), total=total)

@@ -85,6 +85,7 @@ def softmax(
             sums = total, positive_logits, positive_count + positive.sum(axis=1)
             return sums, (jax.nn.logsumexp(by_image, axis=0), image_logits)
 
+        # Every device compares its queries with the images of all.
         zeros = jnp.zeros(len(query))
         columns = [all_rows(image), all_rows(identity), *image_log_sum]
         sums, of_images = scan_tiles(add_tile, (zeros + MASKED, zeros, zeros), columns, tile)
@@ -132,11 +133,13 @@ def sigmoid(
         def add_tile(
             loss: Array, real: Bool[Array, " t"], images: Array, identities: Array
         ) -> Array:
+            # A logit's sign says what would be right; the loss is how far it is from that.
             sign = jnp.where(_is_positive(identity, identities), 1.0, -1.0)
             logits = scale * dot_products(query, images) + bias
             losses = -jax.nn.log_sigmoid(sign * logits)
             return loss + jnp.where(real[None], losses, 0.0).sum(axis=1)
 
+        # A pair is a term of its own, so that rows need nothing but their sum.
         columns = [all_rows(image), all_rows(identity)]
         return fold_tiles(add_tile, jnp.zeros(len(query)), columns, tile)
 
@@ -169,6 +172,7 @@ def nt_xent(
         Array([1.099, 1.099], dtype=float32)
     """
 
+    # Of every image over all texts, and of every text over all images.
     across = _log_sums(image, text, temperature=1 / temperature, tile=tile)
 
     def device_log_sums(all_rows: Gather, device_rows: Sequence[Array]) -> Float[Array, " b"]:
@@ -177,6 +181,7 @@ def nt_xent(
         def add_tile(
             total: Array, real: Bool[Array, " t"], columns: Array, column_number: Array
         ) -> Array:
+            # A vector is no negative of itself.
             others = real[None] & (number[:, None] != column_number[None])
             logits = jnp.where(others, dot_products(rows, columns) / temperature, MASKED)
             return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1))
@@ -208,6 +213,7 @@ def _log_sums(
         def add_tile(
             total: Array, real: Bool[Array, " t"], tile_columns: Array
         ) -> tuple[Float[Array, " b"], Float[Array, " t"]]:
+            # Zeros that fill a tile up are columns too, and are cut off where tiles are joined.
             logits = temperature * dot_products(rows, tile_columns)
             of_columns = jax.nn.logsumexp(logits, axis=0)
             logits = jnp.where(real[None], logits, MASKED)
@@ -217,5 +223,6 @@ def _log_sums(
         of_rows, of_columns = scan_tiles(add_tile, start, [all_rows(columns)], tile)
         return of_rows, of_columns[None]
 
+    # Each device has seen a part of every column.
     of_rows, of_columns = sharding.map_rows(device_log_sums, [rows, columns])
     return of_rows, jax.nn.logsumexp(of_columns, axis=0)

@@ -57,6 +57,7 @@ def scan_tiles(
         padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(-1, tile_size, *x.shape[1:])
 
+    # The loop keeps the carry of each tile for the backward pass, and nothing made inside it.
     step = jax.checkpoint(add_tile, prevent_cse=False)  # a loop's body is not merged with another
     tiles = [tiled(x) for x in (real, *columns)]
     carry, of_columns = jax.lax.scan(lambda carry, tile: step(carry, *tile), start, tiles)
@@ -86,6 +87,7 @@ def map_chunks(
         at_once: rows of each device in a chunk; where that does not divide what a device has, the
             next smaller number that does. 0 for all.
     """
+    # The largest chunk that divides a device's rows and is not above what was asked for.
     count = len(next(iter(rows.values())))
     per_device = sharding.rows_per_device(count)
     divisors = (n for n in range(min(at_once, per_device), 0, -1) if per_device % n == 0)
