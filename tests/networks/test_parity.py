@@ -19,7 +19,8 @@ from configs import date as date_config
 from configs.scales import SCALES
 from date_jax import augment
 from date_jax.benchmarks import step, torch_peer
-from date_jax.date.supervised import Date, source_losses
+from date_jax.date.network import Date
+from date_jax.date.supervised import cooperation_terms
 from date_jax.networks import layouts, pretrained
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
@@ -301,12 +302,12 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     peer = torch_peer.Peer(config, tmp_path).eval()
     assert sum(p.numel() for p in peer.parameters()) == sum(x.size for x in jax.tree.leaves(params))
     ours = model.apply({"params": params}, *inputs)
-    inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
-    theirs = peer(inputs)
+    tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
+    theirs = peer(tensors)
     for name, value in theirs.items():
         close(name, ours[name], value.detach().numpy())
-    terms = source_losses(ours, rows, rows["box_cxcywh"], config)
-    expected = torch_peer.loss(peer, theirs, inputs, config).item()
+    terms = cooperation_terms(ours, rows, rows["box_cxcywh"], config)
+    expected = torch_peer.loss(peer, theirs, tensors, config).item()
     np.testing.assert_allclose(terms["loss"], expected, 1e-5)
 
 
