@@ -111,7 +111,7 @@ def write_offers(corpus: pipeline.Corpus, folder: Path) -> None:
 def write_posts(config: ConfigDict, corpus: pipeline.Corpus, folder: Path) -> None:
     """Writes rendered posts as the files that the config asks for, and sets its paths to them."""
     if config.data.name == "product1m":
-        test_product1m.write_lists(corpus, folder, test_product1m.as_published)
+        test_product1m.write_lists(corpus, folder, test_product1m.published_labels)
         test_product1m.write_pictures(corpus, folder)
         config.data.update(path=str(folder), images=str(folder))
     if config.model.regions.kind == "precomputed":

@@ -32,7 +32,7 @@ def corpus() -> pipeline.Corpus:
     return SAME_STYLE.load(small())
 
 
-def rendered(place: int, split: str = "train") -> Any:
+def rendered_offer(place: int, split: str = "train") -> Any:
     options = {"seed": 0, "products": PRODUCTS, "image_size": SIZE}
     return offer_pictures.picture("offer", place, split=split, **options)
 
@@ -81,7 +81,7 @@ def test_a_prepared_offer_is_the_rendered_one(corpus: pipeline.Corpus) -> None:
     images = pipeline.pictures(corpus, "offer_val", np.arange(split.size))
     products = split.products()
     for place, offer in enumerate(offer_pictures.shelf(0, PRODUCTS, "val")):
-        expected = rendered(place, "val")
+        expected = rendered_offer(place, "val")
         np.testing.assert_array_equal(images[place], expected.image)
         assert split.texts[place] == expected.text
         same = [o.product == offer.product for o in offer_pictures.shelf(0, PRODUCTS, "val")]

@@ -47,8 +47,8 @@ Pair = tuple[str, str]
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[Any]:
-    with click_tables.database(memory_gb=1.0) as made:
-        yield made
+    with click_tables.database(memory_gb=1.0) as connection:
+        yield connection
 
 
 def as_table(rows: Rows, columns: dict[str, str]) -> pa.Table:
@@ -60,13 +60,13 @@ def log_columns(log: Rows) -> dict[str, str]:
     return LOG | ({"relevance": "float64"} if "relevance" in log[0] else {})
 
 
-def mined(
+def mined_pairs(
     connection: Any, log: Rows, offers: Rows, settings: Settings, **options: Any
 ) -> dict[Pair, dict[str, Any]]:
-    clicked = connection.create_table("log", as_table(log, log_columns(log)), overwrite=True)
-    known = connection.create_table("catalogue", as_table(offers, CATALOGUE), overwrite=True)
-    made = click_rules.mined_pairs(clicked, known, settings, **options).to_pyarrow()
-    return by_ids(made)
+    log_table = connection.create_table("log", as_table(log, log_columns(log)), overwrite=True)
+    offer_table = connection.create_table("catalogue", as_table(offers, CATALOGUE), overwrite=True)
+    pairs = click_rules.mined_pairs(log_table, offer_table, settings, **options).to_pyarrow()
+    return by_ids(pairs)
 
 
 def by_ids(pairs: pa.Table) -> dict[Pair, dict[str, Any]]:
@@ -76,25 +76,25 @@ def by_ids(pairs: pa.Table) -> dict[Pair, dict[str, Any]]:
 # The rules once more, as loops over rows.
 
 
-def spelled(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 def in_title(query: tuple[str, ...], title: str | None) -> float:
-    return len({*query} & {*spelled(title or "")}) / len({*query})
+    return len({*query} & {*words(title or "")}) / len({*query})
 
 
 def visits_by_loops(log: Rows, offers: dict[str, dict]) -> dict[tuple, dict[str, float]]:
     """{(user, session, query): {offer: relevance}}."""
     visits: dict[tuple, dict[str, float]] = defaultdict(dict)
     for row in log:
-        query = tuple(spelled(row["query"] or ""))
-        known = None not in (row["user"], row["session"]) and row["offer_id"] in offers
-        if not (row["clicked"] and query and known):
+        query = tuple(words(row["query"] or ""))
+        is_listed = None not in (row["user"], row["session"]) and row["offer_id"] in offers
+        if not (row["clicked"] and query and is_listed):
             continue
         if "relevance" in row:
-            given = row["relevance"]
-            relevance = 0.0 if given is None or given != given else given
+            rating = row["relevance"]
+            relevance = 0.0 if rating is None or rating != rating else rating
         else:
             relevance = in_title(query, offers[row["offer_id"]]["title"])
         visit = visits[row["user"], row["session"], query]
@@ -121,24 +121,24 @@ def mined_by_loops(
         if "relevance" not in without:
             seen = {key: value for key, value in seen.items() if value >= settings.min_relevance}
         for pair in itertools.combinations(sorted(seen), 2):
-            found = pairs.setdefault(pair, {"coclicks": 0, "relevance": 0.0})
-            found["coclicks"] += 1
-            found["relevance"] = max(found["relevance"], min(seen[name] for name in pair))
-    for (one, two), found in list(pairs.items()):
+            facts = pairs.setdefault(pair, {"coclicks": 0, "relevance": 0.0})
+            facts["coclicks"] += 1
+            facts["relevance"] = max(facts["relevance"], min(seen[name] for name in pair))
+    for (one, two), facts in list(pairs.items()):
         first, second = offers[one], offers[two]
-        found["category"] = first["category"]
-        kept = {
+        facts["category"] = first["category"]
+        holds = {
             "category": None not in (first["category"], second["category"])
             and first["category"] == second["category"],
             "supplier": None not in (first["supplier"], second["supplier"])
             and first["supplier"] != second["supplier"],
-            "coclicks": found["coclicks"] >= settings.min_coclicks,
+            "coclicks": facts["coclicks"] >= settings.min_coclicks,
             "duplicates": first["image_hash"] is None
             or first["image_hash"] != second["image_hash"]
             or int(sha256(f"{one}|{two}".encode()).hexdigest()[:8], 16)
             >= int(settings.drop_duplicates_share * 16**8),
         }
-        if not all(kept[rule] or rule in without for rule in kept):
+        if not all(holds[rule] or rule in without for rule in holds):
             del pairs[one, two]
     return pairs if "quota" in without else best_of_both(pairs, settings.max_pairs)
 
@@ -197,7 +197,7 @@ def test_the_rules_do_what_loops_over_the_rows_do(
     log, offers = random_shop(seed, relevance=relevance)
     expected = mined_by_loops(log, offers, STRICT)
     assert len(expected) > 2
-    assert mined(connection, log, offers, STRICT) == expected
+    assert mined_pairs(connection, log, offers, STRICT) == expected
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -206,7 +206,7 @@ def test_a_rule_alone_does_what_loops_do(connection: Any, rule: str) -> None:
     others = tuple(name for name in RULES if name != rule)
     expected = mined_by_loops(log, offers, STRICT, without=others)
     assert 2 < len(expected) < len(mined_by_loops(log, offers, STRICT, without=RULES))
-    assert mined(connection, log, offers, STRICT, without=others) == expected
+    assert mined_pairs(connection, log, offers, STRICT, without=others) == expected
 
 
 TITLES = {"a": "red mug", "b": "Red mug, striped", "c": "green plate"}
@@ -228,37 +228,37 @@ CLICKED = [
 ONE_PAIR = Settings("pepper", min_support=3, max_clicks=2, drop_duplicates_share=1.0, max_pairs=1)
 
 
-def changed(rows: Rows, change: dict[str, Any], **where: str) -> Rows:
+def rows_with(rows: Rows, change: dict[str, Any], **where: str) -> Rows:
     """`rows` with `change` in those that `where` fits."""
     return [row | change if where.items() <= row.items() else row for row in rows]
 
 
 def test_what_three_shoppers_click_together_is_a_pair(connection: Any) -> None:
-    found = {"category": "mugs", "coclicks": 3, "relevance": 1.0}
-    assert mined(connection, CLICKED, OFFERS, ONE_PAIR) == {("a", "b"): found}
+    facts = {"category": "mugs", "coclicks": 3, "relevance": 1.0}
+    assert mined_pairs(connection, CLICKED, OFFERS, ONE_PAIR) == {("a", "b"): facts}
 
 
 @pytest.mark.parametrize(
     ("rule", "log", "offers"),
     [
-        ("robots", [*CLICKED, *changed(CLICKED, {"offer_id": "c"})], OFFERS),
-        ("support", changed(CLICKED, {"user": "u", "session": "2"}, user="v"), OFFERS),
-        ("relevance", CLICKED, changed(OFFERS, {"title": "plate"}, offer_id="b")),
-        ("category", CLICKED, changed(OFFERS, {"category": "plates"}, offer_id="b")),
-        ("supplier", CLICKED, changed(OFFERS, {"supplier": "sa"}, offer_id="b")),
+        ("robots", [*CLICKED, *rows_with(CLICKED, {"offer_id": "c"})], OFFERS),
+        ("support", rows_with(CLICKED, {"user": "u", "session": "2"}, user="v"), OFFERS),
+        ("relevance", CLICKED, rows_with(OFFERS, {"title": "plate"}, offer_id="b")),
+        ("category", CLICKED, rows_with(OFFERS, {"category": "plates"}, offer_id="b")),
+        ("supplier", CLICKED, rows_with(OFFERS, {"supplier": "sa"}, offer_id="b")),
         (
             "coclicks",
             [row for row in CLICKED if row["user"] == "u" or row["offer_id"] == "a"],
             OFFERS,
         ),
-        ("duplicates", CLICKED, changed(OFFERS, {"image_hash": "ia"}, offer_id="b")),
+        ("duplicates", CLICKED, rows_with(OFFERS, {"image_hash": "ia"}, offer_id="b")),
     ],
 )
 def test_each_rule_alone_removes_the_pair_that_it_is_about(
     connection: Any, rule: str, log: Rows, offers: Rows
 ) -> None:
-    assert ("a", "b") not in mined(connection, log, offers, ONE_PAIR)
-    assert ("a", "b") in mined(connection, log, offers, ONE_PAIR, without=(rule,))
+    assert ("a", "b") not in mined_pairs(connection, log, offers, ONE_PAIR)
+    assert ("a", "b") in mined_pairs(connection, log, offers, ONE_PAIR, without=(rule,))
 
 
 @pytest.mark.parametrize(
@@ -267,19 +267,19 @@ def test_each_rule_alone_removes_the_pair_that_it_is_about(
     ids=str,
 )
 def test_clicks_of_different_visits_are_no_pair(connection: Any, change: dict) -> None:
-    log = changed(CLICKED, change, offer_id="b")
-    assert mined(connection, log, OFFERS, LOOSE) == {}
+    log = rows_with(CLICKED, change, offer_id="b")
+    assert mined_pairs(connection, log, OFFERS, LOOSE) == {}
 
 
 def test_no_offer_has_more_pairs_than_the_quota_and_the_best_are_kept(connection: Any) -> None:
     third = [row | {"offer_id": "c"} for row in CLICKED if row["user"] != "w"]
-    all_three = mined(connection, [*CLICKED, *third], OFFERS, LOOSE)
+    all_three = mined_pairs(connection, [*CLICKED, *third], OFFERS, LOOSE)
     assert {pair: found["coclicks"] for pair, found in all_three.items()} == {
         ("a", "b"): 3,
         ("a", "c"): 2,
         ("b", "c"): 2,
     }
-    best = mined(connection, [*CLICKED, *third], OFFERS, LOOSE._replace(max_pairs=1))
+    best = mined_pairs(connection, [*CLICKED, *third], OFFERS, LOOSE._replace(max_pairs=1))
     assert set(best) == {("a", "b")}
 
 
@@ -288,7 +288,7 @@ def test_a_share_of_the_duplicates_is_dropped_and_always_the_same(connection: An
     log = [CLICKED[0] | {"offer_id": name} for name in names]
     offers = [OFFERS[0] | {"offer_id": name, "supplier": name} for name in names]
     share = [
-        set(mined(connection, log, offers, LOOSE._replace(drop_duplicates_share=share)))
+        set(mined_pairs(connection, log, offers, LOOSE._replace(drop_duplicates_share=share)))
         for share in (0.0, 0.75, 0.75, 1.0)
     ]
     assert len(share[0]) == 40 * 39 / 2
@@ -303,8 +303,8 @@ def test_a_share_of_the_duplicates_is_dropped_and_always_the_same(connection: An
 @pytest.mark.parametrize("dialect", ["spark", "bigquery"])
 def test_the_query_for_another_engine_is_the_golden_one(dialect: str, root: Path) -> None:
     path = root / f"tests/golden/click_pairs.{dialect}.sql"
-    made = click_rules.sql(LOG, Settings("pepper"), dialect)
-    assert made == path.read_text(), (
+    query = click_rules.sql(LOG, Settings("pepper"), dialect)
+    assert query == path.read_text(), (
         f"if that was meant: python -m date_jax.data.click_pairs --sql={dialect} --salt=pepper "
         f"> {path.relative_to(root)}"
     )
@@ -317,14 +317,14 @@ def test_the_query_for_another_engine_finds_the_same_pairs(
 ) -> None:
     """Said back in DuckDB's words by sqlglot, as those engines are not here."""
     log, offers = random_shop(3, relevance=relevance)
-    expected = mined(connection, log, offers, STRICT)
+    expected = mined_pairs(connection, log, offers, STRICT)
     query = click_rules.sql(log_columns(log), STRICT, dialect)
     connection.raw_sql("CREATE OR REPLACE TEMP MACRO ieee_divide(a, b) AS a / b")  # BigQuery's
     # sqlglot's versions differ about digests that are bytes; DuckDB's are hexadecimal.
     connection.raw_sql("CREATE OR REPLACE TEMP MACRO hexdigest(text) AS sha256(text)")
     query = query.replace("TO_HEX(SHA256(", "hexdigest((")
-    (said,) = sqlglot.transpile(query, read=dialect, write="duckdb")
-    assert by_ids(connection.raw_sql(said).to_arrow_table()) == expected
+    (translated,) = sqlglot.transpile(query, read=dialect, write="duckdb")
+    assert by_ids(connection.raw_sql(translated).to_arrow_table()) == expected
 
 
 def test_no_engine_is_asked_to_trim(root: Path) -> None:
@@ -343,7 +343,7 @@ def test_users_are_known_by_a_salted_hash_from_the_first_step_on(connection: Any
         seen[name] = table.to_pyarrow()
         return table
 
-    mined(connection, CLICKED, OFFERS, ONE_PAIR, after=after)
+    mined_pairs(connection, CLICKED, OFFERS, ONE_PAIR, after=after)
     assert list(seen) == ["offers", *STEPS]
     hashed = {sha256(f"pepper{user}".encode()).hexdigest() for user in "uvw"}
     assert set(seen["clicks"]["user"].to_pylist()) == hashed
@@ -373,10 +373,10 @@ def write(path: Path, rows: Rows, columns: dict[str, str]) -> Path:
 
 def command(folder: Path, *arguments: str, kind: str = "csv") -> list[str]:
     """The arguments for CLICKED and OFFERS; those of `arguments` come after and so count."""
-    log = write(folder / f"log.{kind}", changed(CLICKED, {"user": "eve@home"}, user="u"), LOG)
+    log = write(folder / f"log.{kind}", rows_with(CLICKED, {"user": "eve@home"}, user="u"), LOG)
     offers = write(folder / f"catalogue.{kind}", OFFERS, CATALOGUE)
-    given = [f"--log={log}", f"--catalogue={offers}", f"--out={folder / f'pairs.{kind}'}"]
-    return [*given, "--min_support=3", *arguments]
+    flags = [f"--log={log}", f"--catalogue={offers}", f"--out={folder / f'pairs.{kind}'}"]
+    return [*flags, "--min_support=3", *arguments]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -384,16 +384,16 @@ def test_the_command_writes_pairs_and_tells_what_each_rule_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
 ) -> None:
     assert click_pairs.main(command(tmp_path, "--without=quota", kind=kind)) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     read = pyarrow.csv.read_csv if kind == "csv" else pyarrow.parquet.read_table
     assert read(tmp_path / f"pairs.{kind}").to_pylist() == [
         {"trigger_id": "a", "offer_id": "b", "category": "mugs", "coclicks": 3, "relevance": 1}
     ]
-    shown = [line.split()[:3] for line in said.splitlines()]
-    assert shown[1:4] == [["(log)", "6"], ["clicks", "6", "0"], ["robots", "6", "0"]]
-    assert [line[0] for line in shown[2:-1]] == [name for name in STEPS if name != "quota"]
-    assert re.search(r"^1 pairs in .*, \d+\.\d s, at most \d\.\d\d GiB$", said, re.MULTILINE)
-    assert "eve" not in said + (tmp_path / f"pairs.{kind}").read_bytes().decode("latin1")
+    lines = [line.split()[:3] for line in printed.splitlines()]
+    assert lines[1:4] == [["(log)", "6"], ["clicks", "6", "0"], ["robots", "6", "0"]]
+    assert [line[0] for line in lines[2:-1]] == [name for name in STEPS if name != "quota"]
+    assert re.search(r"^1 pairs in .*, \d+\.\d s, at most \d\.\d\d GiB$", printed, re.MULTILINE)
+    assert "eve" not in printed + (tmp_path / f"pairs.{kind}").read_bytes().decode("latin1")
     assert not list(tmp_path.glob(".*"))
 
 
@@ -502,10 +502,10 @@ def test_too_little_memory_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_ctrl_c_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(click_rules, "mined_pairs", interrupted)
+    monkeypatch.setattr(click_rules, "mined_pairs", interrupt)
     assert click_pairs.main(command(tmp_path)) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not list(tmp_path.glob("*pairs.csv"))

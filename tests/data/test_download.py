@@ -20,9 +20,9 @@ FAST = {"delay": 0.0, "timeout": 2.0, "tries": 3}
 
 
 def picture(kind: str, colour: str = "red") -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(made, kind)
-    return made.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, kind)
+    return buffer.getvalue()
 
 
 class Server(ThreadingHTTPServer):
@@ -85,22 +85,22 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    yield server
+    server.shutdown()
+    server.server_close()
     thread.join()
 
 
-def listed(folder: Path, server: Server, paths: list[str]) -> Path:
+def url_list(folder: Path, server: Server, paths: list[str]) -> Path:
     rows = [f"p{n}\t{server.address}{path}\n" for n, path in enumerate(paths)]
     (folder / "urls.tsv").write_text("".join(rows))
     return folder / "urls.tsv"
 
 
-def got(folder: Path, list_file: Path, **options: float) -> dict[str, str]:
+def download_failures(folder: Path, list_file: Path, **options: float) -> dict[str, str]:
     """Downloads; returns the reason of each failure by id and path."""
     settings = download.Options(**{**FAST, **options})
     failed = download.download(download.listed_pictures(list_file), folder, settings)
@@ -115,29 +115,29 @@ def test_pictures_are_named_by_what_they_are_and_not_asked_for_twice(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    names = listed(tmp_path, server, ["/a.jpg", "/b.png", "/c.webp", "/to/ok"])
-    assert not got(out, names)
-    found = {}
+    names = url_list(tmp_path, server, ["/a.jpg", "/b.png", "/c.webp", "/to/ok"])
+    assert not download_failures(out, names)
+    formats = {}
     for file in out.glob("p*"):
         with Image.open(file) as image:
-            found[file.name] = image.format
-    assert found == {"p0.jpg": "JPEG", "p1.png": "PNG", "p2.webp": "WEBP", "p3.png": "PNG"}
+            formats[file.name] = image.format
+    assert formats == {"p0.jpg": "JPEG", "p1.png": "PNG", "p2.webp": "WEBP", "p3.png": "PNG"}
     (out / "p1.png").unlink()
     server.asked.clear()
-    assert not got(out, names)
+    assert not download_failures(out, names)
     assert server.count() == {"/b.png": 1}
-    said = capsys.readouterr()
-    assert "1 pictures fetched, 3 were there, 0 failed" in said.out
-    assert "fetching: 1 of 1" in said.err
-    assert "s left" in said.err
+    printed = capsys.readouterr()
+    assert "1 pictures fetched, 3 were there, 0 failed" in printed.out
+    assert "fetching: 1 of 1" in printed.err
+    assert "s left" in printed.err
 
 
 def test_what_is_no_picture_is_listed_with_its_reason(server: Server, tmp_path: Path) -> None:
     paths = ["/gone", "/page.jpg", "/stated", "/unstated", "/to/file", "/to/ftp", "/a.jpg"]
-    names = listed(tmp_path, server, paths)
+    names = url_list(tmp_path, server, paths)
     with names.open("a") as file:
         file.write(f"local\tfile://{names}\nwrong\thttp://[bad/a.jpg\nnone\t\n")
-    reasons = got(tmp_path / "out", names, max_bytes=1000)
+    reasons = download_failures(tmp_path / "out", names, max_bytes=1000)
     assert reasons["p0 /gone"] == "HTTP 404"
     assert reasons["p1 /page.jpg"].startswith("text/html, no JPEG, PNG or WEBP: begins with")
     assert reasons["p2 /stated"] == "1,000,000,000 bytes, more than 1,000"
@@ -156,22 +156,22 @@ def test_failures_of_another_list_stay_until_their_pictures_are_there(
 ) -> None:
     out, settings = tmp_path / "out", download.Options(**{**FAST, "tries": 1})
 
-    def failed(*rows: str) -> list[str]:
+    def failing_ids(*rows: str) -> list[str]:
         (tmp_path / "urls.tsv").write_text("".join(f"{row}\n" for row in rows))
         download.download(download.listed_pictures(tmp_path / "urls.tsv"), out, settings)
         lines = (out / "failures.tsv").read_text().splitlines()
         return sorted(line.split("\t")[0] for line in lines)
 
-    assert failed(f"a\t{server.address}/gone", f"b\t{server.address}/gone") == ["a", "b"]
-    assert failed(f"c\t{server.address}/gone") == ["a", "b", "c"]
-    assert failed(f"a\t{server.address}/a.jpg", f"c\t{server.address}/gone") == ["b", "c"]
+    assert failing_ids(f"a\t{server.address}/gone", f"b\t{server.address}/gone") == ["a", "b"]
+    assert failing_ids(f"c\t{server.address}/gone") == ["a", "b", "c"]
+    assert failing_ids(f"a\t{server.address}/a.jpg", f"c\t{server.address}/gone") == ["b", "c"]
 
 
 def test_a_host_that_wants_more_quiet_than_a_run_has_is_not_asked_again(
     server: Server, tmp_path: Path
 ) -> None:
-    names = listed(tmp_path, server, ["/later", "/a.jpg", "/b.jpg"])
-    reasons = got(tmp_path / "out", names, connections=1)
+    names = url_list(tmp_path, server, ["/later", "/a.jpg", "/b.jpg"])
+    reasons = download_failures(tmp_path / "out", names, connections=1)
     assert server.count() == {"/later": 1}
     assert reasons["p0 /later"] == "HTTP 503"
     for name in ("p1 /a.jpg", "p2 /b.jpg"):
@@ -181,7 +181,7 @@ def test_a_host_that_wants_more_quiet_than_a_run_has_is_not_asked_again(
 
 def test_a_busy_host_is_asked_again_when_it_said(server: Server, tmp_path: Path) -> None:
     paths = ["/busy/429/a.jpg", "/busy/503/b.png", "/cut", "/always", "/later"]
-    reasons = got(tmp_path / "out", listed(tmp_path, server, paths), connections=1)
+    reasons = download_failures(tmp_path / "out", url_list(tmp_path, server, paths), connections=1)
     assert reasons == {"p3 /always": "HTTP 503", "p4 /later": "HTTP 503"}
     first, second = (at for path, at in server.asked if path == paths[0])
     assert second - first >= 1.0
@@ -196,8 +196,8 @@ def test_a_busy_host_is_asked_again_when_it_said(server: Server, tmp_path: Path)
 def test_one_host_is_asked_with_a_delay_by_all_connections_together(
     server: Server, tmp_path: Path
 ) -> None:
-    names = listed(tmp_path, server, [f"/{n}.jpg" for n in range(6)])
-    assert not got(tmp_path / "out", names, delay=0.1, connections=4)
+    names = url_list(tmp_path, server, [f"/{n}.jpg" for n in range(6)])
+    assert not download_failures(tmp_path / "out", names, delay=0.1, connections=4)
     times = sorted(at for _, at in server.asked)
     assert min(after - before for before, after in itertools.pairwise(times)) > 0.05
     assert times[-1] - times[0] > 0.45
@@ -213,7 +213,7 @@ def test_product1m_s_lists_are_read_and_the_mirror_is_asked_second(
         "3#####x##########",
     ]
     (tmp_path / "list.txt").write_text("\n".join([*lines, lines[0]]) + "\n")
-    reasons = got(tmp_path / "out", tmp_path / "list.txt")
+    reasons = download_failures(tmp_path / "out", tmp_path / "list.txt")
     assert reasons == {"3 /": "no address"}
     assert sorted(f.name for f in (tmp_path / "out").glob("*.jpg")) == ["1.jpg", "2.jpg"]
     assert server.count() == {"/a.jpg": 2, "/gone": 1}
@@ -239,7 +239,7 @@ def test_the_command_says_what_is_wrong(
     out = f"--out={tmp_path / 'out'}"
     assert download.main([f"--list={tmp_path / 'none'}", out]) == 3
     assert "no such file" in capsys.readouterr().err
-    names = listed(tmp_path, server, ["/a.jpg", "/gone"])
+    names = url_list(tmp_path, server, ["/a.jpg", "/gone"])
     assert download.main([f"--list={names}", out, "--tries=0"]) == 2
     assert "--tries=0: must be above 0" in capsys.readouterr().err
     assert download.main([f"--list={names}", out, "--delay=0"]) == 1

@@ -24,7 +24,7 @@ SIZE = (80, 60)
 HERE = pipeline.Share(0, 1)
 
 
-def painted(size: tuple[int, int] = SIZE, box: list[int] = BOX) -> Image.Image:
+def painting(size: tuple[int, int] = SIZE, box: list[int] = BOX) -> Image.Image:
     """A blue picture in which the box is red."""
     image = Image.new("RGB", size, BLUE)
     image.paste(RED, tuple(box))
@@ -37,7 +37,7 @@ def rows_of(folder: Path, count: int = 12) -> list[dict[str, Any]]:
     rows = []
     for number in range(count):
         name = f"images/{number}.png"
-        painted().save(folder / name)
+        painting().save(folder / name)
         rows.append(
             {
                 "image": name,
@@ -180,7 +180,7 @@ def test_a_csv_may_hold_the_box_in_one_column_and_start_with_a_byte_order_mark(
 @pytest.mark.parametrize("size", [(80, 60), (60, 80), (400, 300), (51, 53)])
 def test_the_box_stays_on_its_object(tmp_path: Path, fit: str, size: tuple[int, int]) -> None:
     box = [size[0] // 4, size[1] // 5, size[0] // 2, size[1] * 4 // 5]
-    painted(size, box).save(tmp_path / "one.png")
+    painting(size, box).save(tmp_path / "one.png")
     batch = load_one(tmp_path, "one.png", box, fit=fit)
     np.testing.assert_allclose(box_pixels(batch, 0), red_box(batch["image"][0]), atol=1)
 
@@ -193,7 +193,7 @@ def test_an_exif_rotation_is_applied_and_boxes_belong_to_the_upright_picture(
 
     exif = Image.Exif()
     exif[0x0112] = orientation
-    painted().save(tmp_path / "one.jpg", exif=exif, quality=95, subsampling=0)
+    painting().save(tmp_path / "one.jpg", exif=exif, quality=95, subsampling=0)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "one.jpg"))
     box = [int(side) for side in red_box(np.asarray(upright))]
     batch = load_one(tmp_path, "one.jpg", box)
@@ -267,7 +267,7 @@ def html(path: Path) -> None:
     path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
 
 
-def truncated(path: Path) -> None:
+def truncate(path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
     Image.fromarray(noise).save(path, "JPEG")
     os.truncate(path, path.stat().st_size // 2)
@@ -280,7 +280,7 @@ def bomb(path: Path) -> None:
 BAD_PICTURES = [
     (html, r"is no JPEG, PNG or WEBP: it begins with b'<!DOCTYPE html>"),
     (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
-    (truncated, "cannot be decoded: .*truncated"),
+    (truncate, "cannot be decoded: .*truncated"),
     (bomb, "has 13000 x 13000 pixels, more than config.data.max_pixels=1,000,000"),
     (lambda path: path.unlink(), "cannot be opened: No such file"),
     (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
@@ -315,7 +315,7 @@ def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: P
 
 
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:
-    truncated(tmp_path / "one.jpg")
+    truncate(tmp_path / "one.jpg")
     assert header(tmp_path / "one.jpg", max_pixels=10_000)[:2] == (90, 90)
 
 
@@ -388,7 +388,7 @@ def test_wrong_rows_are_answered_before_any_picture_is_made(
 def test_boxes_for_the_unrotated_picture_are_recognised(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    painted().save(tmp_path / "one.jpg", exif=exif)
+    painting().save(tmp_path / "one.jpg", exif=exif)
     with pytest.raises(DataError, match=r"(?s)outside the picture.*60 x 80.*EXIF rotation"):
         load_one(tmp_path, "one.jpg", [60, 10, 78, 50])
 

@@ -75,10 +75,12 @@ def data(name: str, cache: Path, **changes: Any) -> ConfigDict:
     return config
 
 
-def own(folder: Path, rows: Rows, pairs: list[tuple[str, str]], **changes: Any) -> pipeline.Corpus:
+def own_corpus(
+    folder: Path, rows: Rows, pairs: list[tuple[str, str]], **changes: Any
+) -> pipeline.Corpus:
     path = write(folder / "offers.csv", rows)
-    there = {"path": str(path), "pairs": str(pairs_file(folder, pairs))}
-    return pipeline.load(data("files", folder / "cache", **there, **changes), "offers")
+    settings = {"path": str(path), "pairs": str(pairs_file(folder, pairs))}
+    return pipeline.load(data("files", folder / "cache", **settings, **changes), "offers")
 
 
 def without(*names: str) -> Callable[[Rows], Rows]:
@@ -87,21 +89,21 @@ def without(*names: str) -> Callable[[Rows], Rows]:
 
 def by_product(corpus: pipeline.Corpus) -> dict[str, list[list[str]]]:
     """The ids of the offers of each product, by split."""
-    found: dict[str, list[list[str]]] = {}
+    products: dict[str, list[list[str]]] = {}
     for name, split in corpus.splits.items():
         ids, number = split.records.texts("offer_id"), split.products()
-        found[name] = sorted(
+        products[name] = sorted(
             [offer for offer, of in zip(ids, number, strict=True) if of == product]
             for product in set(number.tolist())
         )
-    return found
+    return products
 
 
 PAIRS = [("o0", "o1"), ("o1", "o2"), ("o4", "o3")]
 
 
 def test_own_offers_become_splits_with_their_pictures_titles_and_pairs(tmp_path: Path) -> None:
-    corpus = own(tmp_path, rows_of(tmp_path), PAIRS)
+    corpus = own_corpus(tmp_path, rows_of(tmp_path), PAIRS)
     assert {name: split.size for name, split in corpus.splits.items()} == {
         "offer_train": 6,
         "offer_val": 3,
@@ -134,7 +136,7 @@ def test_pairs_that_do_not_join_two_training_offers_are_left_out_and_counted(
     tmp_path: Path,
 ) -> None:
     beside = [("o0", "gone"), ("o0", "o6"), ("o9", "o10"), ("o5", "o5")]
-    corpus = own(tmp_path, rows_of(tmp_path), [*PAIRS, *beside, ("o1", "o0")])
+    corpus = own_corpus(tmp_path, rows_of(tmp_path), [*PAIRS, *beside, ("o1", "o0")])
     (note,) = (note for note in corpus.notes if "pairs of" in note)
     assert note.startswith("3 pairs of ")
     assert "; 4 left out" in note
@@ -146,7 +148,7 @@ def test_no_pair_between_training_offers_is_refused_before_a_picture_is_made(
     tmp_path: Path, pairs: list[tuple[str, str]]
 ) -> None:
     with pytest.raises(DataError, match=r"none of its 1 pairs joins two .*\n.*'o0', 'o1', 'o2'"):
-        own(tmp_path, rows_of(tmp_path), pairs)
+        own_corpus(tmp_path, rows_of(tmp_path), pairs)
     assert not list((tmp_path / "cache").rglob("*record*"))
 
 
@@ -156,8 +158,8 @@ def test_a_missing_picture_takes_its_offer_and_its_pairs_along_within_the_budget
     rows = rows_of(tmp_path)
     (tmp_path / "o1.png").unlink()
     with pytest.raises(DataError, match=r"(?s)1 of 12 rows cannot.*o1\.png cannot be opened"):
-        own(tmp_path, rows, PAIRS)
-    corpus = own(tmp_path, rows, PAIRS, bad_image_budget=0.1)
+        own_corpus(tmp_path, rows, PAIRS)
+    corpus = own_corpus(tmp_path, rows, PAIRS, bad_image_budget=0.1)
     assert corpus.splits["offer_train"].size == 5
     assert any("1 of 12 rows are left out" in note for note in corpus.notes)
     assert any(note.startswith("1 pairs") and "2 left out" in note for note in corpus.notes)
@@ -175,11 +177,13 @@ def components(ids: list[str], pairs: list[tuple[str, str]]) -> set[frozenset[st
 
 
 def test_an_offer_without_a_product_is_one_of_its_own_whatever_its_id() -> None:
-    of = {"17": "", "18": "17", "19": "17", "20": "offer 17"}
-    found = [catalogue.Offer(1, offer, "", "", "c", "", product) for offer, product in of.items()]
+    product_of = {"17": "", "18": "17", "19": "17", "20": "offer 17"}
+    rows = [
+        catalogue.Offer(1, offer, "", "", "c", "", product) for offer, product in product_of.items()
+    ]
     products = [
         offer.product_id
-        for offer in catalogue.offers_with_products(found, catalogue.IdPairs([], []))
+        for offer in catalogue.offers_with_products(rows, catalogue.IdPairs([], []))
     ]
     assert products == ["offer offer 17", "17", "17", "offer 17"]
 
@@ -188,27 +192,27 @@ def test_without_product_ids_chains_of_pairs_within_a_split_are_products() -> No
     rng = np.random.default_rng(0)
     ids = [f"o{number}" for number in rng.permutation(60)]
     split = {offer: ("train", "val", "test")[number % 3] for number, offer in enumerate(ids)}
-    found = [catalogue.Offer(1, i, "", "", "c", "", split=split[i]) for i in ids]
+    rows = [catalogue.Offer(1, i, "", "", "c", "", split=split[i]) for i in ids]
     pairs = [tuple(rng.choice(ids, 2, replace=False).tolist()) for _ in range(80)]
-    given = catalogue.IdPairs([*(a for a, _ in pairs), "gone"], [*(b for _, b in pairs), ids[0]])
-    placed = catalogue.offers_with_products(found, given)
+    id_pairs = catalogue.IdPairs([*(a for a, _ in pairs), "gone"], [*(b for _, b in pairs), ids[0]])
+    placed = catalogue.offers_with_products(rows, id_pairs)
     within = [(a, b) for a, b in pairs if split[a] == split[b]]
     together = {
-        frozenset(offer.offer_id for offer in of)
-        for _, of in itertools.groupby(
+        frozenset(offer.offer_id for offer in group)
+        for _, group in itertools.groupby(
             sorted(placed, key=lambda o: o.product_id), key=lambda o: o.product_id
         )
     }
     assert together == components(ids, within)
-    assert any(len(of) > 2 for of in together)
+    assert any(len(group) > 2 for group in together)
 
 
 def test_without_splits_products_are_split_8_1_1_and_the_file_s_order_decides_nothing() -> None:
-    found = [catalogue.Offer(1, f"o{n}", "", "", "c", "") for n in range(4000)]
+    rows = [catalogue.Offer(1, f"o{n}", "", "", "c", "") for n in range(4000)]
     even, odd = ([f"o{n}" for n in range(start, 4000, 2)] for start in (0, 1))
     pairs = catalogue.IdPairs(even, odd)
-    one = {offer.offer_id: offer for offer in catalogue.offers_with_products(found, pairs)}
-    other = {offer.offer_id: offer for offer in catalogue.offers_with_products(found[::-1], pairs)}
+    one = {offer.offer_id: offer for offer in catalogue.offers_with_products(rows, pairs)}
+    other = {offer.offer_id: offer for offer in catalogue.offers_with_products(rows[::-1], pairs)}
     assert one == other
     assert [one[offer].split for offer in even] == [one[offer].split for offer in odd]
     shares = [sum(offer.split == kind for offer in one.values()) / 4000 for kind in ("val", "test")]
@@ -217,7 +221,7 @@ def test_without_splits_products_are_split_8_1_1_and_the_file_s_order_decides_no
 
 def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Path) -> None:
     rows = without("product_id")(rows_of(tmp_path))
-    corpus = own(tmp_path, rows, [*PAIRS, ("o6", "o7")])
+    corpus = own_corpus(tmp_path, rows, [*PAIRS, ("o6", "o7")])
     assert not corpus.has_true_products
     (note,) = (note for note in corpus.notes if "not evaluated" in note)
     assert note.startswith("offer_test ")
@@ -231,7 +235,7 @@ def test_a_split_of_which_nothing_is_known_is_named_and_passed_over(tmp_path: Pa
 
 def test_without_a_val_or_test_offer_the_run_says_that_nothing_is_evaluated(tmp_path: Path) -> None:
     rows = [row | {"split": "train"} for row in rows_of(tmp_path)]
-    corpus = own(tmp_path, rows, PAIRS)
+    corpus = own_corpus(tmp_path, rows, PAIRS)
     assert list(corpus.splits) == ["offer_train"]
     assert "no offer is in split val or test: nothing is evaluated" in corpus.notes
 
@@ -258,20 +262,20 @@ def test_what_a_config_lacks_or_cannot_mean_is_refused(
         rules.validate(config, device_count=8, process_count=1)
 
 
-def row_changed(**fields: Any) -> Callable[[Rows], Rows]:
+def row_with(**fields: Any) -> Callable[[Rows], Rows]:
     return lambda rows: [rows[0], rows[1] | fields, *rows[2:]]
 
 
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        (row_changed(offer_id="o0"), r"1 rows have an offer_id .*\n  'o0': lines 1, 2"),
-        (row_changed(offer_id=""), r"o\.jsonl:2: offer_id is empty"),
-        (row_changed(image=None), r"o\.jsonl:2: image is empty"),
-        (row_changed(category=["mug"]), r'o\.jsonl:2: category is \["mug"\]: expected a text'),
-        (row_changed(title=1.5), r"o\.jsonl:2: title is 1\.5: expected a text"),
-        (row_changed(split="trian"), r"(?s)1 rows have an unknown split.*did you mean 'train'"),
-        (row_changed(split=""), "(?s)1 rows have an unknown split: ''.*line 2"),
+        (row_with(offer_id="o0"), r"1 rows have an offer_id .*\n  'o0': lines 1, 2"),
+        (row_with(offer_id=""), r"o\.jsonl:2: offer_id is empty"),
+        (row_with(image=None), r"o\.jsonl:2: image is empty"),
+        (row_with(category=["mug"]), r'o\.jsonl:2: category is \["mug"\]: expected a text'),
+        (row_with(title=1.5), r"o\.jsonl:2: title is 1\.5: expected a text"),
+        (row_with(split="trian"), r"(?s)1 rows have an unknown split.*did you mean 'train'"),
+        (row_with(split=""), "(?s)1 rows have an unknown split: ''.*line 2"),
         (without("supplier"), r"o\.jsonl:1: no supplier .*\n  found: offer_id, title, category"),
         (lambda rows: [], "holds no rows"),
     ],
@@ -319,48 +323,48 @@ def published_rows(count: int = 40) -> Rows:
     return rows
 
 
-def misspelled(rows: Rows) -> Rows:
+def misspelled_rows(rows: Rows) -> Rows:
     return [{"tirgger_title" if k == "trigger_title" else k: v for k, v in r.items()} for r in rows]
 
 
 def test_a_list_and_lines_and_both_spellings_say_the_same(tmp_path: Path) -> None:
     rows = published_rows()
     (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
-    (tmp_path / "wrong.json").write_text(json.dumps(misspelled(rows)))
-    mixed = [*rows[:9], *misspelled(rows[9:])]
-    found = [
+    (tmp_path / "wrong.json").write_text(json.dumps(misspelled_rows(rows)))
+    mixed = [*rows[:9], *misspelled_rows(rows[9:])]
+    files = [
         published_offers.offers_and_pairs(tmp_path / name) for name in ("list.json", "wrong.json")
     ]
-    found.append(published_offers.offers_and_pairs(write(tmp_path / "lines.jsonl", mixed)))
-    assert found[0] == found[1] == found[2]
+    files.append(published_offers.offers_and_pairs(write(tmp_path / "lines.jsonl", mixed)))
+    assert files[0] == files[1] == files[2]
     positive = [(str(r["trigger_id"]), str(r["recall_id"])) for r in rows if r["label"]]
-    assert list(zip(*found[0].pairs, strict=True)) == positive
-    told = {str(r[f"{end}_id"]) for r in rows for end in ("trigger", "recall")}
-    assert {offer.offer_id for offer in found[0].offers} == told
-    assert len(found[0].offers) == len(told)
-    assert all(offer.title == f"mug {offer.offer_id}" for offer in found[0].offers)
-    assert not found[0].notes
+    assert list(zip(*files[0].pairs, strict=True)) == positive
+    ids = {str(r[f"{end}_id"]) for r in rows for end in ("trigger", "recall")}
+    assert {offer.offer_id for offer in files[0].offers} == ids
+    assert len(files[0].offers) == len(ids)
+    assert all(offer.title == f"mug {offer.offer_id}" for offer in files[0].offers)
+    assert not files[0].notes
 
 
 def test_published_pairs_become_products_each_in_one_split(tmp_path: Path) -> None:
     rows = published_rows()
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
-    told = sorted({r[f"{end}_id"] for r in rows for end in ("trigger", "recall")})
-    for number in told:
+    ids = sorted({r[f"{end}_id"] for r in rows for end in ("trigger", "recall")})
+    for number in ids:
         Image.new("RGB", (20, 20), colour(number % 20)).save(tmp_path / f"{number}.webp")
     missing = str(rows[0]["trigger_id"])  # whose pair is none
     (tmp_path / f"{missing}.webp").unlink()
-    there = {"path": str(tmp_path / "pairs.json"), "images": str(tmp_path)}
-    with pytest.raises(DataError, match=rf"(?s)of 1 of {len(told)} rows.*{missing}\.jpg cannot"):
-        pipeline.load(data("published", tmp_path / "cache", **there), "offers")
-    config = data("published", tmp_path / "cache", bad_image_budget=0.05, **there)
+    settings = {"path": str(tmp_path / "pairs.json"), "images": str(tmp_path)}
+    with pytest.raises(DataError, match=rf"(?s)of 1 of {len(ids)} rows.*{missing}\.jpg cannot"):
+        pipeline.load(data("published", tmp_path / "cache", **settings), "offers")
+    config = data("published", tmp_path / "cache", bad_image_budget=0.05, **settings)
     corpus = pipeline.load(config, "offers")
-    assert any(f"1 of {len(told)} rows are left out" in note for note in corpus.notes)
+    assert any(f"1 of {len(ids)} rows are left out" in note for note in corpus.notes)
     positive = [(str(r["trigger_id"]), str(r["recall_id"])) for r in rows if r["label"]]
-    expected = {of - {missing} for of in components(list(map(str, told)), positive)}
-    found = [frozenset(of) for products in by_product(corpus).values() for of in products]
-    assert len(found) == len(set(found))
-    assert set(found) == expected - {frozenset()}
+    expected = {group - {missing} for group in components(list(map(str, ids)), positive)}
+    products = [frozenset(group) for groups in by_product(corpus).values() for group in groups]
+    assert len(products) == len(set(products))
+    assert set(products) == expected - {frozenset()}
     assert len(corpus.splits) > 1
     ids = corpus.splits["offer_train"].records.texts("offer_id")
     trained = {frozenset(ids[row] for row in pair) for pair in corpus.pairs}
@@ -371,10 +375,10 @@ def test_published_pairs_become_products_each_in_one_split(tmp_path: Path) -> No
 def test_an_offer_told_in_two_ways_counts_once_as_first_told(tmp_path: Path) -> None:
     rows = [published_rows(1)[0] | {"label": 1}] * 2
     rows[1] = rows[1] | {"trigger_title": "another mug"}
-    found = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", rows))
+    published = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", rows))
     first = [rows[0]["trigger_title"], rows[0]["recall_title"]]
-    assert [offer.title for offer in found.offers] == first
-    assert found.notes == ["1 offers have several titles or pictures: the first one counts"]
+    assert [offer.title for offer in published.offers] == first
+    assert published.notes == ["1 offers have several titles or pictures: the first one counts"]
 
 
 @pytest.mark.parametrize(
@@ -382,8 +386,8 @@ def test_an_offer_told_in_two_ways_counts_once_as_first_told(tmp_path: Path) -> 
 )
 def test_labels_are_0_or_1_however_written(tmp_path: Path, label: Any, is_pair: int) -> None:
     row = published_rows(1)[0] | {"label": label}
-    found = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", [row]))
-    assert len(found.pairs.trigger_id) == is_pair
+    published = published_offers.offers_and_pairs(write(tmp_path / "pairs.jsonl", [row]))
+    assert len(published.pairs.trigger_id) == is_pair
 
 
 @pytest.mark.parametrize(
@@ -434,11 +438,11 @@ def test_a_list_of_addresses_is_written_for_a_downloader(
     path = write(tmp_path / "pairs.jsonl", rows)
     out = tmp_path / "urls.tsv"
     assert published_offers.main([f"--path={path}", f"--out={out}"]) == 0
-    told = {r[f"{end}_id"] for r in rows for end in ("trigger", "recall")}
+    ids = {r[f"{end}_id"] for r in rows for end in ("trigger", "recall")}
     lines = [line.split("\t") for line in out.read_text().splitlines()]
     assert lines
     assert all(url == f"https://example.com/{offer}.jpg" for offer, url in lines)
-    assert {int(offer) for offer, _ in lines} == told - {rows[0]["trigger_id"]}
-    assert f"{len(lines)} addresses of {len(told)} offers" in capsys.readouterr().out
+    assert {int(offer) for offer, _ in lines} == ids - {rows[0]["trigger_id"]}
+    assert f"{len(lines)} addresses of {len(ids)} offers" in capsys.readouterr().out
     assert published_offers.main([f"--path={tmp_path}/no.json", f"--out={out}"]) == 3
     assert "--path: no file" in capsys.readouterr().err

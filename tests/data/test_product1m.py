@@ -52,7 +52,7 @@ def write_lists(
         (folder / product1m_lists.FILES[name]).write_text("".join(f"{each}\n" for each in lines))
 
 
-def as_published(name: str, own: list[str]) -> list[str]:
+def published_labels(name: str, own: list[str]) -> list[str]:
     return [] if name == "post_train" else own
 
 
@@ -81,53 +81,55 @@ def write_regions(corpus: pipeline.Corpus, folder: Path, *, count: int) -> None:
 
 
 @pytest.fixture
-def rendered(tiny_capture: ConfigDict) -> pipeline.Corpus:
+def rendered_corpus(tiny_capture: ConfigDict) -> pipeline.Corpus:
     return pipeline.load(tiny_capture.data, "posts")
 
 
 @pytest.fixture
 def config(
-    tiny_capture_sizes: dict[str, Any], rendered: pipeline.Corpus, tmp_path: Path
+    tiny_capture_sizes: dict[str, Any], rendered_corpus: pipeline.Corpus, tmp_path: Path
 ) -> ConfigDict:
     """Of a job on rendered posts that were written out."""
-    made = configs.get_config("product1m")
-    made.data.fit = "stretch"  # as precomputed has it; all pictures here are square
-    made.update_from_flattened_dict(tiny_capture_sizes)
-    made.data.update(path=str(tmp_path), images=str(tmp_path / "pictures"))
+    config = configs.get_config("product1m")
+    config.data.fit = "stretch"  # as precomputed has it; all pictures here are square
+    config.update_from_flattened_dict(tiny_capture_sizes)
+    config.data.update(path=str(tmp_path), images=str(tmp_path / "pictures"))
     (tmp_path / "pictures").mkdir()
-    write_lists(rendered, tmp_path, as_published)
-    write_pictures(rendered, tmp_path / "pictures")
-    return made
+    write_lists(rendered_corpus, tmp_path, published_labels)
+    write_pictures(rendered_corpus, tmp_path / "pictures")
+    return config
 
 
 @pytest.fixture
-def with_regions(config: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path) -> ConfigDict:
-    write_regions(rendered, tmp_path / "regions", count=6)
+def with_regions(
+    config: ConfigDict, rendered_corpus: pipeline.Corpus, tmp_path: Path
+) -> ConfigDict:
+    write_regions(rendered_corpus, tmp_path / "regions", count=6)
     config.data.regions = str(tmp_path / "regions")
     config.model.regions.update(kind="precomputed", count=6, width=WIDTH)
     return config
 
 
 def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
-    config: ConfigDict, rendered: pipeline.Corpus
+    config: ConfigDict, rendered_corpus: pipeline.Corpus
 ) -> None:
     rules.validate(config, device_count=8, process_count=1)
     corpus = CAPTURE.load(config)
     composites = {f"composite_{kind}" for kind in ("train", "val", "test")}
     assert set(corpus.splits) == {*SPLITS, *composites}
     for name, parts in SPLITS.items():
-        split, own = corpus.splits[name], [rendered.splits[part] for part in parts]
+        split, own = corpus.splits[name], [rendered_corpus.splits[part] for part in parts]
         assert split.ids() == [post_id for part in own for post_id in part.ids()]
         assert split.texts == [text for part in own for text in part.texts]
         labels = [label for part in own for label in part.labels()]
         assert split.labels() == ([[""]] * split.size if name == "post_train" else labels)
-    shown = pipeline.pictures(corpus, "suite_test", np.arange(4)).astype(int)
-    expected = pipeline.pictures(rendered, "suite_test", np.arange(4)).astype(int)
-    assert np.abs(shown - expected).mean() < 4  # a JPEG lies between
+    images = pipeline.pictures(corpus, "suite_test", np.arange(4)).astype(int)
+    expected = pipeline.pictures(rendered_corpus, "suite_test", np.arange(4)).astype(int)
+    assert np.abs(images - expected).mean() < 4  # a JPEG lies between
     for name in composites:
         one, other = (
             next(pipeline.eval_batches(c, [name], share=HERE, batch_size=8, boxes=True, columns=()))
-            for c in (corpus, rendered)
+            for c in (corpus, rendered_corpus)
         )
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
@@ -137,7 +139,7 @@ def test_posts_are_read_with_the_labels_that_evaluation_needs_and_no_others(
 
 
 def test_no_label_of_any_list_reaches_training(
-    with_regions: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path
+    with_regions: ConfigDict, rendered_corpus: pipeline.Corpus, tmp_path: Path
 ) -> None:
     """Other labels everywhere, and labels in the training list: the same vocabulary and batches."""
     jobs = with_regions.copy_and_resolve_references(), with_regions.copy_and_resolve_references()
@@ -145,29 +147,29 @@ def test_no_label_of_any_list_reaches_training(
         job.data.regions, job.model.regions.kind = "", "proposals"
     for job in (*jobs[:1], with_regions):
         before = CAPTURE.load(job)
-        kept = [next(CAPTURE.batches(job, before, step)) for step in (0, 3)]
-        write_lists(rendered, tmp_path, lambda name, own: [f"{name}-{own[0][::-1]}", "mug"])
+        batches = [next(CAPTURE.batches(job, before, step)) for step in (0, 3)]
+        write_lists(rendered_corpus, tmp_path, lambda name, own: [f"{name}-{own[0][::-1]}", "mug"])
         after = CAPTURE.load(job)
         assert after.fingerprint != before.fingerprint
         assert after.tokenizer.vocab == before.tokenizer.vocab
         assert set(after.splits["post_train"].records.products()) == {""}
-        for step, expected in zip((0, 3), kept, strict=True):
-            found = next(CAPTURE.batches(job, after, step))
-            assert set(found) == set(expected)
-            assert not set(found["posts"]) & {"product_id", "box_cxcywh", "box_mask"}
+        for step, expected in zip((0, 3), batches, strict=True):
+            batch = next(CAPTURE.batches(job, after, step))
+            assert set(batch) == set(expected)
+            assert not set(batch["posts"]) & {"product_id", "box_cxcywh", "box_mask"}
             for part, rows in expected.items():
                 for key, value in rows.items():
-                    np.testing.assert_array_equal(found[part][key], value, err_msg=key)
-        write_lists(rendered, tmp_path, as_published)
+                    np.testing.assert_array_equal(batch[part][key], value, err_msg=key)
+        write_lists(rendered_corpus, tmp_path, published_labels)
 
 
 def test_batches_have_the_regions_of_their_posts_in_place_of_pictures(
-    with_regions: ConfigDict, rendered: pipeline.Corpus
+    with_regions: ConfigDict, rendered_corpus: pipeline.Corpus
 ) -> None:
     corpus = CAPTURE.load(with_regions)
     assert not any(name.startswith("composite") for name in corpus.splits)
     batches = CAPTURE.batches(with_regions, corpus, 0)
-    own, split = rendered.splits["post_train"], corpus.splits["post_train"]
+    own, split = rendered_corpus.splits["post_train"], corpus.splits["post_train"]
     row_of = {post_id: row for row, post_id in enumerate(own.ids())}
     for batch in (next(batches), next(batches)):
         assert set(batch) == {"posts"}
@@ -210,9 +212,9 @@ def require_measured(
 ) -> Any:
     """Evaluates; the lists that were written and the labels, counted slowly, give its measures."""
     evaluate = CAPTURE.evaluator(config, corpus, by_regions(), sharding.device_mesh())
-    found = dict(evaluate(jnp.float32(0.0), ["val", "test"], lambda: False))
-    assert set(found) == names
-    for name, evaluated in found.items():
+    results = dict(evaluate(jnp.float32(0.0), ["val", "test"], lambda: False))
+    assert set(results) == names
+    for name, evaluated in results.items():
         ((file, written),) = evaluated.files.items()
         assert file == f"ranked_{name}.csv"
         written(folder / file)
@@ -231,32 +233,32 @@ def require_measured(
         measures = ("map", "precision", "mar", "standard_map")
         for measure, mean in zip(measures, np.mean(slow, axis=0), strict=True):
             assert evaluated.metrics[f"{measure}_at_10"] == pytest.approx(mean), (name, measure)
-    return found
+    return results
 
 
 def test_what_is_found_by_regions_is_written_and_measured_by_labels(
     with_regions: ConfigDict, tmp_path: Path
 ) -> None:
     corpus = CAPTURE.load(with_regions)
-    found = require_measured(with_regions, corpus, tmp_path, {"suite_val", "suite_test"})
-    for evaluated in found.values():
+    results = require_measured(with_regions, corpus, tmp_path, {"suite_val", "suite_test"})
+    for evaluated in results.values():
         assert "proposal_recall_at_10" not in evaluated.metrics  # nobody knows Product1M's boxes
         assert evaluated.metrics["mar_at_10"] > 0.5
 
 
 def test_queries_of_unseen_categories_are_measured_apart(
-    tiny_capture: ConfigDict, rendered: pipeline.Corpus, tmp_path: Path
+    tiny_capture: ConfigDict, rendered_corpus: pipeline.Corpus, tmp_path: Path
 ) -> None:
-    write_regions(rendered, tmp_path / "regions", count=6)
+    write_regions(rendered_corpus, tmp_path / "regions", count=6)
     tiny_capture.data.regions = str(tmp_path / "regions")
     tiny_capture.model.regions.update(kind="precomputed", count=6, width=WIDTH)
     corpus = CAPTURE.load(tiny_capture)
     kinds = {"suite_val", "suite_test", "unseen_test"}
-    found = require_measured(tiny_capture, corpus, tmp_path, kinds)
-    assert all(found[name].metrics["proposal_recall_at_10"] == 1 for name in found)
+    results = require_measured(tiny_capture, corpus, tmp_path, kinds)
+    assert all(results[name].metrics["proposal_recall_at_10"] == 1 for name in results)
     categories = {
         name: {each for row in split.records.texts("category") for each in row.split("#;#")}
-        for name, split in rendered.splits.items()
+        for name, split in rendered_corpus.splits.items()
     }
     trained, unseen = categories["post_train"], categories["unseen_test"]
     assert len(unseen) > 1
@@ -267,27 +269,27 @@ def test_queries_of_unseen_categories_are_measured_apart(
 
 
 def test_a_missing_picture_takes_its_post_along_within_the_budget(
-    config: ConfigDict, rendered: pipeline.Corpus
+    config: ConfigDict, rendered_corpus: pipeline.Corpus
 ) -> None:
     config.data.bad_image_budget = 0.0
-    gone = rendered.splits["suite_test"].ids()[0]
+    gone = rendered_corpus.splits["suite_test"].ids()[0]
     Path(config.data.images, f"{gone}.png").unlink()
     with pytest.raises(DataError, match=rf"(?s)the pictures of 1 of .*{gone}\.jpg cannot be"):
         pipeline.load(config.data, "posts")
     config.data.bad_image_budget = 0.05
     corpus = pipeline.load(config.data, "posts")
-    assert corpus.splits["suite_test"].ids() == rendered.splits["suite_test"].ids()[1:]
+    assert corpus.splits["suite_test"].ids() == rendered_corpus.splits["suite_test"].ids()[1:]
     assert any("1 of " in note and "rows are left out" in note for note in corpus.notes)
 
 
 def test_labels_are_a_multiset_and_a_post_told_again_counts_once(tmp_path: Path) -> None:
     lines = [line("7", "two cups, a pot", ["L1", "L1", "L2"]), line("8", "", ["L3"])]
     (tmp_path / "list.txt").write_text("\r\n".join([*lines, line("7", "again", ["L9"])]) + "\r\n")
-    found, again = product1m_lists.posts(tmp_path / "list.txt", labelled=True)
+    posts, again = product1m_lists.posts(tmp_path / "list.txt", labelled=True)
     assert again == 1
-    assert [(post.post_id, post.title) for post in found] == [("7", "two cups, a pot"), ("8", "")]
-    assert Counter(found[0].labels) == {"L1": 2, "L2": 1}
-    assert found[0].urls == ("http://a.example/7.jpg", "http://b.example/7.jpg")
+    assert [(post.post_id, post.title) for post in posts] == [("7", "two cups, a pot"), ("8", "")]
+    assert Counter(posts[0].labels) == {"L1": 2, "L2": 1}
+    assert posts[0].urls == ("http://a.example/7.jpg", "http://b.example/7.jpg")
     bare, _ = product1m_lists.posts(tmp_path / "list.txt", labelled=False)
     assert [post.labels for post in bare] == [(), ()]
 
@@ -354,5 +356,5 @@ def test_what_a_config_lacks_is_named(word: str, changes: dict[str, str], says: 
 def test_a_picture_is_found_among_other_files_of_its_id(tmp_path: Path) -> None:
     for name in ("7.png", "7.npz", "8.WEBP", "8.json", "9.jpg", "9.gif", "10.gif"):
         (tmp_path / name).touch()
-    found = photos.files_by_id(tmp_path, ["7", "8", "9", "10", "11"])
-    assert found == ["7.png", "8.WEBP", "9.jpg", "10.gif", "11.jpg"]
+    names = photos.files_by_id(tmp_path, ["7", "8", "9", "10", "11"])
+    assert names == ["7.png", "8.WEBP", "9.jpg", "10.gif", "11.jpg"]

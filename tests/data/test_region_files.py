@@ -19,7 +19,7 @@ COUNT, WIDTH = 3, 5
 IDS = ["b", "a", "杯"]
 
 
-def some(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_regions(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Features and boxes of `number` regions."""
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.random((number, 2, 2)), axis=1).reshape(number, 4)
@@ -27,25 +27,25 @@ def some(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def written(folder: Path, seed: int = 0, dtype: str = "float16") -> list:
-    """A folder with fewer, as many and more regions than fit; returns what was given."""
-    given = [some(number, seed) for number in (2, 3, 5)]
-    region_files.write(folder, IDS, given, count=COUNT, width=WIDTH, dtype=dtype)
-    return given
+    """A folder with fewer, as many and more regions than fit; returns what it was given."""
+    regions = [random_regions(number, seed) for number in (2, 3, 5)]
+    region_files.write(folder, IDS, regions, count=COUNT, width=WIDTH, dtype=dtype)
+    return regions
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_regions_are_read_back_by_their_posts_ids(tmp_path: Path, dtype: str) -> None:
-    given = written(tmp_path, dtype=dtype)
+    regions = written(tmp_path, dtype=dtype)
     files = RegionFiles(tmp_path)
     assert (files.shape, files.dtype) == ((COUNT, WIDTH), np.dtype(dtype))
-    found = files[files.rows(["杯", "b", "b"], "post_train")]
-    for at, (feature, box) in enumerate((given[2], given[0], given[0])):
+    rows_read = files[files.rows(["杯", "b", "b"], "post_train")]
+    for at, (feature, box) in enumerate((regions[2], regions[0], regions[0])):
         real = min(len(feature), COUNT)
-        assert found.mask[at].tolist() == [place < real for place in range(COUNT)]
-        np.testing.assert_array_equal(found.features[at, :real], feature[:real].astype(dtype))
-        np.testing.assert_array_equal(found.box_xyxy[at, :real], box[:real].astype(np.float32))
-        assert not found.features[at, real:].any()
-        assert not found.box_xyxy[at, real:].any()
+        assert rows_read.mask[at].tolist() == [place < real for place in range(COUNT)]
+        np.testing.assert_array_equal(rows_read.features[at, :real], feature[:real].astype(dtype))
+        np.testing.assert_array_equal(rows_read.box_xyxy[at, :real], box[:real].astype(np.float32))
+        assert not rows_read.features[at, real:].any()
+        assert not rows_read.box_xyxy[at, real:].any()
     with pytest.raises(DataError, match=r"no regions of 2 of 3 posts of suite_val\n.*x, y; it"):
         files.rows(["a", "x", "y"], "suite_val")
 
@@ -67,11 +67,11 @@ def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
-def saved(name: str, array: np.ndarray) -> Callable[[Path], None]:
+def array_writer(name: str, array: np.ndarray) -> Callable[[Path], None]:
     return lambda folder: np.save(folder / name, array)
 
 
-def stated(**fields: object) -> Callable[[Path], None]:
+def manifest_writer(**fields: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -84,7 +84,7 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def pickled(folder: Path) -> None:
+def write_pickle(folder: Path) -> None:
     np.save(folder / "mask.npy", np.array([{"a": 1}] * 3, object), allow_pickle=True)
 
 
@@ -95,20 +95,26 @@ def pickled(folder: Path) -> None:
         (without("boxes.npy"), r"boxes\.npy: cannot be read: No such file"),
         (without("ids.txt"), r"ids\.txt: cannot be read"),
         (cut, r"features\.npy: not a whole \.npy file of numbers"),
-        (pickled, r"mask\.npy: not a whole \.npy file of numbers"),
+        (write_pickle, r"mask\.npy: not a whole \.npy file of numbers"),
         (lambda folder: (folder / "mask.npy").write_text("x"), r"mask\.npy: not a whole \.npy"),
         (
-            saved("boxes.npy", np.zeros((3, 2, 4), np.float32)),
+            array_writer("boxes.npy", np.zeros((3, 2, 4), np.float32)),
             r"boxes\.npy: holds float32 \[3, 2, 4\]; the manifest says float32 \[3, 3, 4\]",
         ),
-        (saved("mask.npy", np.zeros((3, 3), np.int64)), r"mask\.npy: holds int64 .* says bool"),
-        (saved("boxes.npy", np.full((3, 3, 4), 7, np.float32)), r"not shares .*\n.*divide pixels"),
+        (
+            array_writer("mask.npy", np.zeros((3, 3), np.int64)),
+            r"mask\.npy: holds int64 .* says bool",
+        ),
+        (
+            array_writer("boxes.npy", np.full((3, 3, 4), 7, np.float32)),
+            r"not shares .*\n.*divide pixels",
+        ),
         (lambda folder: (folder / "ids.txt").write_text("a\nb\na\n"), "3 lines, 2 different ids"),
         (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json: not JSON"),
-        (stated(format="2"), r'expected an object with "format": "date_jax regions 1"'),
-        (stated(rows=-1), r"rows is -1: expected a number above 0"),
-        (stated(dtype="object"), "dtype must be one of float16, float32"),
-        (stated(fingerprint=None), "fingerprint must be a text"),
+        (manifest_writer(format="2"), r'expected an object with "format": "date_jax regions 1"'),
+        (manifest_writer(rows=-1), r"rows is -1: expected a number above 0"),
+        (manifest_writer(dtype="object"), "dtype must be one of float16, float32"),
+        (manifest_writer(fingerprint=None), "fingerprint must be a text"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(
@@ -143,22 +149,22 @@ def test_wrong_regions_are_not_written(
 def test_a_detectors_npz_files_become_a_folder_and_no_pickle_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    feature, box = some(4)
+    feature, box = random_regions(4)
     pixels = box * np.array([40, 20, 40, 20])
     rest = {"image_w": 40, "image_h": 20, "info": np.array({"never": "read"}, object)}
     (tmp_path / "npz").mkdir()
     for post in IDS:
         np.savez(tmp_path / "npz" / f"{post}.npz", x=feature, bbox=pixels, num_bbox=4, **rest)
     out = tmp_path / "out"
-    given = [f"--npz={tmp_path / 'npz'}", f"--out={out}", "--count=2"]
-    assert region_files.main(given) == 0
+    flags = [f"--npz={tmp_path / 'npz'}", f"--out={out}", "--count=2"]
+    assert region_files.main(flags) == 0
     assert "regions of 3 pictures, 2 of 5 numbers" in capsys.readouterr().out
     files = RegionFiles(out)
-    found = files[files.rows(["b"], "post_train")]
-    np.testing.assert_array_equal(found.features[0], feature[:2].astype(np.float16))
-    np.testing.assert_allclose(found.box_xyxy[0], box[:2], rtol=1e-6)
+    rows_read = files[files.rows(["b"], "post_train")]
+    np.testing.assert_array_equal(rows_read.features[0], feature[:2].astype(np.float16))
+    np.testing.assert_allclose(rows_read.box_xyxy[0], box[:2], rtol=1e-6)
     np.savez(tmp_path / "npz" / "c.npz", x=np.array([{}], object), bbox=pixels, image_w=1)
-    assert region_files.main(given) == 3
+    assert region_files.main(flags) == 3
     assert "c.npz: not an .npz file with numbers x, bbox" in capsys.readouterr().err
     assert region_files.main([f"--npz={tmp_path}", f"--out={out}"]) == 3
 

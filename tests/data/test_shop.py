@@ -26,7 +26,7 @@ def scenes(domain, count, split="test", **options):
     return [shop_pictures.scene(domain, i, split=split, **(SMALL | options)) for i in range(count)]
 
 
-def covered(points, polygon):
+def inside_mask(points, polygon):
     """Which points [N 2] lie inside a polygon [M 2], by counting crossings of a ray."""
     x, y = points[:, None, 0], points[:, None, 1]
     (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, 0).T
@@ -36,16 +36,16 @@ def covered(points, polygon):
     return crosses.sum(1) % 2 == 1
 
 
-def rasterised_box(made, size, fine=4):
+def drawn_box(scene, size, fine=4):
     """The tight box of a scene's queried silhouette, drawn by ray casting instead of Pillow."""
-    target = made.products[0]
-    x0, y0, x1, y1 = (made.box_xyxy * size + [-3, -3, 3, 3]).astype(int)
+    target = scene.products[0]
+    x0, y0, x1, y1 = (scene.box_xyxy * size + [-3, -3, 3, 3]).astype(int)
     ys, xs = np.mgrid[y0 * fine : y1 * fine, x0 * fine : x1 * fine]
     points = (np.stack([xs, ys], -1).reshape(-1, 2) + 0.5) / fine
     inside = np.zeros(len(points), bool)
     for part in CATEGORIES[target.category].parts:
-        outline = part.points * [target.slimness, 1] @ made.matrix.T + made.centre
-        inside |= covered(points, outline)
+        outline = part.points * [target.slimness, 1] @ scene.matrix.T + scene.centre
+        inside |= inside_mask(points, outline)
     share = inside.reshape(y1 - y0, fine, x1 - x0, fine).mean((1, 3))
     rows, columns = np.flatnonzero((share > 0.5).any(1)), np.flatnonzero((share > 0.5).any(0))
     box = [columns[0] + x0, rows[0] + y0, columns[-1] + 1 + x0, rows[-1] + 1 + y0]
@@ -76,31 +76,31 @@ def test_another_seed_makes_another_picture():
 
 @pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_a_box_is_the_tight_box_of_the_silhouette_drawn_independently(domain):
-    for made in scenes(domain, 40):
+    for scene in scenes(domain, 40):
         # Pillow fills the pixels that an edge passes through, so it may be a pixel wider.
-        assert np.abs(rasterised_box(made, 64) - made.box_xyxy * 64).max() <= 1
+        assert np.abs(drawn_box(scene, 64) - scene.box_xyxy * 64).max() <= 1
 
 
 @pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_boxes_lie_in_the_picture_and_the_product_can_be_seen(domain):
-    for made in scenes(domain, 150):
-        x0, y0, x1, y1 = made.box_xyxy
+    for scene in scenes(domain, 150):
+        x0, y0, x1, y1 = scene.box_xyxy
         assert 0 <= x0 < x1 <= 1
         assert 0 <= y0 < y1 <= 1
-        assert made.hidden <= HIDDEN_LIMIT
-        assert made.cut <= CUT_LIMIT
+        assert scene.hidden <= HIDDEN_LIMIT
+        assert scene.cut <= CUT_LIMIT
 
 
 def test_a_product_far_outside_is_moved_back_into_the_picture(monkeypatch):
     look = dataclasses.replace(shop_pictures.LOOKS["live"], cut=0.6)
     monkeypatch.setitem(shop_pictures.LOOKS, "live", look)
-    assert max(made.cut for made in scenes("live", 80)) <= CUT_LIMIT
+    assert max(scene.cut for scene in scenes("live", 80)) <= CUT_LIMIT
 
 
 def meant(query: str) -> set[str]:
     """The query's words, each domain's own ones in everybody's."""
-    known = {own: word for word, both in OWN_WORDS.items() for own in both}
-    return {known.get(word, word) for word in query.replace(",", "").split()}
+    common = {own_word: word for word, both in OWN_WORDS.items() for own_word in both}
+    return {common.get(word, word) for word in query.replace(",", "").split()}
 
 
 def test_every_attribute_has_a_word_that_only_catalogues_use_and_one_that_only_sellers_use():
@@ -111,13 +111,13 @@ def test_every_attribute_has_a_word_that_only_catalogues_use_and_one_that_only_s
 
 @pytest.mark.parametrize(("domain", "own", "others"), [("mall", 0, 1), ("live", 1, 0)])
 def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others):
-    words = [word for made in scenes(domain, 200) for word in made.text.replace(",", "").split()]
+    words = [word for scene in scenes(domain, 200) for word in scene.text.replace(",", "").split()]
     counts = [
         sum(word in {both[place] for both in OWN_WORDS.values()} for word in words)
         for place in (own, others)
     ]
-    known = sum(word in OWN_WORDS for word in words)
-    assert counts[0] / (counts[0] + known) == pytest.approx(
+    common = sum(word in OWN_WORDS for word in words)
+    assert counts[0] / (counts[0] + common) == pytest.approx(
         shop_pictures.LOOKS[domain].own_words, abs=0.06
     )
     assert counts[1] == 0
@@ -126,16 +126,17 @@ def test_as_many_words_as_the_look_says_are_the_domain_s_own(domain, own, others
 @pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_a_query_fits_exactly_one_product_of_its_picture(domain):
     neighbours = 0
-    for made in scenes(domain, 200, split="train"):
-        words = meant(made.text)
-        said = words & set(PATTERNS)
+    for scene in scenes(domain, 200, split="train"):
+        words = meant(scene.text)
+        named_patterns = words & set(PATTERNS)
         fitting = [
             item
-            for item in made.products
-            if {item.category, item.colour} <= words and (not said or item.pattern in said)
+            for item in scene.products
+            if {item.category, item.colour} <= words
+            and (not named_patterns or item.pattern in named_patterns)
         ]
-        assert fitting == [made.products[0]], made.text
-        neighbours += len(made.products) - 1
+        assert fitting == [scene.products[0]], scene.text
+        neighbours += len(scene.products) - 1
     assert neighbours > 100
 
 
@@ -158,8 +159,8 @@ def test_splits_share_no_product_and_are_eight_to_one_to_one():
 
 def test_all_products_of_a_picture_are_of_its_split():
     allowed = {item.number for item in members(SMALL["seed"], SMALL["products"], "val")}
-    for made in scenes("live", 30, split="val"):
-        assert {item.number for item in made.products} <= allowed
+    for scene in scenes("live", 30, split="val"):
+        assert {item.number for item in scene.products} <= allowed
 
 
 def test_a_product_is_shown_in_both_domains_in_other_views():
@@ -169,24 +170,24 @@ def test_a_product_is_shown_in_both_domains_in_other_views():
 
 
 def test_products_are_distinct_identities_of_many_kinds():
-    made = [product(0, number) for number in range(3000)]
-    identities = {(p.category, p.colour, p.pattern, p.mark, p.second) for p in made}
-    assert len(identities) == len(made)
-    assert len({p.id for p in made}) == len(made)
+    products = [product(0, number) for number in range(3000)]
+    identities = {(p.category, p.colour, p.pattern, p.mark, p.second) for p in products}
+    assert len(identities) == len(products)
+    assert len({p.id for p in products}) == len(products)
     assert len(CATEGORIES) >= 12
-    assert {p.category for p in made} == set(CATEGORIES)
-    assert {p.colour for p in made} == set(COLOURS)
-    assert {p.mark for p in made} == set(MARKS)
+    assert {p.category for p in products} == set(CATEGORIES)
+    assert {p.colour for p in products} == set(COLOURS)
+    assert {p.mark for p in products} == set(MARKS)
 
 
 @pytest.mark.parametrize("size", [64, 384])
 @pytest.mark.parametrize("domain", shop_pictures.DOMAINS)
 def test_the_same_code_renders_every_size(domain, size):
-    made = shop_pictures.picture(domain, 0, split="train", **SMALL | {"image_size": size})
-    assert made.image.shape == (size, size, 3)
-    assert made.image.dtype == np.uint8
-    assert made.product_id == "p000000"
-    assert made.category in meant(made.text)
+    entry = shop_pictures.picture(domain, 0, split="train", **SMALL | {"image_size": size})
+    assert entry.image.shape == (size, size, 3)
+    assert entry.image.dtype == np.uint8
+    assert entry.product_id == "p000000"
+    assert entry.category in meant(entry.text)
 
 
 def test_a_worker_that_dies_is_reported(capfd):
@@ -212,20 +213,24 @@ def test_the_builder_writes_six_splits_without_a_network(tmp_path, monkeypatch):
 
     from date_jax.data.datasets.shop import builder
 
-    def refused(*_):
+    def refuse(*_):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     tfds.disable_progress_bar()
-    made = builder(data_config(), tmp_path)
-    made.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    sizes = {name: split.num_examples for name, split in made.info.splits.items()}
+    shop_builder = builder(data_config(), tmp_path)
+    shop_builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    sizes = {name: split.num_examples for name, split in shop_builder.info.splits.items()}
     assert sizes == {
         f"{domain}_{split}": count
         for domain in ("mall", "live")
         for split, count in (("train", 16), ("val", 2), ("test", 2))
     }
-    source = made.as_data_source("live_train", decoders={"image": tfds.decode.SkipDecoding()})
+    source = shop_builder.as_data_source(
+        "live_train", decoders={"image": tfds.decode.SkipDecoding()}
+    )
     for row in (0, 9):
         record = source[row]
         wanted = shop_pictures.picture(

@@ -30,8 +30,10 @@ def test_the_simulated_log_has_the_columns_of_one_and_not_the_truth(shop: tuple)
 
 def test_no_page_shows_an_offer_twice(shop: tuple) -> None:
     _, log = shop
-    shown = zip(*(log[name].to_pylist() for name in ("session", "query", "offer_id")), strict=True)
-    pages = Counter(shown)
+    impressions = zip(
+        *(log[name].to_pylist() for name in ("session", "query", "offer_id")), strict=True
+    )
+    pages = Counter(impressions)
     # The two queries of a session are now and then the same one: two visits.
     assert max(pages.values()) <= 2
     assert sum(count > 1 for count in pages.values()) < len(pages) / 100
@@ -42,11 +44,11 @@ def test_clicks_grow_fewer_down_the_page_and_stray_into_other_categories(shop: t
     rows = log.to_pylist()
     clicks = Counter(row["position"] for row in rows if row["clicked"])
     assert clicks[1] > 1.5 * clicks[5] > 2 * clicks[10] > 0
-    asked: dict[str, Counter] = defaultdict(Counter)
+    counts: dict[str, Counter] = defaultdict(Counter)
     for row in rows:
         if row["clicked"]:
-            asked[row["query"]][row["category"]] += 1
-    strays = sum(sum(seen.values()) - max(seen.values()) for seen in asked.values())
+            counts[row["query"]][row["category"]] += 1
+    strays = sum(sum(seen.values()) - max(seen.values()) for seen in counts.values())
     assert 0.05 < strays / sum(clicks.values()) < 0.5
 
 
@@ -94,9 +96,9 @@ def test_the_category_and_relevance_rules_make_the_pairs_of_a_simulated_log_more
 
 def test_the_cost_is_that_of_the_real_commands(capfd: pytest.CaptureFixture) -> None:
     assert click_trials.main(["--table=growth", "--rows=30000"]) == 0
-    said = capfd.readouterr().out
-    assert "pairs in" in said
-    row = re.search(r"^\| 30,000 \| (.*) \|$", said, re.MULTILINE)[1]
+    printed = capfd.readouterr().out
+    assert "pairs in" in printed
+    row = re.search(r"^\| 30,000 \| (.*) \|$", printed, re.MULTILINE)[1]
     numbers = [float(cell) for cell in row.split(" | ")]
     assert len(numbers) == 6
     assert min(numbers) > 0.02
@@ -104,6 +106,6 @@ def test_the_cost_is_that_of_the_real_commands(capfd: pytest.CaptureFixture) -> 
 
 
 def test_the_memory_of_a_command_is_its_own_and_not_that_of_who_asks(tmp_path: Path) -> None:
-    held = np.ones(2**28)  # 2 GiB
+    ballast = np.ones(2**28)  # 2 GiB
     spent = click_trials.command_cost("simulated_clicks", "--rows=1000", f"--out={tmp_path}")
-    assert spent.peak_gib < held.nbytes / 2**30
+    assert spent.peak_gib < ballast.nbytes / 2**30

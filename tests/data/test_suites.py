@@ -19,7 +19,7 @@ UNSEEN = set(list(CATEGORIES)[-4:])
 
 
 @functools.cache
-def made(kind: str, split: str, count: int) -> list[Picture]:
+def pictures_of(kind: str, split: str, count: int) -> list[Picture]:
     return [post_pictures.picture(kind, i, split=split, **SMALL) for i in range(count)]
 
 
@@ -29,7 +29,7 @@ def items(picture: Picture) -> list:
 
 @pytest.fixture(scope="module")
 def queries() -> list[Picture]:
-    return made("suite", "test", 150)
+    return pictures_of("suite", "test", 150)
 
 
 def test_suites_show_two_to_six_products_and_2_8_on_average(queries: list[Picture]) -> None:
@@ -41,11 +41,15 @@ def test_suites_show_two_to_six_products_and_2_8_on_average(queries: list[Pictur
 
 
 def test_a_title_names_all_products_of_its_picture(queries: list[Picture]) -> None:
-    for query in [*queries[:40], *made("post", "train", 20), *made("single", "val", 10)]:
+    for query in [
+        *queries[:40],
+        *pictures_of("post", "train", 20),
+        *pictures_of("single", "val", 10),
+    ]:
         for item in items(query):
             for word in (item.category, item.colour, item.pattern):
-                said = {word, OWN_WORDS[word][0]}
-                assert said & set(query.text.split()), (query.text, item)
+                names = {word, OWN_WORDS[word][0]}
+                assert names & set(query.text.split()), (query.text, item)
 
 
 def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[Picture]) -> None:
@@ -62,48 +66,48 @@ def test_every_box_holds_one_product_and_boxes_are_apart(queries: list[Picture])
 def test_a_box_holds_what_a_product_changes() -> None:
     """In a composite, which has no film over it: its strong edges lie in the boxes."""
     rng = np.random.default_rng(0)
-    shown = post_scenes.composite(
-        rng, post_scenes.random_products(rng, items(made("suite", "test", 1)[0]), 2), 64
+    composite = post_scenes.composite(
+        rng, post_scenes.random_products(rng, items(pictures_of("suite", "test", 1)[0]), 2), 64
     )
-    edges = np.abs(np.diff(shown.image.astype(int), axis=1)).sum(-1) > 120
+    edges = np.abs(np.diff(composite.image.astype(int), axis=1)).sum(-1) > 120
     ys, xs = np.nonzero(edges)
     x, y = (xs + 1) / 64, (ys + 0.5) / 64
     inside = np.zeros(len(x), bool)
-    for x0, y0, x1, y1 in shown.box_xyxy + np.array([-1, -1, 1, 1]) / 64:
+    for x0, y0, x1, y1 in composite.box_xyxy + np.array([-1, -1, 1, 1]) / 64:
         inside |= (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
     assert len(x) > 20
     assert inside.mean() > 0.95
 
 
 def test_splits_share_no_product_and_training_no_unseen_category() -> None:
-    shown = {
+    numbers = {
         split: {item.number for picture in pictures for item in items(picture)}
         for split, pictures in {
-            "train": made("post", "train", 60),
-            "val": made("suite", "val", 40) + made("single", "val", 20),
-            "test": made("suite", "test", 40) + made("unseen", "test", 20),
+            "train": pictures_of("post", "train", 60),
+            "val": pictures_of("suite", "val", 40) + pictures_of("single", "val", 20),
+            "test": pictures_of("suite", "test", 40) + pictures_of("unseen", "test", 20),
         }.items()
     }
-    assert not shown["train"] & shown["val"]
-    assert not shown["train"] & shown["test"]
-    assert not shown["val"] & shown["test"]
+    assert not numbers["train"] & numbers["val"]
+    assert not numbers["train"] & numbers["test"]
+    assert not numbers["val"] & numbers["test"]
     training = (
         post_pictures.shelf("post", "train", 3, 200, 4),
         post_pictures.shelf("composite", "train", 3, 200, 4),
     )
     assert not {item.category for shelf in training for item in shelf} & UNSEEN
     assert {
-        item.category for picture in made("unseen", "test", 30) for item in items(picture)
+        item.category for picture in pictures_of("unseen", "test", 30) for item in items(picture)
     } <= UNSEEN
 
 
 def test_half_of_the_training_posts_show_one_product() -> None:
-    alone = np.mean([len(post.box_xyxy) == 1 for post in made("post", "train", 200)])
+    alone = np.mean([len(post.box_xyxy) == 1 for post in pictures_of("post", "train", 200)])
     assert alone == pytest.approx(post_pictures.SINGLES, abs=0.1)
 
 
 def test_composites_have_neither_title_nor_label() -> None:
-    for composite in made("composite", "train", 10):
+    for composite in pictures_of("composite", "train", 10):
         assert composite.text == composite.product_id == ""
         assert len(composite.box_xyxy) >= 2
 
@@ -158,9 +162,9 @@ def test_posts_are_read_back_as_they_were_rendered(config: ConfigDict) -> None:
 
 def test_the_vocabulary_comes_from_training_titles_alone(config: ConfigDict) -> None:
     corpus = pipeline.load(config, "posts")
-    known = set(corpus.tokenizer.vocab)
-    assert "mug" in known
-    assert not {"umbrella", "guitar", "camera"} & known, "these categories are unseen"
+    vocabulary = set(corpus.tokenizer.vocab)
+    assert "mug" in vocabulary
+    assert not {"umbrella", "guitar", "camera"} & vocabulary, "these categories are unseen"
 
 
 def test_shelves_that_would_be_empty_are_refused(config: ConfigDict) -> None:
