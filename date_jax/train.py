@@ -190,6 +190,7 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
     """
     if pending is None:
         return skipped
+    # The values of the step, or its place among those that were left out.
     config, step = job.config, pending.step
     metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
     if job.record.add(metrics):
@@ -197,6 +198,7 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
         report_skipped_update(job, skipped)
     else:
         skipped = []
+    # The means of the window that ends here, for the console and for the files.
     if step % config.log.every == 0 or step == config.steps:
         means, lap = job.record.means(), job.record.lap()
         label = job.label(step - 1)

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from date_jax.capture import proposals
 from date_jax.capture.hybrid_stream import HybridStream
-from date_jax.networks import sizes
-from date_jax.networks.swin import ImageExtractor
+from date_jax.networks import extractors, sizes
 from date_jax.task import Batch
 
 POST_KEYS = ("image", "text", "text_mask", "regions", "region_box_xyxy", "region_mask")
@@ -58,17 +57,7 @@ class Capture(nn.Module):
             width = model.regions.width
         else:
             width = sizes.stage_widths(model.image)[-1]
-            self.image_extractor = ImageExtractor(
-                patch=model.image.patch,
-                width=model.image.width,
-                depths=tuple(model.image.depths),
-                heads=tuple(model.image.heads),
-                window=model.image.window,
-                mlp_ratio=model.image.mlp_ratio,
-                pooling="mean",
-                **saving,
-                dtype=dtype,
-            )
+            self.image_extractor = extractors.image_extractor(model, "mean")
             self.proposal_head = proposals.ProposalHead(width, dtype=dtype)
         self.streams = HybridStream(
             model.streams, self.vocab_size, self.text_length, width, **saving, dtype=dtype

@@ -140,6 +140,7 @@ def _kernel_sum(
         columns_are_whole: every device has all columns, as of a queue.
         variance, without_self, tile: see `_kernel_sums`.
     """
+    # Places tell a row's pair with itself, also where the rows lie on several devices.
     place, column_place = jnp.arange(len(rows.x)), jnp.arange(len(columns.x))
 
     def of_device(
@@ -156,6 +157,7 @@ def _kernel_sum(
             tile=tile,
         )
 
+    # Columns that lie cut over the devices are gathered; a queue is on all of them.
     others = columns, column_place
     if columns_are_whole:
         return sharding.map_rows(of_device, [rows, place], variance, *others).sum()

@@ -42,11 +42,13 @@ def between(
         if memory.sharded and step == batches.pseudo_start(config):
             memory = memory._replace(sharded={"teacher": jax.tree.map(jnp.copy, state.ema)})
         teacher = memory.sharded["teacher"] if memory.sharded else state.ema
+        # The new table takes the place of the old one on every device.
         table, metrics = refreshed_table(state.params, teacher, step, should_stop)
         replicated = {
             **memory.replicated,
             "pseudo_boxes": sharding.device_arrays(table, sharding.replicated_sharding(mesh)),
         }
+        # One sheet shows which boxes are trained on now.
         drawn = {
             name: partial(table_sheet, corpus, name, table, f"{name}, step {step}")
             for name in target
@@ -102,6 +104,7 @@ def table_maker(
         say: takes a line about the progress.
     """
 
+    # One program embeds both data sets, another draws the boxes.
     def collector_of(*names: str) -> Collect:
         predict = {name: learner.predict[name] for name in names}
         return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
@@ -136,6 +139,7 @@ def table_maker(
                 raise Preempted("stopped while pairs were counted")
             countdown.at(done)
 
+        # Both data sets as they are now; the pairs of their rows are counted in blocks.
         source, target = (
             embed(params, all_rows(domains, step), should_stop=should_stop)
             for domains in (config.data.source, config.data.target)
@@ -152,12 +156,14 @@ def table_maker(
     def table(
         params: Any, teacher: Any, step: int, should_stop: ShouldStop
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        # The oracle's boxes are the true ones; for others these only measure.
         truth = true_boxes(config, corpus)
         if config.method == "oracle":
             weight = truth["box_mask"].astype(np.float32)
             return {"box_cxcywh": truth["box_cxcywh"], "weight": weight}, {
                 "selected": float(weight.sum())
             }
+        # The teacher's boxes, and the share of them that the stage trusts by now.
         rows = draw(teacher, all_rows(config.data.target, step), should_stop=should_stop)
         start = batches.pseudo_start(config)
         by_count = config.pseudo_boxes.rank == "count"

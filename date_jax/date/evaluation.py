@@ -139,6 +139,7 @@ def evaluator(
         features: dict[str, dict[str, np.ndarray]],
         should_stop: ShouldStop,
     ) -> Evaluation:
+        # What the network says of every row, and how right it is.
         batches = pipeline.eval_batches(
             corpus,
             [name],

@@ -31,11 +31,13 @@ class Date(nn.Module):
     text_length: int
 
     def setup(self) -> None:
+        # Each modality: a `[REP]` vector and tokens, brought to the shared width.
         model, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.image_extractor = extractors.image_extractor(model)
+        self.image_extractor = extractors.image_extractor(model, model.image.pooling)
         self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
         self.image_projection = nn.Dense(model.width, dtype=dtype)
         self.text_projection = nn.Dense(model.width, dtype=dtype)
+        # The seekers: one for vectors, one for tokens.
         self.image_seeker = ImageSeeker()
         self.object_seeker = ObjectSeeker(
             layers=model.fusion.layers,

@@ -62,24 +62,20 @@ class ObjectSeeker(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"]]:
         """`(f_loc, box_cxcywh)`, the box in [0, 1]; `grid` is the shape of the image tokens."""
+        # What a token is and where it lies: [LOC], a place of the picture, a place in the text.
         batch, places, width = image_tokens.shape
         length = text_tokens.shape[1]
         init = nn.initializers.normal(0.02)
         loc = self.param("loc_token", init, (1, 1, width))
         kind = self.param("type_embedding", init, (3, width))
         text_position = self.param("text_position", init, (length, width))
-        where = jnp.concatenate(
+        position = jnp.concatenate(
             [kind[:1], sincos_2d(*grid, width) + kind[1:2], text_position + kind[2:]], axis=0
         ).astype(self.dtype)
-        loc = jnp.broadcast_to(loc, (batch, 1, width)).astype(self.dtype)
-        x = jnp.concatenate(
-            [
-                loc,
-                image_tokens.astype(self.dtype),
-                text_tokens.astype(self.dtype),
-            ],
-            axis=1,
-        )
+        # The sequence [LOC; image; text]; only padding of the text is masked.
+        loc = jnp.broadcast_to(loc, (batch, 1, width))
+        sequence = [tokens.astype(self.dtype) for tokens in (loc, image_tokens, text_tokens)]
+        x = jnp.concatenate(sequence, axis=1)
         mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
         layers = encoder_layers(
             self.layers,
@@ -97,7 +93,7 @@ class ObjectSeeker(nn.Module):
             layers,
             x,
             mask,
-            position=where,
+            position=position,
             first=1,
             remat=self.remat,
             scan=self.scan,

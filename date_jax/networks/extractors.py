@@ -12,8 +12,8 @@ from date_jax.networks.swin import ImageExtractor
 DTYPES = ("float32", "bfloat16")  # that layers compute with, by config.model.dtype
 
 
-def image_extractor(model: ConfigDict) -> ImageExtractor:
-    """The image extractor that `config.model` describes."""
+def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor:
+    """The image extractor that `config.model` describes, with one of `swin.POOLINGS`."""
     return ImageExtractor(
         patch=model.image.patch,
         width=model.image.width,
@@ -21,7 +21,7 @@ def image_extractor(model: ConfigDict) -> ImageExtractor:
         heads=tuple(model.image.heads),
         window=model.image.window,
         mlp_ratio=model.image.mlp_ratio,
-        pooling=model.image.pooling,
+        pooling=pooling,
         remat=model.remat,
         scan=model.scan,
         dtype=jnp.dtype(model.dtype),

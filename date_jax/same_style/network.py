@@ -24,7 +24,7 @@ class SameStyle(nn.Module):
 
     def setup(self) -> None:
         model, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.image_extractor = extractors.image_extractor(model)
+        self.image_extractor = extractors.image_extractor(model, model.image.pooling)
         self.text_extractor = extractors.text_extractor(model, self.vocab_size, self.text_length)
         # Tokens of both at one width, so that one transformer reads them.
         self.image_projection = nn.Dense(model.width, dtype=dtype)
