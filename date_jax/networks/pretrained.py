@@ -250,7 +250,7 @@ def fitting_values(
         if name not in plain:
             (report.missing if theirs else report.ours).append(path)
             continue
-        # Half precision is widened. A shape that does not fit is told with the tensor's own.
+        # Half precision is widened. A misfit is reported with the shape that the file has.
         tensor = np.asarray(plain.pop(name), np.float32)
         value = our_tensor(path, tensor, leaf.shape) if theirs else tensor
         if value.shape != leaf.shape:

@@ -1,4 +1,4 @@
-"""What a config's numbers mean for the image extractor's tokens. Needs no JAX: config asks here."""
+"""What a config's numbers mean for the image extractor's tokens."""
 
 from ml_collections import ConfigDict
 

@@ -109,7 +109,7 @@ def sigmoid(
     bias: Float[Array, ""],
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    r"""Every pair as a yes-no question of its own, summed over a query's row (SigLIP, 2303.15343).
+    r"""Every pair as a yes-no question, summed over a query's row (SigLIP, 2303.15343).
 
         L_i = - Σ_j log σ( z_ij (ℓ s_ij + b) ),    z_ij = 1 for positives, else -1
 
@@ -139,7 +139,7 @@ def sigmoid(
             losses = -jax.nn.log_sigmoid(sign * logits)
             return loss + jnp.where(real[None], losses, 0.0).sum(axis=1)
 
-        # A pair is a term of its own, so that rows need nothing but their sum.
+        # Pairs are independent of each other, so a row needs nothing but their sum.
         columns = [all_rows(image), all_rows(identity)]
         return fold_tiles(add_tile, jnp.zeros(len(query)), columns, tile)
 
