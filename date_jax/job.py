@@ -62,10 +62,10 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
     published = (
-        {} if saved else on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
+        {} if saved else read_on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
     )
     task = TASKS[config.task]
-    corpus = on_all_hosts(lambda: task.load(config), "its data")
+    corpus = read_on_all_hosts(lambda: task.load(config), "its data")
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
     workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
@@ -143,7 +143,7 @@ def require_same_layout(directory: Path, meta: dict[str, Any]) -> None:
         )
 
 
-def on_all_hosts(read: Callable[[], Any], what: str) -> Any:
+def read_on_all_hosts(read: Callable[[], Any], what: str) -> Any:
     """The value of `read()`; where it fails on one host it fails on all.
 
     Args:

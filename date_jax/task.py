@@ -60,7 +60,9 @@ class Aux(NamedTuple):
 class Init(Protocol):
     """Makes parameters and memory: `params, memory = learner.init(rng, batch)`.
 
-    Only the batch's shapes count, so `jax.ShapeDtypeStruct`s do.
+    Only the batch's shapes count, so `jax.ShapeDtypeStruct`s do. `params["model"]` is the network.
+    Its modules `image_extractor` and `text_extractor`, where it has them, take published weights
+    and learn at the rate of a backbone.
     """
 
     def __call__(self, rng: Key[Array, ""], batch: Batch) -> tuple[Params, Memory]: ...
@@ -143,6 +145,9 @@ class Change(NamedTuple):
 
 class Between(NamedTuple):
     """The work of a task between steps, now and then.
+
+    The loop does `if between.due(step): change = between.run(state, step, should_stop)` and goes on
+    with `change.memory`.
 
     Attributes:
         name: of its entry in results.json and of its scalars.

@@ -100,7 +100,7 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
             if job.preemption.requested():
                 raise Preempted("")
             job.checkpoints.raise_failure()
-            trace.at(step, pending)
+            trace.begin_or_end(step, pending)
             # The batch, and its step on its way.
             begun = time.perf_counter()
             local = next(batches)
@@ -154,7 +154,7 @@ class Trace:
     def __init__(self, directory: Path, steps: range):
         self._directory, self._steps, self._runs = directory, steps, False
 
-    def at(self, step: int, pending: Pending | None) -> None:
+    def begin_or_end(self, step: int, pending: Pending | None) -> None:
         """Begins or ends at the top of `step`; the step on its way is waited for."""
         if step in self._steps and not self._runs:
             self._wait(pending)
@@ -265,7 +265,7 @@ def fulfil(job: Job, state: State, step: int, duties: Duties) -> State:
             draw = partial(evaluations[name].sheet, 12, f"{name}, step {step}")
             show(job, step, f"eval/{name}", draw)
     if duties.between:
-        state = change(job, state, step)
+        state = run_between(job, state, step)
     return state
 
 
@@ -301,18 +301,18 @@ def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evalua
     return evaluations
 
 
-def change(job: Job, state: State, step: int) -> State:
+def run_between(job: Job, state: State, step: int) -> State:
     """Runs what the task does between steps; returns the state with the memory that comes of it."""
     assert job.between is not None
     name = job.between.name
-    outcome = job.between.run(state, step, job.preemption.requested)
-    job.record.add_change(step, outcome.metrics)
-    job.progress.say(f"step {step} | {job.between.title}: {progress.numbers(outcome.metrics)}")
-    job.progress.write(step, {f"{name}/{key}": value for key, value in outcome.metrics.items()})
-    for label, draw in outcome.sheets.items():
+    change = job.between.run(state, step, job.preemption.requested)
+    job.record.add_change(step, change.metrics)
+    job.progress.say(f"step {step} | {job.between.title}: {progress.numbers(change.metrics)}")
+    job.progress.write(step, {f"{name}/{key}": value for key, value in change.metrics.items()})
+    for label, draw in change.sheets.items():
         show(job, step, f"{name}/{label}", draw)
     job.record.book("refresh")
-    return dataclasses.replace(state, memory=outcome.memory)
+    return dataclasses.replace(state, memory=change.memory)
 
 
 def show(job: Job, step: int, label: str, draw: Callable[[], np.ndarray]) -> np.ndarray | None:

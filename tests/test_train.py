@@ -463,11 +463,11 @@ def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.Mon
         return "read"
 
     with pytest.raises(DataError, match="no such file") if here else nullcontext():
-        assert job.on_all_hosts(read, "its data") == "read"
+        assert job.read_on_all_hosts(read, "its data") == "read"
     monkeypatch.setattr(sharding, "values_of_hosts", lambda _: np.array([False, True]))
     says = "^shop.jsonl: no such file" if here else "^host 1 cannot read its data"
     with pytest.raises(SetupError, match=says):
-        job.on_all_hosts(read, "its data")
+        job.read_on_all_hosts(read, "its data")
 
 
 def test_the_checkpoints_of_a_run_are_no_directory_for_a_run(tmp_path: Path) -> None:

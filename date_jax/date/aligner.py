@@ -143,7 +143,7 @@ def _kernel_sum(
     # Places tell a row's pair with itself, also where the rows lie on several devices.
     place, column_place = jnp.arange(len(rows.x)), jnp.arange(len(columns.x))
 
-    def of_device(
+    def device_sums(
         all_rows: sharding.Gather, local: Sequence[Any], variance: Array, *replicated: Any
     ) -> Float[Array, " n"]:
         rows, place, *sharded = local
@@ -160,8 +160,8 @@ def _kernel_sum(
     # Columns that lie cut over the devices are gathered; a queue is on all of them.
     others = columns, column_place
     if columns_are_whole:
-        return sharding.map_rows(of_device, [rows, place], variance, *others).sum()
-    return sharding.map_rows(of_device, [rows, place, *others], variance).sum()
+        return sharding.map_rows(device_sums, [rows, place], variance, *others).sum()
+    return sharding.map_rows(device_sums, [rows, place, *others], variance).sum()
 
 
 def _kernel_sums(
@@ -181,7 +181,7 @@ def _kernel_sums(
     """
     place, column_place = places or (jnp.arange(len(rows.x)), jnp.arange(len(columns.x)))
 
-    def with_tile(
+    def add_tile(
         total: Array, real: Array, column: Array, column_weight: Array, column_place: Array
     ) -> Array:
         squares = _squared_distances(rows.x, column)
@@ -196,7 +196,7 @@ def _kernel_sums(
         return total + (kernels * weight).sum(axis=1)
 
     start = jnp.zeros(len(rows.x))
-    return rows.weight * fold_tiles(with_tile, start, [*columns, column_place], tile)
+    return rows.weight * fold_tiles(add_tile, start, [*columns, column_place], tile)
 
 
 def _distances(
