@@ -38,7 +38,7 @@ from date_jax.run import commandline, config_file, subprocesses, workdir
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
-    """Not at import, so that a test can import this file beside another entry point."""
+    """Defines the flags, not at import: a test can import this file and another entry point."""
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=definitions)
     for name, default, text in (
         ("directions", None, "of the config's DIRECTIONS; default: all"),
@@ -267,7 +267,7 @@ def run_missing(
 
 
 def machine(jobs: int) -> str:
-    """What runs here: processor, cores, versions. It stands in each log, for the table."""
+    """The machine in a line: processor, cores, versions. It stands in each log, for the table."""
     versions = f"jax {importlib.metadata.version('jax')}, date_jax {date_jax.__version__}"
     host = f"{subprocesses.processor()}, {len(subprocesses.cores())} cores"
     return (

@@ -19,7 +19,7 @@ KEPT_SIDE = 0.75  # a crop keeps this share of each side of the box, so over hal
 
 
 class Strengths(NamedTuple):
-    """How strong each change may be; the defaults change nothing.
+    """The greatest strength of each change in a random view; the defaults change nothing.
 
     Attributes:
         zoom_in, zoom_out: the window's side is from 1 / zoom_in to zoom_out of the picture's.
@@ -125,7 +125,7 @@ def moved_box(
 def original_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
-    """The way back: boxes of a view, in the coordinates of the whole picture."""
+    """Boxes of a view in the coordinates of the whole picture: the way back from `moved_box`."""
     # Unmirrored first: the flip is of the view, after its window was cut out.
     x = jnp.where(flip, 1 - box_cxcywh[:, 0], box_cxcywh[:, 0])
     box_cxcywh = box_cxcywh.at[:, 0].set(x)

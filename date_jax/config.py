@@ -1,4 +1,4 @@
-"""What no type can refuse in a config: ranges, choices, and fields that contradict each other.
+"""Checks of a config that no type makes: ranges, choices, fields that contradict each other.
 
 The schema is the config file itself, and a choice belongs to the module that offers it. Here stand
 the ranges and what holds for every task; each task says what contradicts itself in it. A rule about
@@ -51,7 +51,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 class Range(NamedTuple):
-    """What a number must be.
+    """A range, or another condition, that the numbers of some keys must fulfil.
 
     Attributes:
         text: says it to the user.
@@ -254,7 +254,7 @@ def _image_misfits(config: ConfigDict) -> Iterator[str]:
 
 
 def _multiple_of(unit: int, reason: str, value: int) -> str:
-    """E.g. "must be a multiple of 8 (the devices), e.g. 96 or 104", the two around `value`."""
+    """The text "must be a multiple of 8 (the devices), e.g. 96 or 104", the two around `value`."""
     below = value // unit * unit
     near = " or ".join(str(size) for size in (below, below + unit) if size)
     return f"must be a multiple of {unit} ({reason}), e.g. {near}"

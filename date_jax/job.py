@@ -134,7 +134,11 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
 
 
 def require_same_layout(directory: Path, meta: dict[str, Any]) -> None:
-    """Raises CheckpointError if a run's state was saved in another layout than this code's."""
+    """Refuses a run whose state was saved in another layout than LAYOUT.
+
+    Raises:
+        CheckpointError: `meta` names another layout, or none.
+    """
     if meta.get("layout") != LAYOUT:
         raise CheckpointError(
             f"{directory}: its checkpoints were saved by another version of date_jax, whose states "

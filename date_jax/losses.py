@@ -47,7 +47,7 @@ def box_l1(
 def box_giou(
     predicted_cxcywh: Float[Array, "B 4"], true_cxcywh: Float[Array, "B 4"]
 ) -> Float[Array, " B"]:
-    """What two boxes lack to be one, `L_i = 1 - GIoU(p_i, t_i)`, in [0, 2) (1902.09630).
+    """The GIoU loss of a box, `L_i = 1 - GIoU(p_i, t_i)`, in [0, 2) (1902.09630).
 
     Args:
         predicted_cxcywh, true_cxcywh: boxes in [0, 1].

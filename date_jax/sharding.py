@@ -1,4 +1,4 @@
-"""Where arrays live: the only file that names a mesh axis.
+"""Shardings of arrays: the only file that names a mesh axis.
 
 Two axes. `data` splits the rows of a batch; `fsdp` splits them too and, with them, the large
 parameters. Everything is `jit` over this mesh: XLA writes the collectives.
@@ -78,7 +78,7 @@ def tree_bytes_per_device(tree: Any, *, devices: int, fsdp: int) -> int:
 
 
 def array_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Where an array lives: split along its longest dimension that `fsdp` divides, if it is large.
+    """The sharding of an array: by its longest dimension that `fsdp` divides, if it is large.
 
     Args:
         mesh: of `device_mesh`.
@@ -138,7 +138,7 @@ def mesh_context(mesh: Mesh) -> AbstractContextManager[Any]:
 
 
 def rows_per_device(count: int) -> int:
-    """How many of `count` rows of a batch each device has; all of them where no mesh is known.
+    """The number of rows of each device, of `count` in a batch; all where no mesh is known.
 
     Raises:
         ValueError: the devices cannot have equally many.

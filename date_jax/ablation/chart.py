@@ -58,17 +58,17 @@ def write(
 def _score_of_bars(
     methods: Methods, columns: comparison.Columns | None
 ) -> tuple[str, Callable[[dict[str, Any]], float | None]]:
-    """What the bars show, and how it is read from results.
+    """The heading of the bars, and the function that reads their score from results.
 
-    It is the first of a task's own columns, else Acc@0.5 on the target or, where no run has a
-    target with boxes, on the source.
+    The bars show the first of a task's own columns, else Acc@0.5 on the target or, where no run has
+    a target with boxes, on the source.
     """
     if columns:
         heading, column = next(iter(columns.items()))
         return heading, lambda results: comparison.split_score(results, *column)
 
     def accuracy(side: str) -> Callable[[dict[str, Any]], float | None]:
-        """How Acc@0.5 on one side is read."""
+        """The function that reads Acc@0.5 on one side from results."""
         return lambda results: comparison.score(results, side, "acc_at_0.5")
 
     all_results = [run.results for runs in methods.values() for run in runs]

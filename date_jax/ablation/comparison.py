@@ -1,4 +1,4 @@
-"""What several finished runs have measured, method by method: scores, gains, distances, boxes."""
+"""Measures of several finished runs, method by method: scores, gains, distances, boxes."""
 
 import statistics
 from collections.abc import Sequence

@@ -56,7 +56,7 @@ def record(directory: Path) -> Record | None:
 
 
 def machines(log: Path) -> list[str]:
-    """What a log says of the machine, for each start of the run on another one."""
+    """The machines that a log describes, a line for each start of the run on another one."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [*dict.fromkeys(x.removeprefix(MACHINE) for x in lines if x.startswith(MACHINE))]
 
@@ -94,7 +94,7 @@ def training_history(path: Path) -> tuple[dict[int, float], dict[str, list[float
 
 
 def with_few_digits(value: Any) -> Any:
-    """The same JSON value with DIGITS digits of each fraction."""
+    """A copy of a JSON value with DIGITS digits of each fraction."""
     if isinstance(value, dict):
         return {name: with_few_digits(x) for name, x in value.items()}
     if isinstance(value, list):

@@ -25,7 +25,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the run is called in messages: `mall2live/date-0`."""
+        """The name of the run in messages: `mall2live/date-0`."""
         return "/".join(filter(None, [self.direction, f"{self.method}-{self.seed}"]))
 
     @property
@@ -119,7 +119,7 @@ def require_sound(config: ConfigDict, methods: Methods) -> None:
     from date_jax.config import validate  # brings the networks along, which --help does not need
 
     def problem(changes: dict[str, Any]) -> UsageError | None:
-        """What is wrong with the config after these changes."""
+        """The error of the config after these changes; None where it is sound."""
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
         try:

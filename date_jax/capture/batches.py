@@ -53,7 +53,7 @@ def example(config: ConfigDict) -> Batch:
 
 
 def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Iterator[Batch]:
-    """This process's part of the batch of each step from `first_step`, without end.
+    """Batches of the steps from `first_step` on, without end: this process's part of each.
 
     Posts have no box and no label, composites no title. Where regions were found beforehand, posts
     have these in place of their pictures, and there are no composites.
@@ -86,7 +86,7 @@ def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Ite
 def split_batches(
     config: ConfigDict, corpus: pipeline.Corpus, name: str
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of a split in order, in padded batches, with boxes where it has any."""
+    """Padded batches of this process's rows of a split in order, with boxes where it has any."""
     split = corpus.splits[name]
     return pipeline.eval_batches(
         corpus,

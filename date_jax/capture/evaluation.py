@@ -1,4 +1,4 @@
-"""How CAPTURE is measured: every product of a post is looked for in a gallery of posts."""
+"""Evaluation of CAPTURE: every product of a post is looked for in a gallery of posts."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -26,7 +26,7 @@ PICTURE_XYXY = (0.0, 0.0, 1.0, 1.0)  # the global token's box
 
 
 def geometry(box_xyxy: Float[Array, "*B 4"]) -> Float[Array, "*B 5"]:
-    """The five numbers that place a region: corners and area, as shares of the picture's."""
+    """The five numbers that place a region: its corners and its area, in shares of the picture."""
     sides = jnp.maximum(box_xyxy[..., 2:] - box_xyxy[..., :2], 0.0)
     return jnp.concatenate([box_xyxy, sides[..., :1] * sides[..., 1:]], axis=-1)
 

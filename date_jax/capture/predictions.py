@@ -1,4 +1,4 @@
-"""What may be asked of a trained CAPTURE: vectors of posts, and the products in their pictures."""
+"""Predictions of a trained CAPTURE: vectors of posts, and the products in their pictures."""
 
 from typing import Any
 

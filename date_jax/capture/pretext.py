@@ -41,7 +41,7 @@ def masked_words(
 def region_masks(
     shape: tuple[int, int], *, rng: Key[Array, ""]
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
-    """Which regions are chosen, and which of these are zeroed.
+    """The masks of the regions that are chosen, and of those among them that are zeroed.
 
     Places without a region are chosen like the others; the caller leaves them out.
     """
@@ -98,7 +98,7 @@ def region_losses(
 def joined_titles(
     text: Int[Array, "B T"], mask: Bool[Array, "B T"], *, rng: Key[Array, ""]
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Each title and that of the row before as one, `(text, mask)`, in either order.
+    """Titles joined with that of the row before, in either order, as `(text, mask)`.
 
     Where the two are longer than T they share it: neither loses words as long as it has no more
     than half of them.

@@ -1,4 +1,4 @@
-"""How many of a picture's products have a proposed box. On the host."""
+"""Measures of proposed boxes: how many of a picture's products have one. On the host."""
 
 import numpy as np
 from jaxtyping import Bool, Float

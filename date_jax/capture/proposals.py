@@ -60,7 +60,7 @@ class ProposalHead(nn.Module):
 def token_targets(
     box_xyxy: Float[Array, "B M 4"], box_mask: Bool[Array, "B M"], grid: tuple[int, int]
 ) -> tuple[Bool[Array, "B P"], Float[Array, "B P 4"]]:
-    """Which tokens are positive, and the box that each of them has to predict.
+    """The mask of the positive tokens, and the box that each of them has to predict.
 
     A token is positive where it lies in the middle of a box, or is the nearest to a box's centre.
     Of several such boxes its target is the smallest.

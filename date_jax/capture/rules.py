@@ -1,4 +1,4 @@
-"""What contradicts itself in a config of CAPTURE: values that are each right, but not together."""
+"""Contradictions in a config of CAPTURE: values that are each right, but not together."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from date_jax.task import missing_section
 
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
-    """What contradicts itself in a config of the task `capture`, a line each."""
+    """The contradictions in a config of the task `capture`, a line each."""
     if missing := missing_section(config, "loss", "retrieval"):
         yield missing
         return
@@ -29,7 +29,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
 
 
 def _precomputed_contradictions(config: ConfigDict) -> Iterator[str]:
-    """What contradicts itself about regions that a detector found beforehand."""
+    """The contradictions about regions that a detector found beforehand, a line each."""
     precomputed = config.model.regions.kind == "precomputed"
     if precomputed and not config.data.regions:
         yield (

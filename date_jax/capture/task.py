@@ -131,7 +131,7 @@ def augmented_batch(
 def masked_inputs(
     batch: Batch, count: int, mask_id: int, vocab_size: int, rng: Array
 ) -> dict[str, Array]:
-    """What the pretext tasks hide of each post, and ask the network for.
+    """The words and regions of each post that the pretext tasks hide, and ask the network for.
 
     Args:
         batch: `text` and `text_mask` are read.

@@ -1,4 +1,4 @@
-"""How well boxes are found: Acc@0.5 is TransVG's Pr@1 (2104.08541). On the host, in float64."""
+"""Accuracy of predicted boxes: Acc@0.5 is TransVG's Pr@1 (2104.08541). On the host, in float64."""
 
 import numpy as np
 from jaxtyping import Bool, Float

@@ -1,1 +1,1 @@
-"""Same-style retrieval (2302.05093): a picture, words or both, found again among other offers."""
+"""Retrieval of same-style products among offers, by picture, words or both (2302.05093)."""

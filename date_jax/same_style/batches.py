@@ -22,7 +22,7 @@ def example(config: ConfigDict) -> Batch:
 
 
 def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Iterator[Batch]:
-    """This process's part `{trigger, offer}` of the batch of each step, without end.
+    """Batches `{trigger, offer}` of the steps, without end: this process's part of each.
 
     No product is in it: that two rows are a pair is all that training knows.
     """
@@ -38,7 +38,7 @@ def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Ite
 def split_batches(
     config: ConfigDict, corpus: pipeline.Corpus, name: str
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of all offers of a split in order, in padded batches."""
+    """Padded batches of this process's rows of all offers of a split, in order."""
     return pipeline.eval_batches(
         corpus,
         [name],

@@ -1,4 +1,4 @@
-"""How same-style matching is measured: offers are looked for in a catalogue, in seven modes."""
+"""Evaluation of same-style matching: offers are looked for in a catalogue, in seven modes."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

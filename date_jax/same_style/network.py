@@ -1,4 +1,4 @@
-"""The same-style network (2302.05093): two extractors and the joint encoder over their tokens."""
+"""Network for same-style products (2302.05093): two extractors, a joint encoder over both."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from date_jax.same_style.joint_encoder import JointEncoder
 
 
 class SameStyle(nn.Module):
-    """Both extractors, a projection of each to one width, the joint encoder over their tokens.
+    """Two extractors, a projection of each to one width, the joint encoder over their tokens.
 
     Attributes:
         config: `config.model`.

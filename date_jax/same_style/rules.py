@@ -1,4 +1,4 @@
-"""What contradicts itself in a config of same-style products: values that are each right alone."""
+"""Contradictions in a config of same-style products: values that are each right alone."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from date_jax.task import missing_section
 
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
-    """What contradicts itself in a config of the task `same_style`, a line each."""
+    """The contradictions in a config of the task `same_style`, a line each."""
     if missing := missing_section(config, "modality", "losses"):
         yield missing
         return

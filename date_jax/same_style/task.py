@@ -1,4 +1,4 @@
-"""Same-style products (2302.05093): a picture, words, or both, as vectors in one space.
+"""Task of same-style products (2302.05093): pictures, words or both as vectors in one space.
 
 Trained on pairs of a trigger and an offer of one product, in a batch `{trigger, offer}`, with the
 losses of `matching`: L = Σ PPM + w1 Σ SD + w2 Σ LC. Nothing says which product a row shows.
