@@ -40,17 +40,20 @@ from date_jax.run import commandline, config_file, subprocesses, workdir
 def define_flags(definitions: flags.FlagValues) -> None:
     """Defines the flags, not at import: a test can import this file and another entry point."""
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=definitions)
+    # The runs to compare: a part of what the config file offers.
     for name, default, text in (
         ("directions", None, "of the config's DIRECTIONS; default: all"),
         ("methods", None, "of the config's METHODS; default: all"),
         ("seeds", "0,1,2", "values of config.seed"),
     ):
         flags.DEFINE_list(name, default, text, flag_values=definitions)
+    # Where the runs are: in folders, or summed up in one file.
     for name, default, text in (
         ("workdir", "runs/ablation", "of all, with table.md"),
         ("runs", "", "a runs.jsonl, to make the table of it"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=definitions)
+    # How much of the command is run, and how much of it at once.
     for name, text in (("table_only", "run nothing, make the table"), ("debug", "show tracebacks")):
         flags.DEFINE_bool(name, False, text, flag_values=definitions)
     text = "runs at a time, on a share of the cores"
@@ -241,9 +244,11 @@ def run_missing(
     Raises:
         UsageError: there are fewer cores than jobs.
     """
+    # More jobs than cores would leave some without one.
     cores = len(subprocesses.cores())
     if not 1 <= jobs <= cores:
         raise UsageError(f"--jobs={jobs}: must be from 1 to {cores}, the cores there are")
+    # An earlier start of the same command may have finished some.
     missing = {run.name: run for run in plan.runs if run not in results}
     if results:
         count = f"{len(results)} of {len(plan.runs)}"
@@ -258,6 +263,7 @@ def run_missing(
         write_table()
         return tables.scores(record, plan.columns)
 
+    # The title of each log names the machine; `records.machines` reads it there.
     subprocesses.run_all(
         [subprocesses.Command(name, commands[run], run.log) for name, run in missing.items()],
         jobs=jobs,

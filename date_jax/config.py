@@ -235,6 +235,7 @@ def _width_key(key: str, values: dict[str, Any]) -> str | None:
 def _image_misfits(config: ConfigDict) -> Iterator[str]:
     """Stages of the image extractor that do not fit each other, or the picture."""
     image, side = config.model.image, config.data.image_size
+    # Heads: one number a stage, which divides the stage's width.
     if len(image.depths) != len(image.heads):
         yield (
             f"config.model.image.heads={image.heads}: needs one number for each stage, as "
@@ -243,11 +244,13 @@ def _image_misfits(config: ConfigDict) -> Iterator[str]:
     for width, heads in zip(stage_widths(image), image.heads, strict=False):
         if width % heads:
             yield f"config.model.image.heads={image.heads}: {heads} does not divide {width}"
+    # Pooling over scales needs more than one scale to pool.
     if image.get("pooling") == "multi_scale" and len(image.depths) < 3:
         yield (
             f"config.model.image.pooling=multi_scale: joins all stages but the first, and "
             f"model.image.depths={image.depths} has {len(image.depths)}; take 3 or more"
         )
+    # The last stage's patches must cover the picture without a rest.
     if side % stride(image):
         hint = _multiple_of(stride(image), "the last stage's patches", side)
         yield f"config.data.image_size={side}: {hint}"

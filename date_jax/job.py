@@ -64,6 +64,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     published = (
         {} if saved else read_on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
     )
+    # The data, which must be the same on all hosts.
     task = TASKS[config.task]
     corpus = read_on_all_hosts(lambda: task.load(config), "its data")
     ready = time.perf_counter()
@@ -124,6 +125,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
         ]
     lines = [*report, *(f"warning: {warning}" for warning in warnings)]
+    # A resumed run also says what has changed since it was saved.
     if restored:
         lines.append(f"going on at step {int(state.step)} of {config.steps}")
         lines += [f"  {key}: {old} before, {new} now" for key, (old, new) in changes.items()]

@@ -150,6 +150,7 @@ def _draw_boxes(axes: Any, methods: Methods, title: str) -> None:
     Dashed: of all boxes of the teacher. Solid: of the selected boxes. Dotted: the targets whose box
     is selected and right, of all targets.
     """
+    # A line style for each share, a colour for each method.
     kinds = {
         "precision_all": ("--", "all"),
         "precision_selected": ("-", "selected"),
@@ -157,6 +158,7 @@ def _draw_boxes(axes: Any, methods: Methods, title: str) -> None:
     }
     for number, (method, runs) in enumerate(methods.items()):
         by_step = comparison.refreshes(runs)
+        # A share that some run has not measured has no line.
         for name in comparison.shares_of_right(runs):
             if name in kinds:
                 style, kind = kinds[name]

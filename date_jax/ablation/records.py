@@ -33,6 +33,7 @@ def record(directory: Path) -> Record | None:
     Raises:
         DataError: results.json is cut off.
     """
+    # A run without its results is not done; one whose results are cut off has to run again.
     path = directory / "results.json"
     if not path.exists():
         return None
@@ -52,6 +53,7 @@ def record(directory: Path) -> Record | None:
         "losses": with_few_digits(losses),
         "terms": with_few_digits(terms),
     }
+    # A runs.jsonl holds no empty fields.
     return {name: value for name, value in fields.items() if value not in (None, [], {})}
 
 
@@ -132,6 +134,7 @@ def read(path: Path, defaults: Mapping[str, dict[str, Any]]) -> list[Finished]:
         try:
             row = json.loads(line)
             direction, method, seed = (row.pop(name) for name in ("direction", "method", "seed"))
+            # The line holds what differs from the default of its direction, if the study has that.
             if direction in defaults:
                 row["config"] = with_changes(defaults[direction], row["config"] | {"seed": seed})
                 row["losses"] = {int(step): x for step, x in row.get("losses", {}).items()}

@@ -37,12 +37,14 @@ def load(config: ConfigDict) -> pipeline.Corpus:
 def example(config: ConfigDict) -> Batch:
     """The shapes of a batch of posts and composites, or of posts with regions alone."""
     regions = config.model.regions
+    # Pictures come with composites, which alone teach the proposal head.
     if regions.kind != "precomputed":
         composites = ("image", "box_cxcywh", "box_mask")
         return {
             "posts": record_shapes(config, "image", *TEXT),
             "composites": record_shapes(config, *composites, boxes=(MOST,)),
         }
+    # Regions found beforehand stand for the pictures.
     shape = (config.batch_size, regions.count)
     region_shapes = {
         "regions": jax.ShapeDtypeStruct((*shape, regions.width), np.float32),

@@ -182,7 +182,7 @@ class HybridStream(nn.Module):
             dropout=size.dropout,
             **saving,
         )
-        # Layers in which each modality attends to the other, then to both.
+        # Layers in which each modality attends to the other.
         self.cross = [
             CrossLayer(
                 heads=size.cross.heads,
@@ -194,6 +194,7 @@ class HybridStream(nn.Module):
             )
             for _ in range(size.cross.layers)
         ]
+        # Layers in which all tokens attend to all: pre-norm, with the quick form of GELU.
         self.joint = [
             EncoderLayer(
                 size.joint.heads,
@@ -205,10 +206,11 @@ class HybridStream(nn.Module):
             )
             for _ in range(size.joint.layers)
         ]
-        # Heads: the vectors, then the guesses of masked words and regions.
+        # Heads of the vectors: of each modality alone, then behind all layers.
         self.text_uni, self.image_uni, self.text_out, self.image_out = (
             nn.Dense(size.embedding, dtype=dtype) for _ in range(4)
         )
+        # Heads that guess masked words and regions: widened to the width of the tokens first.
         self.word_widened, self.region_widened = (
             nn.Dense(size.width, dtype=dtype) for _ in range(2)
         )

@@ -59,6 +59,7 @@ class Capture(nn.Module):
             width = sizes.stage_widths(model.image)[-1]
             self.image_extractor = extractors.image_extractor(model, "mean")
             self.proposal_head = proposals.ProposalHead(width, dtype=dtype)
+        # The streams read features of that width, wherever regions come from.
         self.streams = HybridStream(
             model.streams, self.vocab_size, self.text_length, width, **saving, dtype=dtype
         )

@@ -43,6 +43,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
     """
     count = config.retrieval.instances
 
+    # Parts that the predictions share.
     def network(params: Params) -> Any:
         return model.bind({"params": params["model"]})
 
@@ -53,6 +54,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
         outputs = network(batch["text"], batch["text_mask"], network.regions(batch))
         return jnp.stack([outputs[name] for name in VECTORS], axis=1).astype(jnp.float32)
 
+    # Vectors of whole posts, then what the head proposes.
     def vectors(params: Params, batch: Batch) -> Array:
         return stacked_vectors(network(params), normalised_batch(batch))
 
@@ -70,6 +72,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
 
     def close_ups(posts: Batch, box_xyxy: Array) -> Batch:
         """Posts that show nothing but what lies in their box."""
+        # Without pixels, regions outside of the box are hidden in place of a crop.
         if "regions" in posts:
             box, mask = proposals.regions_in_frame(
                 posts["region_box_xyxy"], posts["region_mask"], box_xyxy

@@ -10,10 +10,12 @@ from date_jax.task import missing_section
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """The contradictions in a config of the task `capture`, a line each."""
+    # Without these sections no other rule can be read.
     if missing := missing_section(config, "loss", "retrieval"):
         yield missing
         return
     yield from _precomputed_contradictions(config)
+    # The picture limits the regions, and these limit the instances.
     regions, side = config.model.regions, config.data.image_size
     rows, columns = token_grid(config.model.image, side, side)
     if regions.count > rows * columns and regions.kind != "precomputed":
@@ -30,6 +32,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
 
 def _precomputed_contradictions(config: ConfigDict) -> Iterator[str]:
     """The contradictions about regions that a detector found beforehand, a line each."""
+    # The kind of the regions and their folder belong together.
     precomputed = config.model.regions.kind == "precomputed"
     if precomputed and not config.data.regions:
         yield (
@@ -41,6 +44,7 @@ def _precomputed_contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.data.regions={config.data.regions}: not read unless "
             "config.model.regions.kind=precomputed"
         )
+    # The regions would not lie where the picture's parts do.
     if precomputed and config.data.fit != "stretch":
         yield (
             f"config.data.fit={config.data.fit}: precomputed regions lie in shares of the whole "

@@ -110,12 +110,14 @@ def augmented_batch(
     nowhere = jnp.broadcast_to(jnp.array([augment.NO_BOX]), (len(views["image"]), 4))
     without_geometry = config.augment.copy_and_resolve_references().unlock()
     without_geometry.update(_NO_GEOMETRY)
+    # Views grow stronger over the first steps.
     ramp = max(config.augment.ramp * config.steps, 1)
     options = {"strength": jnp.clip(step / ramp, 0.0, 1.0), "swap_table": swap_table}
     keys = jax.random.split(rng)
     views["image"], _, views["text"] = augment.random_view(
         views["image"], nowhere, views["text"], rng=keys[0], config=config.augment, **options
     )
+    # Composites have no title; `random_view` needs one, and this result of it is dropped.
     composites = batch["composites"]
     views["composite"], _, _ = augment.random_view(
         composites["image"],
