@@ -1,4 +1,4 @@
-"""Where prepared data lie, who may write there, and TensorFlow, kept quiet."""
+"""The folder of prepared data, the lock of who writes there, and TensorFlow, kept quiet."""
 
 import contextlib
 import fcntl

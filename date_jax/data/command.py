@@ -55,7 +55,7 @@ def run(
     *,
     interrupted: str,
 ) -> int:
-    """Runs a command and returns its exit code: what `work` returns (None: 0), or its mistake's.
+    """Runs a command and returns its exit code: that of `work` (None: 0) or of the user's mistake.
 
     Args:
         parser: of its flags.

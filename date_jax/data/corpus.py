@@ -55,7 +55,7 @@ class Split:
         return [f"{self.name}_{row}" for row in range(self.size)]
 
     def labels(self) -> list[list[str]]:
-        """What the picture of each row shows, with repetitions; of posts, for evaluation only."""
+        """The labels of each row's picture, with repetitions; of posts, for evaluation only."""
         return [labels.split(LABEL_SEPARATOR) for labels in self.records.products()]
 
     def products(self) -> Int[np.ndarray, " N"]:
@@ -91,7 +91,7 @@ class Corpus:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many rows each split has, by name."""
+        """The number of rows of each split, by name."""
         return {name: split.size for name, split in self.splits.items()}
 
 
@@ -193,12 +193,12 @@ def _row_counts(splits: Mapping[str, Split], parts: Parts) -> str:
 
 
 def _builder_notes(builder: Any) -> list[str]:
-    """What a TFDS builder wrote down for the user when it prepared its records."""
+    """Notes for the user that a TFDS builder wrote down when it prepared its records."""
     return (builder.info.metadata or {}).get("notes", [])
 
 
 def _text_notes(encoded: Sequence[EncodedTexts], config: Any) -> list[str]:
-    """What the user should know of texts that lost their end or hold no word."""
+    """Notes for the user about texts that lost their end or hold no word."""
     cut, empty = (sum(getattr(texts, loss) for texts in encoded) for loss in ("cut", "empty"))
     notes = []
     if cut:

@@ -1,4 +1,4 @@
-"""Which domains a run asks for, and whether the data has them."""
+"""The domains that a run asks for, and the check that the data has them."""
 
 from collections.abc import Collection
 

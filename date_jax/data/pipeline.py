@@ -31,7 +31,7 @@ AHEAD = 2  # batches made while one is used; more only costs memory
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which rows of every global batch a process gives: the part `index` of `count` equal ones."""
+    """A process's share of every global batch: its rows are part `index` of `count` equal ones."""
 
     index: int
     count: int
@@ -42,7 +42,7 @@ class Share:
         return cls(jax.process_index(), jax.process_count())
 
     def rows(self, batch_size: int) -> range:
-        """The rows of a global batch of `batch_size` that are this process's.
+        """The rows of a global batch of `batch_size` that this process gives.
 
         Raises:
             UsageError: the processes cannot share a batch of that size evenly.
@@ -69,7 +69,7 @@ def train_batches(
     columns: Sequence[str] | None = None,
     regions: bool = False,
 ) -> Generator[dict[str, np.ndarray]]:
-    """This process's rows of the global batches from `start_step` on, without end.
+    """Batches without end: this process's rows of the global ones, from `start_step` on.
 
     Args:
         corpus: of `load`.
@@ -103,7 +103,7 @@ def train_batches(
 def pair_batches(
     corpus: Corpus, *, share: Share, batch_size: int, seed: int, start_step: int
 ) -> Generator[dict[str, dict[str, np.ndarray]]]:
-    """This process's part `{trigger, offer}` of the batches of pairs from `start_step` on.
+    """Batches `{trigger, offer}` of pairs from `start_step` on: this process's part of each.
 
     An epoch has every one of the corpus' pairs twice, once with each of its rows as the trigger.
 
@@ -142,7 +142,7 @@ def _pairs(corpus: Corpus) -> Int[np.ndarray, "M 2"]:
 
 
 def _shuffled_numbers(number: Any, size: int, seed: int, stream: int, rows: int) -> Any:
-    """Which of `size` examples the examples `number` of all epochs are.
+    """The shuffled numbers, below `size`, of the examples that `number` counts through all epochs.
 
     Args:
         number: `[rows]`, counted through all epochs.
@@ -178,7 +178,7 @@ def eval_batches(
     columns: Sequence[str] | None = None,
     regions: bool = False,
 ) -> Generator[dict[str, np.ndarray]]:
-    """This process's rows of every example once, in order.
+    """Batches of every example once, in order: this process's rows of them.
 
     Row i of global batch b is example `b * batch_size + i`; behind the last one rows are filled up
     with `mask` False. Every process gets the same number of batches. Arguments as `train_batches`.
@@ -211,7 +211,7 @@ def pictures(
 
 
 class _Table:
-    """All of a batch but pictures and regions, looked up by row number."""
+    """All columns of a batch but pictures and regions, looked up by row number."""
 
     def __init__(
         self, corpus: Corpus, names: list[str], *, boxes: bool, columns: Sequence[str] | None

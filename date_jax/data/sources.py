@@ -29,7 +29,7 @@ POSTS = ("post", "suite", "single", "unseen")  # kinds with a title; composites 
 
 
 class Parts(NamedTuple):
-    """What a corpus is made of.
+    """The parts that a source makes a corpus of.
 
     Attributes:
         builders: of TFDS, which give all splits together.

@@ -90,7 +90,7 @@ class Tokenizer:
         Path(path).write_text("".join(piece + "\n" for piece in self.vocab), encoding="utf-8")
 
     def swap_table(self, word_pairs: Iterable[tuple[str, str]]) -> Int[np.ndarray, " V"]:
-        """For each id the id to put in its place when the picture is mirrored.
+        """The id that takes the place of each id when the picture is mirrored.
 
         Args:
             word_pairs: such as ("left", "right"); a pair counts where both are single pieces.

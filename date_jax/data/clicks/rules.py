@@ -1,4 +1,4 @@
-"""Which offers show the same product, by what people clicked: rules, as a relational expression.
+"""Rules that pair offers of one product by what people clicked, as a relational expression.
 
 Shoppers who look for one thing under one query in one session click several suppliers' offers of
 it: after same-style pairs from click logs (arXiv 2302.05093). Written in Ibis, so that DuckDB on

@@ -1,4 +1,4 @@
-"""What the rules of click_pairs are worth and what mining costs, on simulated logs.
+"""Trials of click_pairs on simulated logs: the worth of its rules and the cost of mining.
 
 python -m date_jax.data.click_trials --table=rules --rows=1000000
 python -m date_jax.data.click_trials --table=growth --rows=100000,1000000,10000000

@@ -1,1 +1,1 @@
-"""What is prepared as TFDS data sets, a builder for each source."""
+"""TFDS data sets of prepared records, with a builder for each source."""

@@ -18,7 +18,7 @@ from date_jax.errors import UsageError
 
 @dataclasses.dataclass(kw_only=True)
 class ShopConfig(tfds.core.BuilderConfig):
-    """What the shop renders.
+    """The settings that the shop is rendered with.
 
     Attributes:
         image_size: S; every picture is S x S.
@@ -45,7 +45,7 @@ class ShopConfig(tfds.core.BuilderConfig):
         )
 
     def sizes(self) -> dict[str, int]:
-        """How many pictures each split of a domain has, 8:1:1."""
+        """The number of pictures of each split of a domain, 8:1:1."""
         tenth = self.pictures // 10
         return {"train": self.pictures - 2 * tenth, "val": tenth, "test": tenth}
 

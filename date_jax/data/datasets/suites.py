@@ -20,7 +20,7 @@ from date_jax.errors import UsageError
 
 @dataclasses.dataclass(kw_only=True)
 class SuitesConfig(tfds.core.BuilderConfig):
-    """What the embedded posts show and how many there are.
+    """The settings of the embedded posts: what they show and how many there are.
 
     Attributes:
         image_size: S; every picture is S x S.

@@ -21,7 +21,7 @@ TEXTS = ("offer_id", "supplier")
 
 @dataclasses.dataclass(kw_only=True)
 class SuppliersConfig(tfds.core.BuilderConfig):
-    """What the embedded catalogue shows.
+    """The settings that the embedded catalogue is rendered with.
 
     Attributes:
         image_size: S; every picture is S x S.

@@ -169,7 +169,7 @@ def notes(rows: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
 
 
 def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:
-    """For each offer the least offer_id that a chain of pairs within its split leads to."""
+    """The product of each offer: the least offer_id that a chain of pairs in its split leads to."""
     # The pairs as edges between rows; ids that are not in the file join nothing.
     row_of = {offer.offer_id: row for row, offer in enumerate(rows)}
     ends = [

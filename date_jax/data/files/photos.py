@@ -193,7 +193,7 @@ def checked_id(where: str, text: str) -> str:
 
 
 def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
-    """For each id the name `<id>.<ending>` of its picture; `<id>.jpg` if there is none.
+    """The file name `<id>.<ending>` of each id's picture; `<id>.jpg` if there is none.
 
     Args:
         folder: of the pictures, where a detector's files may lie too.
@@ -216,7 +216,7 @@ def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
 
 
 def _results_in_order(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:
-    """Each item with the function's result, in order, by as many threads as cores.
+    """Pairs of an item and the function's result, in order, by as many threads as cores.
 
     Threads are enough: Pillow lets go of the interpreter while it decodes, resizes and encodes
     (2 threads took 0.71 of the time of one at 384 px on two busy cores, 2 processes 0.74).

@@ -48,7 +48,7 @@ def text_rows(
 
 
 def file_text(path: Path, option: str = "config.data.path") -> str:
-    """All of a UTF-8 file.
+    """The whole text of a UTF-8 file.
 
     Args:
         path: of the file.

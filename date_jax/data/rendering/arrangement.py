@@ -1,4 +1,4 @@
-"""Which products stand together in a picture, in which view, and where."""
+"""The arrangement of a picture: the products that stand together, their views and places."""
 
 import functools
 from typing import NamedTuple

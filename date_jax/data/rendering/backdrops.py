@@ -1,4 +1,4 @@
-"""What lies behind the products: catalogue grounds and rooms, as float RGB 0..255."""
+"""Backdrops of the products: catalogue grounds and rooms, as float RGB 0..255."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""How one supplier shows and names one product, among parts and among things to look at."""
+"""Scenes and titles of offers: one part or product of the shop, as one supplier presents it."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What is laid over a picture: banners, stickers, chat, hands; drawn larger and reduced."""
+"""Overlays of a picture: banners, stickers, chat, hands; drawn larger and reduced."""
 
 import functools
 from collections.abc import Callable

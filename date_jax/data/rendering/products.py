@@ -292,7 +292,7 @@ def product_sprite(
 
 
 def _shading(alpha: Image.Image) -> Float[np.ndarray, "h w"]:
-    """Each pixel's share of light, from the upper left and less at the rim: it looks round."""
+    """The share of light of each pixel, from the upper left and less at the rim: it looks round."""
     width, height = alpha.size
     inner = alpha.filter(ImageFilter.BoxBlur(0.08 * max(width, height)))
     across = np.linspace(0.09, -0.09, width, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the shop's products are drawn from: sixteen silhouettes and eight printed marks.
+"""Shapes that the shop's products are drawn from: sixteen silhouettes and eight printed marks.
 
 Everything is a polygon around the origin, x to the right, y down, within [-1, 1], so that one
 matrix turns, stretches and scales a product without resampling a pixel.

@@ -69,7 +69,7 @@ class Job(NamedTuple):
 
 
 def encoded_picture(picture: Picture) -> Encoded:
-    """The same with the pixels as PNG, which loses nothing."""
+    """The picture with its pixels as PNG, which loses nothing."""
     buffer = io.BytesIO()
     Image.fromarray(picture.image).save(buffer, "PNG", compress_level=3)
     return Encoded(buffer.getvalue(), *picture[1:])
