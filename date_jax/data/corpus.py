@@ -127,6 +127,7 @@ def load(config: Any, records: str) -> Corpus:
     # Texts become token ids. Where nobody reads a text, as a composite's, it decides nothing.
     texts = {name: split.texts("text") for name, split in prepared_splits.items()}
     is_read = {name: name.rpartition("_")[0] in parts.groups for name in texts}
+    # Without a file for it, the vocabulary is learned from the training texts that are read.
     if tokenizer is None:
         train = sorted(name for name in texts if is_read[name] and name.endswith("_train"))
         tokenizer = tokenizers.tokenizer_of_texts(
@@ -135,6 +136,7 @@ def load(config: Any, records: str) -> Corpus:
             length=config.text_length,
         )
     encoded = {name: tokenizer.encode(texts[name]) for name in texts}
+    # In another language most texts would be the same unknown words.
     for name in filter(is_read.get, encoded):
         tokenizers.check_vocabulary(encoded[name], name=name, vocab=config.vocab)
     # Columns of names become numbers, and each post finds its regions.

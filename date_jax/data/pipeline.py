@@ -262,6 +262,7 @@ def _picture_batches(
         image = tf.numpy_function(images, [index], tf.uint8)
         return {"image": tf.ensure_shape(image, [rows, side, side, 3])}
 
+    # Files may be cut or deleted after their check: the message names their folder.
     try:
         yield from _batches_ahead(steps, row_numbers, rows, read)
     except tf.errors.OpError as error:
@@ -280,8 +281,10 @@ def _region_batches(
     batch of each of `steps`, read ahead."""
     tf = tensorflow()
     files: Any = corpus.regions
+    # From a row of the joined splits to its row in the region files.
     region_row = np.concatenate([corpus.splits[name].region_row for name in names])
     count, width = files.shape
+    # Types for the call into Python, and shapes, which it loses.
     forms = {
         "regions": (tf.as_dtype(files.dtype), [rows, count, width]),
         "region_box_xyxy": (tf.float32, [rows, count, 4]),

@@ -188,6 +188,7 @@ def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
     """
     from array_record.python import array_record_module
 
+    # A file tells how many records it holds; one that cannot be read counts as empty.
     wrong = []
     for shard in shards:
         try:
@@ -199,6 +200,7 @@ def _check_shards(name: str, shards: tuple[Shard, ...]) -> None:
         if count != shard.size:
             state = f"{count} of {shard.size} records" if shard.path.exists() else "missing"
             wrong.append(f"  {shard.path.name}: {state}")
+    # A few files by name are enough: they are all made anew together.
     if wrong:
         raise DataError(
             "\n".join(

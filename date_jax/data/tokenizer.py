@@ -142,6 +142,7 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
         DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces.
     """
     advice = "one piece a line, as in BERT's vocab.txt"
+    # Faults of reading are the user's: the message names the file and a way out.
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -151,6 +152,7 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
             f"cannot read the vocabulary {path}: {error.strerror} (looked from {Path.cwd()})\n"
             '  set config.data.vocab to a vocab.txt, or to "" to learn one from the texts'
         ) from None
+    # Ids are line numbers: an empty line counts, the newline of the last one does not.
     vocab = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     lacking = [piece for piece in SPECIAL if piece not in vocab]
     if not vocab:
@@ -160,6 +162,7 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
             f"vocabulary {path} lacks {' '.join(lacking)} among its {len(vocab)} lines: "
             f"expected {advice}"
         )
+    # A piece on two lines would have two ids.
     if len(set(vocab)) < len(vocab):
         line_of: dict[str, int] = {}
         for line, piece in enumerate(vocab, 1):

@@ -154,11 +154,13 @@ def _check_options(options: argparse.Namespace) -> None:
     Raises:
         UsageError: naming the flag and what it may be.
     """
+    # Only mining needs files: --sql reads and writes none.
     required = [] if options.sql else ["log", "catalogue", "out"]
     missing = [f"--{name}" for name in required if not getattr(options, name)]
     if missing:
         raise UsageError(f"{', '.join(missing)} is required; --help lists the flags")
     options.without = rules_in(options.without, "--without")
+    # Numbers are refused now, before DuckDB reads a log of gigabytes.
     for name in ("min_support", "max_clicks", "min_coclicks", "max_pairs"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name}={getattr(options, name)}: must be 1 or more")
@@ -189,6 +191,7 @@ def main(arguments: Sequence[str]) -> int:
         __doc__,
         usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
     )
+    # The flags of the command; the salt is a setting too, but has no default.
     parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
     parser.add_argument("--catalogue", help=f"the same; columns {', '.join(CATALOGUE)}")
     parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
@@ -196,6 +199,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--without", default="", help=f"rules to leave out: {','.join(RULES)}")
     parser.add_argument("--memory_gb", type=float, default=3.0, help="DuckDB's (3)")
     parser.add_argument("--salt", help="of the users' hashes (a random one, kept nowhere)")
+    # One flag a setting of the rules, so that a new setting needs no line here.
     for name, default in Settings._field_defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
     return command.run(parser, arguments, mine_or_print, interrupted="nothing was written")

@@ -56,12 +56,14 @@ def builder(config: Any, cache: Path) -> "Files":
     Raises:
         DataError: the file is malformed, or lacks the domains that the config asks for.
     """
+    # An empty path would be read as the folder that the run started in.
     if not config.path:
         raise DataError(
             "config.data.path is empty: name your .jsonl or .csv file, "
             "as in --config.data.path=shop.jsonl"
         )
     path = Path(config.path).expanduser()
+    # A line becomes a row; its domain and split make the name of one split.
     rows = [
         PhotoRow(
             line=row.line,
@@ -74,6 +76,7 @@ def builder(config: Any, cache: Path) -> "Files":
         )
         for row in annotations(path)
     ]
+    # A domain without training rows is refused before any picture is opened.
     splits = {row.split for row in rows}
     check_domains(splits, source=config.source, target=config.target, where=str(path))
     return builder_of_rows(config, cache, path=path, folder=path.parent, rows=rows)
@@ -129,6 +132,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
         """Looks at every header and every box before the first picture is made."""
         del dl_manager
         config = self.builder_config
+        # Headers cost little and tell most mistakes: all are read before any pixel.
         photos = Photos(
             config.folder,
             [row.image for row in config.rows],
@@ -138,9 +142,11 @@ class Files(tfds.core.GeneratorBasedBuilder):
             budget=config.bad_image_budget,
         )
         check_boxes(config.path, config.rows, photos.headers)
+        # By split and picture, since all rows of a picture share its decoding.
         splits: dict[str, dict[str, list[PhotoRow]]] = {}
         for row in config.rows:
             splits.setdefault(row.split, {}).setdefault(row.image, []).append(row)
+        # One countdown over all splits, of the pictures that can be read.
         total = sum(image in photos.headers for images in splits.values() for image in images)
         countdown = Countdown("preparing pictures", total)
         return {
@@ -158,8 +164,10 @@ class Files(tfds.core.GeneratorBasedBuilder):
         """
         config = self.builder_config
         number = 0
+        # Pictures come resized to S x S, so their boxes have to follow.
         for image, jpeg in photos.jpegs(list(rows_of), countdown):
             size = photos.headers[image][:2]
+            # A row's key is its number: records stay in the order of the file's pictures.
             for row in rows_of[image]:
                 box = np.zeros(4, np.float32)
                 if row.box:
@@ -178,6 +186,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                     },
                 )
                 number += 1
+        # Only now it is known which pictures failed to decode.
         self.info.metadata["notes"] = photos.notes()
         if not number:
             raise DataError(

@@ -23,6 +23,7 @@ def builder(
         folder: of their pictures.
         offers: of `catalogue.offers_with_products`.
     """
+    # An offer is a photo without a box: its title is the text, `offer` stands for a domain.
     rows = [
         PhotoRow(
             line=offer.line,

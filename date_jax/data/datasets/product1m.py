@@ -21,9 +21,11 @@ def builder(config: Any, cache: Path, posts: Mapping[str, Sequence[Post]]) -> fi
     Raises:
         DataError: the folder of pictures cannot be read.
     """
+    # Pictures lie in the folder by their post's id, with any ending: it is listed once.
     path, folder = (Path(config[key]).expanduser() for key in ("path", "images"))
     in_order = [(split, post) for split, posts_of in posts.items() for post in posts_of]
     images = files_by_id(folder, [post.post_id for _, post in in_order])
+    # A post is a photo without a box; all its labels go into one column of text.
     rows = [
         PhotoRow(
             line=post.line,

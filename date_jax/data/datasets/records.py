@@ -32,10 +32,12 @@ def features(
                 shape=(image_size, image_size, 3), dtype=np.uint8, encoding_format=encoding
             ),
             "text": tfds.features.Text(),
+            # Ground truth: the box of the product, which product it is, and its kind.
             "box_xyxy": tfds.features.Tensor(shape=(*boxes, 4), dtype=np.float32),
             "has_box": tfds.features.Tensor(shape=boxes, dtype=np.bool_),
             "product_id": tfds.features.Text(),
             "category": tfds.features.Text(),
+            # The way back to the source; then what only one source has.
             "row": tfds.features.Scalar(dtype=np.int64),
             **{name: tfds.features.Text() for name in texts},
         }

@@ -61,10 +61,12 @@ class SuitesConfig(tfds.core.BuilderConfig):
 
     def jobs(self) -> list[Job]:
         """The pictures of each split `<kind>_<train, val or test>`."""
+        # A gallery holds `views` pictures of every product of its split.
         gallery_sizes = {
             split: self.views * len(members(self.seed, self.products, split))
             for split in ("val", "test")
         }
+        # Training splits first; val and test have queries and a gallery of single products.
         jobs = [
             Job("post", "train", self.posts),
             Job("composite", "train", self.composites),

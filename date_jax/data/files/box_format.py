@@ -32,6 +32,7 @@ def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header])
             wrong[fault].append(row)
     if not wrong:
         return
+    # The message shows the first wrong row in full, and guesses the format from all boxes.
     wrong_rows = [row for rows in wrong.values() for row in rows]
     first = min(wrong_rows)
     size = headers[first.image]

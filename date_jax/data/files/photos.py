@@ -157,6 +157,7 @@ class Photos:
 
     def _check_budget(self) -> None:
         """Refuses more rows without a picture than the user allows."""
+        # In rows, not pictures: a picture that many rows share costs them all.
         allowed = int(self._budget * self._rows_of.total())
         lost = self._lost_rows()
         if lost > allowed:

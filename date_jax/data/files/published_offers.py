@@ -63,6 +63,7 @@ def offers_and_pairs(path: Path, option: str = "config.data.path") -> PublishedO
                 ids.append(offer.offer_id)
     if not first:
         raise DataError(f"{path} holds no objects: expected one a pair")
+    # Which title is right only the user can tell; the run goes on with the first.
     notes = []
     if ambiguous:
         notes = [f"{len(ambiguous):,} offers have several titles or pictures: the first one counts"]

@@ -183,8 +183,10 @@ def placed_products(
         placed = []
         for item in [items[position] for position in order]:
             matrix = _view_matrix(rng, look, item, size)
+            # A seller holds up the queried product: the others are drawn smaller.
             if shown_off and item is not items[0]:
                 matrix = matrix * rng.uniform(0.55, 0.8)
+            # Without a free place the product shrinks; after TRIES sizes it is left out.
             for _ in range(TRIES):
                 box = extent(item, matrix)
                 centre = _free_centre(rng, look, box, boxes, free)

@@ -171,10 +171,12 @@ def _draw_pattern(
     # Lines and dots reach beyond the silhouette, so that no view shows their ends.
     fill, phase = item.second, item.phase * 0.4
     match item.pattern:
+        # Bars from side to side, shifted by the product's phase.
         case "striped":
             for y in np.arange(-1.2, 1.2, 0.42) + phase:
                 corners = [[-1.2, y], [1.2, y], [1.2, y + 0.17], [-1.2, y + 0.17]]
                 draw.polygon(place(corners), fill=fill)
+        # Every second row is moved by half a step; discs stay round in every view.
         case "dotted":
             rows, columns = np.mgrid[-4:5, -4:5]
             x, y = 0.36 * (columns + 0.5 * (rows % 2)) + phase, 0.31 * rows
@@ -182,6 +184,7 @@ def _draw_pattern(
             centres = place(np.stack([x.ravel(), y.ravel()], -1))
             for cx, cy in zip(centres[::2], centres[1::2], strict=True):
                 draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=fill)
+        # Every second square of a board, a gap smaller, so that corners do not join.
         case "checked":
             side, gap = 0.27, 0.02
             for row in range(-5, 5):
@@ -190,12 +193,14 @@ def _draw_pattern(
                     end_x, end_y = x + side - gap, y + side - gap
                     corners = [[x, y], [end_x, y], [end_x, end_y], [x, end_y]]
                     draw.polygon(place(corners), fill=fill)
+        # Lines whose width follows the product's scale, a pixel at least.
         case "zigzag":
             x = np.arange(-1.3, 1.3, 0.22) + phase
             wave = np.where(np.arange(len(x)) % 2, 0.13, -0.13)
             for y in np.arange(-1.2, 1.3, 0.46):
                 line = place(np.stack([x, wave + y], -1))
                 draw.line(line, fill=fill, width=max(1, round(0.14 * unit)))
+        # The lower third of the body, as if dipped in paint.
         case "dipped":
             y = bottom - 0.36 * height
             draw.polygon(place([[-1.2, y], [1.2, y], [1.2, 1.2], [-1.2, 1.2]]), fill=fill)
