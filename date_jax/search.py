@@ -1,4 +1,6 @@
-"""Search a run's catalogue by picture, words or both: python -m date_jax.search --workdir=runs/…
+"""Searches a run's catalogue by picture, words or both.
+
+    python -m date_jax.search --workdir=runs/… QUESTION
 
     --row=12                            offers of the same style as offer 12, by picture and title
     --row=12 --by=image                 by its picture alone; or text
@@ -7,7 +9,7 @@
     --row=12 --old=red --new=blue       style transfer by arithmetic: v - a·old + a·new
     --duplicates=0.95                   groups of offers whose vectors have a cosine above that
 
-For runs of configs/same_style.py. Prints what it finds, and draws it into --out.
+For runs of configs/same_style.py. Prints the offers, and draws them into --out.
 """
 
 import os
@@ -19,26 +21,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from absl import flags, logging
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from date_jax.errors import DataError, UsageError, spelling_hint
 from date_jax.run import commandline
 
 KINDS = ("joint", "image", "text")
-SHOWN_GROUPS = 12
+GROUPS_ON_SHEET = 12
+GREY = 225  # in place of a picture, on the sheet
 
 
-class Searched(NamedTuple):
-    """A run that is done and the catalogue it was trained on.
+class Catalogue(NamedTuple):
+    """The offers of a finished run, with their vectors.
 
     Attributes:
         config: the run's.
-        corpus: of `pipeline.load`.
+        corpus: of `task.load`.
         predict: jitted, `(name, batch) -> [B E]`.
         split: name of the offers that are searched.
         vectors: of all of them, from picture and title.
-        mesh: that search is spread over.
+        mesh: the devices that a search is spread over.
     """
 
     config: ConfigDict
@@ -49,7 +52,7 @@ class Searched(NamedTuple):
     mesh: Any
 
 
-def define_flags(known: flags.FlagValues) -> None:
+def define_flags(definitions: flags.FlagValues) -> None:
     """Not at import, so that a test can import this file beside another entry point."""
     for name, default, text in (
         ("workdir", None, "of the run"),
@@ -58,62 +61,64 @@ def define_flags(known: flags.FlagValues) -> None:
         ("by", "joint", f"what of the query counts: {', '.join(KINDS)}"),
         ("out", "found.png", "the picture of results"),
     ):
-        flags.DEFINE_string(name, default, text, flag_values=known)
+        flags.DEFINE_string(name, default, text, flag_values=definitions)
     for name, text in (
         ("words", "to ask with, in place of the offer's title"),
         ("old", "words whose direction is taken away"),
         ("new", "words whose direction is added"),
     ):
-        flags.DEFINE_string(name, "", text, flag_values=known)
-    flags.DEFINE_integer("row", None, "an offer to ask with", flag_values=known)
-    flags.DEFINE_integer("count", 8, "offers to find", flag_values=known)
-    flags.DEFINE_float("strength", 1.0, "a of the arithmetic", flag_values=known)
-    flags.DEFINE_float("duplicates", 0.0, "a cosine: find groups instead", flag_values=known)
-    flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=known)
+        flags.DEFINE_string(name, "", text, flag_values=definitions)
+    flags.DEFINE_integer("row", None, "an offer to ask with", flag_values=definitions)
+    flags.DEFINE_integer("count", 8, "offers to find", flag_values=definitions)
+    flags.DEFINE_float("strength", 1.0, "a of the arithmetic", flag_values=definitions)
+    flags.DEFINE_float("duplicates", 0.0, "a cosine: find groups instead", flag_values=definitions)
+    flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=definitions)
 
 
 def main(_: list[str]) -> None:
     """Answers one question."""
     logging.set_verbosity(logging.ERROR)
-    given = flags.FLAGS
-    require_question(given)
+    values = flags.FLAGS
+    require_question(values)
     from date_jax.evals import sheets
 
-    searched = opened(Path(given.workdir), given.split)
-    if given.duplicates:
-        lines, sheet = duplicates(searched, given.duplicates, given.count)
+    catalogue = load_catalogue(Path(values.workdir), values.split)
+    if values.duplicates:
+        lines, sheet = near_duplicates(catalogue, values.duplicates, values.count)
     else:
-        lines, sheet = answered(searched, given)
-    sheets.write(given.out, sheet)
-    print("\n".join([*lines, f"drawn into {given.out}"]))
+        lines, sheet = answer(catalogue, values)
+    sheets.write(values.out, sheet)
+    print("\n".join([*lines, f"drawn into {values.out}"]))
 
 
-def require_question(given: flags.FlagValues) -> None:
+def require_question(values: flags.FlagValues) -> None:
     """Raises UsageError where the flags ask for nothing, or for two things at once."""
-    if not given.workdir:
+    # Each flag alone.
+    if not values.workdir:
         raise UsageError("--workdir is required: the folder of a run of configs/same_style.py")
-    if given.by not in KINDS:
-        raise UsageError(
-            f"--by={given.by}: one of {', '.join(KINDS)}{spelling_hint(given.by, KINDS)}"
-        )
-    if given.count < 1:
-        raise UsageError(f"--count={given.count}: must be 1 or more")
-    if bool(given.old) != bool(given.new):
+    if values.by not in KINDS:
+        hint = spelling_hint(values.by, KINDS)
+        raise UsageError(f"--by={values.by}: one of {', '.join(KINDS)}{hint}")
+    if values.count < 1:
+        raise UsageError(f"--count={values.count}: must be 1 or more")
+
+    # Then what they make together.
+    if bool(values.old) != bool(values.new):
         raise UsageError("--old and --new belong together: the words to take away and to add")
-    asked = given.row is not None, bool(given.picture)
-    if given.duplicates:
-        if any(asked) or given.words or given.old:
+    has_row, has_picture = values.row is not None, bool(values.picture)
+    if values.duplicates:
+        if has_row or has_picture or values.words or values.old:
             raise UsageError("--duplicates looks at all offers; leave out the other question")
-        if not 0 < given.duplicates < 1:
-            raise UsageError(f"--duplicates={given.duplicates}: a cosine between 0 and 1")
-    elif all(asked):
+        if not 0 < values.duplicates < 1:
+            raise UsageError(f"--duplicates={values.duplicates}: a cosine between 0 and 1")
+    elif has_row and has_picture:
         raise UsageError("--row and --picture: one or the other")
-    elif not (any(asked) or given.words):
+    elif not (has_row or has_picture or values.words):
         raise UsageError("nothing is asked: give --row, --picture, --words or --duplicates")
 
 
-def opened(run: Path, split: str) -> Searched:
-    """The moving average of a run's last checkpoint, and the vectors of the offers of `split`.
+def load_catalogue(run: Path, split: str) -> Catalogue:
+    """The offers of `split`, as the moving average of a run's last checkpoint sees them.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -126,75 +131,93 @@ def opened(run: Path, split: str) -> Searched:
     from date_jax.data.cache import compiled_folder
     from date_jax.evals.collect import collector
     from date_jax.run import checkpoint
-    from date_jax.same_style import batches
-    from date_jax.same_style.task import TASK
+    from date_jax.tasks import TASKS
 
-    found = checkpoint.latest_part(run)
-    for warning in found.warnings:
+    # The network, and the task that knows how to read its data.
+    part = checkpoint.latest_part(run)
+    for warning in part.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    config = ConfigDict(found.meta["config"])
-    if config.task != "same_style":
-        raise UsageError(f"{run}: a run of task {config.task}; only same_style's can be searched")
+    config = ConfigDict(part.meta["config"])
+    task = TASKS[config.task]
+    if task.gallery is None:
+        names = " and ".join(f"{name}'s" for name, other in TASKS.items() if other.gallery)
+        raise UsageError(f"{run}: a run of task {config.task}; only {names} can be searched")
     jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
-    corpus = TASK.load(config)
-    if corpus.fingerprint != found.meta["data"]:
+
+    # The offers: those that the run was trained with.
+    corpus = task.load(config)
+    if corpus.fingerprint != part.meta["data"]:
         raise DataError(f"{run}: its data have changed since it was trained")
     if split not in corpus.splits:
-        there = ", ".join(corpus.splits)
-        raise UsageError(
-            f"--split={split}: no such offers{spelling_hint(split, corpus.splits)}: {there}"
-        )
-    learner, mesh = TASK.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
+        hint = spelling_hint(split, corpus.splits)
+        raise UsageError(f"--split={split}: no such offers{hint}: {', '.join(corpus.splits)}")
+
+    # Their vectors, in batches that this machine's devices can share.
+    learner, mesh = task.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
     config.eval.batch_size = max(config.eval.batch_size // mesh.size, 1) * mesh.size
     joint = {"joint_embedding": learner.predict["joint_embedding"]}
     collect = collector(joint, mesh, rows_at_once=config.model.rows_at_once)
-    rows = collect(found.params, batches.split_batches(config, corpus, split))
+    vectors = collect(part.params, task.gallery(config, corpus, split))["joint_embedding"]
     compiled = {name: jax.jit(function) for name, function in learner.predict.items()}
 
     def predict(kind: str, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "B E"]:
+        """The vectors of a batch, from the picture, the text or both."""
         name = f"{kind}_embedding"
         if name not in compiled:
             raise UsageError(f"{run}: was trained with modality={config.modality}: no {kind}")
-        return np.asarray(compiled[name](found.params, batch))
+        return np.asarray(compiled[name](part.params, batch))
 
-    return Searched(config, corpus, predict, split, rows["joint_embedding"], mesh)
+    return Catalogue(config, corpus, predict, split, vectors, mesh)
 
 
-def answered(
-    searched: Searched, given: flags.FlagValues
+def answer(
+    catalogue: Catalogue, values: flags.FlagValues
 ) -> tuple[list[str], UInt8[np.ndarray, "Y X 3"]]:
-    """Lines and a picture of the offers that the flags ask for."""
+    """Lines and a picture of the offers that the flags ask for.
+
+    Raises:
+        UsageError: the run cannot answer that question.
+    """
     from date_jax.evals import findings
     from date_jax.pairs import neighbours
 
-    modality = searched.config.modality
-    unseen = {"image": ("words", given.words), "text": ("picture", given.picture)}
-    flag, value = unseen.get(modality, ("", ""))
+    modality = catalogue.config.modality
+    invisible = {"image": ("words", values.words), "text": ("picture", values.picture)}
+    flag, value = invisible.get(modality, ("", ""))
     if value:
         raise UsageError(
             f"--{flag}={value}: the run was trained with modality={modality} and does not see it; "
             "leave it out"
         )
-    offers = searched.corpus.splits[searched.split]
-    image, words = question(searched, given.row, given.picture, given.words)
-    vector = asked(searched, image, words, given.by)
-    if given.old:
-        vector = moved(searched, vector, given.old, given.new, given.strength)
-        words = f"{words}: {given.old} -> {given.new}"
-    found = neighbours.nearest_rows(vector, searched.vectors, given.count + 1, mesh=searched.mesh)
-    kept = (found.index[0] >= 0) & (found.index[0] != (-1 if given.row is None else given.row))
-    index, score = (part[0][kept][: given.count] for part in (found.index, found.score))
+
+    # The question as one vector.
+    offers = catalogue.corpus.splits[catalogue.split]
+    image, words = question(catalogue, values.row, values.picture, values.words)
+    vector = query_vector(catalogue, image, words, values.by)
+    if values.old:
+        vector = vector_in_style(catalogue, vector, values.old, values.new, values.strength)
+        words = f"{words}: {values.old} -> {values.new}"
+
+    # Its neighbours, one more than asked for: an offer is the nearest to itself.
+    nearest = neighbours.nearest_rows(
+        vector, catalogue.vectors, values.count + 1, mesh=catalogue.mesh
+    )
+    asked_row = -1 if values.row is None else values.row
+    is_answer = (nearest.index[0] >= 0) & (nearest.index[0] != asked_row)
+    index, score = (x[0][is_answer][: values.count] for x in (nearest.index, nearest.score))
     ids = offers.records.texts("offer_id")
     lines = [f"{s:.3f}  {ids[i]}  {offers.texts[i]}" for i, s in zip(index, score, strict=True)]
+
+    # Which of them are right is known where the question is an offer as it is.
     right = None
-    if given.row is not None and not (given.words or given.old):
+    if values.row is not None and not (values.words or values.old):
         product = offers.products()
-        right = (product[index] == product[given.row])[None]
-    return lines, findings.sheet([_finding(searched, image, words, index, right)], title="found")
+        right = (product[index] == product[values.row])[None]
+    return lines, findings.sheet([_finding(catalogue, image, words, index, right)], title="found")
 
 
 def question(
-    searched: Searched, row: int | None, picture: str, words: str
+    catalogue: Catalogue, row: int | None, picture: str, words: str
 ) -> tuple[UInt8[np.ndarray, "S S 3"] | None, str]:
     """The picture and the words that are asked with; None and "" where there are none.
 
@@ -204,16 +227,17 @@ def question(
     """
     from date_jax.data import pipeline
 
-    offers = searched.corpus.splits[searched.split]
+    offers = catalogue.corpus.splits[catalogue.split]
     if row is None:
-        return (_read(picture, searched.config.data) if picture else None), words
+        return (_prepared_picture(picture, catalogue.config.data) if picture else None), words
     if not 0 <= row < offers.size:
         raise UsageError(f"--row={row}: must be from 0 to {offers.size - 1}")
-    (image,) = pipeline.pictures(searched.corpus, searched.split, np.array([row]))
+    (image,) = pipeline.pictures(catalogue.corpus, catalogue.split, np.array([row]))
     return image, words or offers.texts[row]
 
 
-def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
+def _prepared_picture(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
+    """A picture of the user's, in the size and the fit of the run's pictures."""
     from date_jax.data import decode
     from date_jax.data.files.preprocess import UnreadablePictureError, prepared_jpeg
 
@@ -226,83 +250,96 @@ def _read(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
     return decode.pictures([jpeg], data.image_size)[0]
 
 
-def asked(
-    searched: Searched, image: UInt8[np.ndarray, "S S 3"] | None, words: str, by: str
+def query_vector(
+    catalogue: Catalogue, image: UInt8[np.ndarray, "S S 3"] | None, words: str, kind: str
 ) -> Float[np.ndarray, "1 E"]:
     """The vector of a picture, words or both.
+
+    Args:
+        image: the picture; None for none.
+        words: the words; "" for none.
+        kind: which of them count, of KINDS.
 
     Raises:
         UsageError: what shall count is not there.
     """
-    if by == "joint":
-        by = "text" if image is None else "joint" if words else "image"
-    if (by == "image" and image is None) or (by == "text" and not words):
-        raise UsageError(f"--by={by}: the question has none; give --row, --picture or --words")
-    size = searched.corpus.image_size
-    shown = np.zeros((size, size, 3), np.uint8) if image is None else image
-    encoded = searched.corpus.tokenizer.encode([words])
-    batch = {"image": shown[None], "text": encoded.ids, "text_mask": encoded.mask}
-    return searched.predict(by, batch)
+    if kind == "joint":
+        kind = "text" if image is None else "joint" if words else "image"
+    if (kind == "image" and image is None) or (kind == "text" and not words):
+        raise UsageError(f"--by={kind}: the question has none; give --row, --picture or --words")
+    side = catalogue.corpus.image_size
+    pixels = np.zeros((side, side, 3), np.uint8) if image is None else image
+    encoded = catalogue.corpus.tokenizer.encode([words])
+    batch = {"image": pixels[None], "text": encoded.ids, "text_mask": encoded.mask}
+    return catalogue.predict(kind, batch)
 
 
-def moved(
-    searched: Searched, vector: Float[np.ndarray, "1 E"], old: str, new: str, strength: float
+def vector_in_style(
+    catalogue: Catalogue, vector: Float[np.ndarray, "1 E"], old: str, new: str, strength: float
 ) -> Float[np.ndarray, "1 E"]:
     """`v - a·old + a·new` at length 1, both words as vectors of words alone."""
     from date_jax.pairs.vectors import host_unit_vectors
 
-    there, wanted = (asked(searched, None, words, "text") for words in (old, new))
-    found = vector + strength * (wanted - there)
-    return host_unit_vectors(found)
+    old_vector, new_vector = (query_vector(catalogue, None, words, "text") for words in (old, new))
+    return host_unit_vectors(vector + strength * (new_vector - old_vector))
 
 
-def duplicates(
-    searched: Searched, threshold: float, count: int
+def near_duplicates(
+    catalogue: Catalogue, threshold: float, count: int
 ) -> tuple[list[str], UInt8[np.ndarray, "Y X 3"]]:
     """Lines for all groups of near-duplicates, the largest first, and a picture of some.
 
     Args:
+        threshold: cosine above which two offers are linked.
         count: offers of a group that are drawn.
+
+    Raises:
+        DataError: no two offers are that near.
     """
     from date_jax.evals import findings
     from date_jax.same_style.near_duplicates import groups
 
-    offers = searched.corpus.splits[searched.split]
-    group = groups(searched.vectors, threshold, mesh=searched.mesh)
+    # The rows of each group that has more than one.
+    offers = catalogue.corpus.splits[catalogue.split]
+    group = groups(catalogue.vectors, threshold, mesh=catalogue.mesh)
     _, first, size = np.unique(group, return_index=True, return_counts=True)
-    together = [
+    rows_of_groups = [
         np.flatnonzero(group == group[first[place]])
         for place in np.argsort(-size, kind="stable")
         if size[place] > 1
     ]
-    ids = offers.records.texts("offer_id")
-    lines = [" ".join(ids[row] for row in rows) for rows in together]
-    lines.append(f"{len(together):,} groups of {sum(map(len, together)):,} offers")
-    product = offers.products()
-    shown = []
-    for rows in together[:SHOWN_GROUPS]:
-        image, words = question(searched, int(rows[0]), "", "")
-        right = (product[rows[1 : count + 1]] == product[rows[0]])[None]
-        shown.append(_finding(searched, image, words, rows[1 : count + 1], right))
-    if not shown:
+    if not rows_of_groups:
         raise DataError(f"--duplicates={threshold}: no two offers are that near; lower it")
-    return lines, findings.sheet(shown, title=f"cosine above {threshold}")
+    ids = offers.records.texts("offer_id")
+    lines = [" ".join(ids[row] for row in rows) for rows in rows_of_groups]
+    lines.append(f"{len(rows_of_groups):,} groups of {sum(map(len, rows_of_groups)):,} offers")
+
+    # The sheet: the first of a group is the question, the others are its answers.
+    product = offers.products()
+    examples = []
+    for first_row, *others in rows_of_groups[:GROUPS_ON_SHEET]:
+        image, words = question(catalogue, int(first_row), "", "")
+        index = np.array(others[:count])
+        right = (product[index] == product[first_row])[None]
+        examples.append(_finding(catalogue, image, words, index, right))
+    return lines, findings.sheet(examples, title=f"cosine above {threshold}")
 
 
 def _finding(
-    searched: Searched,
+    catalogue: Catalogue,
     image: UInt8[np.ndarray, "S S 3"] | None,
     words: str,
     index: Int[np.ndarray, " K"],
-    right: Any,
+    right: Bool[np.ndarray, "1 K"] | None,
 ) -> Any:
+    """A question and its answers, for the sheet; grey where the question has no picture."""
     from date_jax.data import pipeline
     from date_jax.evals import findings
 
-    size = searched.corpus.image_size
-    shown = np.full((size, size, 3), 225, np.uint8) if image is None else image
-    posts = pipeline.pictures(searched.corpus, searched.split, index)[None]
-    return findings.Finding(shown, words, np.zeros((0, 4), np.float32), posts, right)
+    side = catalogue.corpus.image_size
+    pixels = np.full((side, side, 3), GREY, np.uint8) if image is None else image
+    posts = pipeline.pictures(catalogue.corpus, catalogue.split, index)[None]
+    return findings.Finding(pixels, words, np.zeros((0, 4), np.float32), posts, right)
 
 
 if __name__ == "__main__":

@@ -252,6 +252,34 @@ class Contradictions(Protocol):
     def __call__(self, config: ConfigDict) -> Iterator[str]: ...
 
 
+@runtime_checkable
+class Gallery(Protocol):
+    """This process's rows of a split in order, in padded batches, which a search is among:
+    `task.gallery(config, corpus, "offer_test")`."""
+
+    def __call__(self, config: ConfigDict, corpus: Any, name: str) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class Export(Protocol):
+    """Writes a network for other programs: `task.export(folder, config, params, ...)`.
+
+    `folder` is new. `params` are host arrays, as the learner's `init` names them. `vocab` is the
+    file of the run's word pieces. `step` and `scores`, metrics by split, are for the model card.
+    """
+
+    def __call__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        params: Params,
+        *,
+        vocab: Path,
+        step: int,
+        scores: Mapping[str, Mapping[str, float]],
+    ) -> None: ...
+
+
 class Task(NamedTuple):
     """All that `config.task` names. Its functions are the same on every process, but for the rows
     that `batches` gives.
@@ -267,6 +295,8 @@ class Task(NamedTuple):
         terms: of the loss, that a line of progress names.
         columns: metrics that people look at first.
         between: see `MakeBetween`; None where nothing happens between steps.
+        gallery: see `Gallery`; None where a run cannot be searched.
+        export: see `Export`; None where no other program could read the network.
     """
 
     contradictions: Contradictions
@@ -279,6 +309,8 @@ class Task(NamedTuple):
     terms: tuple[str, ...]
     columns: tuple[str, ...]
     between: MakeBetween | None = None
+    gallery: Gallery | None = None
+    export: Export | None = None
 
 
 def record_shapes(

@@ -289,7 +289,7 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
     assert {"mall_test", "live_test"} <= results["eval"].keys()
     assert "pseudo_boxes" not in results
     assert "train/target_image" not in lines(tmp_path / "run", "train/")[-1]
-    told = export.exported(tmp_path / "run", tmp_path / "out")
+    told = export.export(tmp_path / "run", tmp_path / "out")
     assert told[-1].startswith("step 12 of")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "domains `mall+live`," in card

@@ -22,6 +22,7 @@ from date_jax.benchmarks import step
 from date_jax.benchmarks.children import Child, answer
 from date_jax.errors import SetupError, UsageError
 from date_jax.networks import pretrained
+from date_jax.networks.sizes import stride
 from date_jax.run import subprocesses
 
 TOLERANCE = 1e-4  # of outputs in float32
@@ -41,7 +42,8 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
         SetupError: PyTorch is not installed, or the two networks do not agree.
         UsageError: the config asks for what the peer does not have.
     """
-    if config.task != "date" or config.model.image.pooling != "mean":
+    is_supervised = [*step.batch_shapes(config)] == ["source"]
+    if not is_supervised or config.model.image.pooling != "mean":
         raise UsageError(
             "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
             "and --config.model.image.pooling=mean"
@@ -53,7 +55,7 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
         if (asked := config.object_seeker[key]) != 1.0:
             raise UsageError(f"--compare: object_seeker.{key}={asked}: the peer has only 1")
     image = config.model.image
-    grid = config.data.image_size // (image.patch << (len(image.depths) - 1))
+    grid = config.data.image_size // stride(image)
     if image.window != grid:
         raise UsageError(
             f"--compare: our last stage is one window of {grid} tokens, the peer's windows are all "

@@ -25,6 +25,7 @@ except ImportError:  # refused by the first question: tools also read this modul
 
 from date_jax.augment import MEAN, STD
 from date_jax.date.seekers import MAX_SCALE
+from date_jax.networks.sizes import stage_widths, stride
 from date_jax.networks.transformer import sincos_2d
 
 Module: Any = torch.nn.Module if torch else object
@@ -46,8 +47,8 @@ class Peer(Module):
             hidden_dropout_prob=text.dropout,
             attention_probs_dropout_prob=text.dropout,
         )
-        last, grid = len(image.depths) - 1, side // (image.patch << (len(image.depths) - 1))
-        self.image_projection = torch.nn.Linear(image.width << last, model.width)
+        grid = side // stride(image)
+        self.image_projection = torch.nn.Linear(stage_widths(image)[-1], model.width)
         self.text_projection = torch.nn.Linear(text.width, model.width)
         self.layers = torch.nn.ModuleList(
             torch.nn.TransformerEncoderLayer(

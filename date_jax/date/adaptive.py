@@ -25,6 +25,7 @@ from date_jax.date import (
     batches,
     between_steps,
     evaluation,
+    export,
     network,
     rules,
     supervised,
@@ -144,4 +145,5 @@ TASK = Task(
     terms=(*supervised.TASK.terms, "target_image", "pseudo"),
     columns=evaluation.COLUMNS,
     between=between_steps.between,
+    export=export.export_adaptive,
 )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
-from date_jax.date import batches, evaluation, network, rules
+from date_jax.date import batches, evaluation, export, network, rules
 from date_jax.date.network import Date
 from date_jax.networks import extractors
 from date_jax.pairs import contrastive
@@ -125,4 +125,5 @@ TASK = Task(
     highlight=evaluation.highlight,
     terms=("loss", "box", "image", "iou"),
     columns=evaluation.COLUMNS,
+    export=export.export_supervised,
 )

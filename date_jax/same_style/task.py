@@ -19,7 +19,7 @@ from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import evaluation, matching, rules
-from date_jax.same_style.batches import batches, example, load
+from date_jax.same_style.batches import batches, example, load, split_batches
 from date_jax.same_style.network import SameStyle
 from date_jax.task import Aux, Batch, Learner, Memory, Params, Prediction, Task
 
@@ -186,4 +186,5 @@ TASK = Task(
            "local_text", "local_image"),
     columns=("m-m/recall_at_1", "i-i/recall_at_1", "t-t/recall_at_1", "i-t/recall_at_1",
              "t-i/recall_at_1", "m-m/mrr"),
+    gallery=split_batches,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from date_jax import export, job, train
+from date_jax.date.export import card as model_card
 from date_jax.errors import CheckpointError, UsageError
 from date_jax.networks import layouts, pretrained
 from date_jax.networks.bert import TextExtractor
@@ -264,7 +265,7 @@ def begun(run: Path, tiny_config: ConfigDict) -> State:
 def test_an_exported_run_begins_another_one(
     begun: State, run: Path, tiny_config: ConfigDict, tmp_path: Path, capfd: Any
 ) -> None:
-    lines = export.exported(run, tmp_path / "out")
+    lines = export.export(run, tmp_path / "out")
     assert lines == [f"step 0 of {run}: {sizes(tmp_path / 'out')} MiB in {tmp_path / 'out'}"]
     for kind in ("image", "text"):
         tiny_config.init[kind] = str(tmp_path / "out" / kind)
@@ -293,7 +294,7 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
 ) -> None:
     scores = {"live_test": {"acc_at_0.5": 0.75, "mean_iou": 0.5}}
     (run / "results.json").write_text(json.dumps({"eval": scores}))
-    export.exported(run, tmp_path / "out")
+    export.export(run, tmp_path / "out")
     seekers = load_file(tmp_path / "out" / "seekers.safetensors")
     model = flatten_dict(begun.ema["model"], sep="/")
     assert seekers.keys() == {name for name in model if "_extractor/" not in name}
@@ -305,17 +306,17 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
     assert "| live_test | 0.750 | 0.500 | - | - |" in card
     assert "0 of 12 steps" in card
     with pytest.raises(UsageError, match="out: exists already"):
-        export.exported(run, tmp_path / "out")
+        export.export(run, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no such directory"):
-        export.exported(tmp_path / "nowhere", tmp_path / "other")
+        export.export(tmp_path / "nowhere", tmp_path / "other")
 
 
 def test_a_card_says_whether_other_programs_read_the_exported_swin(
     tiny_config: ConfigDict,
 ) -> None:
-    assert "gives the same numbers where" in export.card(tiny_config, 0, {})
+    assert "gives the same numbers where" in model_card(tiny_config, "date", 0, {})
     tiny_config.data.image_size = 64
-    card = export.card(tiny_config, 0, {})
+    card = model_card(tiny_config, "date", 0, {})
     assert "windows are all alike, here of 4, but the last\nstage is one of 8." in card
 
 

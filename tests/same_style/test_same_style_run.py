@@ -46,7 +46,7 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
     with pytest.raises(UsageError, match="task same_style; only pgda's and date's are exported"):
-        export.exported(uninterrupted, uninterrupted / "out")
+        export.export(uninterrupted, uninterrupted / "out")
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(
@@ -85,29 +85,29 @@ def test_two_processes_train_as_one(
         for process in both:
             process.kill()
     assert codes == [0, 0], output(directory, 2, 0) + output(directory, 2, 1)
-    found, same = (lines(d, "train/") for d in (directory, uninterrupted))
-    assert len(found) == 3
-    for one, other in zip(found, same, strict=True):
+    first_lines, other_lines = (lines(d, "train/") for d in (directory, uninterrupted))
+    assert len(first_lines) == 3
+    for one, other in zip(first_lines, other_lines, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def ask(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """One question to the search, as from a shell."""
-    known = search.flags.FlagValues()
-    search.define_flags(known)
-    known(["search", *arguments])
-    monkeypatch.setattr(search.flags, "FLAGS", known)
+    values = search.flags.FlagValues()
+    search.define_flags(values)
+    values(["search", *arguments])
+    monkeypatch.setattr(search.flags, "FLAGS", values)
     search.main([])
 
 
 def test_words_that_a_run_does_not_see_are_refused() -> None:
     config = ConfigDict({"modality": "image"})
-    searched = search.Searched(config, None, None, "", np.zeros((1, 2), np.float32), None)
-    known = search.flags.FlagValues()
-    search.define_flags(known)
-    known(["search", "--workdir=runs/one", "--row=3", "--words=blue"])
+    catalogue = search.Catalogue(config, None, None, "", np.zeros((1, 2), np.float32), None)
+    values = search.flags.FlagValues()
+    search.define_flags(values)
+    values(["search", "--workdir=runs/one", "--row=3", "--words=blue"])
     with pytest.raises(UsageError, match="--words=blue: the run was trained with modality=image"):
-        search.answered(searched, known)
+        search.answer(catalogue, values)
 
 
 @pytest.mark.parametrize(
@@ -132,23 +132,23 @@ def test_each_question_is_answered_and_drawn(
     Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "mug.png")
     question = [x.replace("mug.png", str(tmp_path / "mug.png")) for x in question]
     out = tmp_path / "found.png"
-    asked(monkeypatch, f"--workdir={uninterrupted}", f"--out={out}", "--count=4", *question)
-    told = capsys.readouterr().out.splitlines()
-    assert told[-1] == f"drawn into {out}"
+    ask(monkeypatch, f"--workdir={uninterrupted}", f"--out={out}", "--count=4", *question)
+    console = capsys.readouterr().out.splitlines()
+    assert console[-1] == f"drawn into {out}"
     assert np.asarray(Image.open(out)).std() > 5
     if "--duplicates=0.9" not in question:
-        scores = [float(line.split()[0]) for line in told[:-1] if line.split()[0][1:2] == "."]
+        scores = [float(line.split()[0]) for line in console[:-1] if line.split()[0][1:2] == "."]
         assert len(scores) == 4
         assert scores == sorted(scores, reverse=True)
 
 
 def test_an_offer_s_own_vector_finds_what_a_sorted_list_has_first(uninterrupted: Path) -> None:
-    searched = search.opened(uninterrupted, "offer_val")
-    image, words = search.question(searched, 2, "", "")
-    vector = search.asked(searched, image, words, "joint")
-    np.testing.assert_allclose(vector[0], searched.vectors[2], atol=1e-5)
-    moved = search.moved(searched, vector, "red", "blue", 0.0)
-    np.testing.assert_allclose(moved, vector, atol=1e-6)
+    catalogue = search.load_catalogue(uninterrupted, "offer_val")
+    image, words = search.question(catalogue, 2, "", "")
+    vector = search.query_vector(catalogue, image, words, "joint")
+    np.testing.assert_allclose(vector[0], catalogue.vectors[2], atol=1e-5)
+    shifted = search.vector_in_style(catalogue, vector, "red", "blue", 0.0)
+    np.testing.assert_allclose(shifted, vector, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_a_question_that_means_nothing_is_refused_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, question: list[str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        asked(monkeypatch, "--workdir=nowhere", *question)
+        ask(monkeypatch, "--workdir=nowhere", *question)
