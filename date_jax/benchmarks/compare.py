@@ -1,8 +1,8 @@
-"""The training step beside the same network in PyTorch, in turns, on the same machine.
+"""The training step and that of the same network in PyTorch, in turns, on the same machine.
 
 Both have the same weights and batches, and must agree on their outputs in float32 before anything
-is timed.
-Ours is the step that training runs, with augmentation and moving average; the peer does without.
+is timed. Ours is the step that training runs, with augmentation and moving average; the peer does
+without.
 """
 
 import json
@@ -30,7 +30,7 @@ SECONDS = 3.0  # that one measurement lasts, about
 
 
 def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str, Any]:
-    """Seconds a step of both, and the median over the rounds of the ratio ours / theirs.
+    """The seconds a step of both, and the median over the rounds of the ratio ours / theirs.
 
     Args:
         config: supervised, with the last stage's mean as the picture's vector, as the peer has it.
@@ -42,18 +42,64 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
         SetupError: PyTorch is not installed, or the two networks do not agree.
         UsageError: the config asks for what the peer does not have.
     """
+    _require_same_network(config)
+    cores = subprocesses.cores()
+    devices_of_ours = {"JAX_NUM_CPU_DEVICES": str(devices)}
+    with (
+        TemporaryDirectory() as folder,
+        Child("date_jax.benchmarks.compare", cores, devices_of_ours) as ours,
+        Child("date_jax.benchmarks.torch_peer", cores) as theirs,
+    ):
+        # Ours goes first: it writes the weights that the peer reads.
+        question = {
+            "config": json.loads(config.to_json()),
+            "weights": folder,
+            "compiled": peer == "torch_compile",
+        }
+        our_network, peer_network = ours.ask(question), theirs.ask(question)
+        difference = _difference(our_network, peer_network)
+
+        # In turns, there and back: a machine that grows slower is unfair to neither.
+        sides = {"ours": ours, "theirs": theirs}
+        steps = {name: _steps_of_measurement(side) for name, side in sides.items()}
+        times: dict[str, list[float]] = {"ours": [], "theirs": []}
+        for _ in range(rounds):
+            for name in ("ours", "theirs", "theirs", "ours"):
+                times[name].append(sides[name].ask({"steps": steps[name]})["seconds"])
+
+    # A side's two times in a round differ by noise; a ratio within it decides nothing.
+    pairs = {name: [*zip(x[::2], x[1::2], strict=True)] for name, x in times.items()}
+    ratios = [sum(a) / sum(b) for a, b in zip(pairs["ours"], pairs["theirs"], strict=True)]
+    noise = statistics.median(abs(a / b - 1) for side in pairs.values() for a, b in side)
+    ratio = statistics.median(ratios)
+    return {
+        "peer": f"{peer_network['version']}{', compiled' if question['compiled'] else ''}",
+        "parameters": our_network["parameters"],
+        "largest_difference": difference,
+        "seconds": statistics.median(times["ours"]),
+        "peer_seconds": statistics.median(times["theirs"]),
+        "ratio": ratio,
+        "ratio_least": min(ratios),
+        "ratio_most": max(ratios),
+        "noise": noise,
+        "verdict": "inconclusive" if abs(ratio - 1) <= noise else ("faster", "slower")[ratio > 1],
+    }
+
+
+def _require_same_network(config: ConfigDict) -> None:
+    """Raises UsageError where the config asks for what the peer does not have."""
     is_supervised = [*step.batch_shapes(config)] == ["source"]
     if not is_supervised or config.model.image.pooling != "mean":
         raise UsageError(
             "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
             "and --config.model.image.pooling=mean"
         )
-    for key, has in {"loss": "softmax", "prior": "none"}.items():
-        if (asked := config.image_seeker[key]) != has:
-            raise UsageError(f"--compare: image_seeker.{key}={asked}: the peer has only {has}")
+    for key, choice in {"loss": "softmax", "prior": "none"}.items():
+        if (value := config.image_seeker[key]) != choice:
+            raise UsageError(f"--compare: image_seeker.{key}={value}: the peer has only {choice}")
     for key in ("l1_weight", "giou_weight"):
-        if (asked := config.object_seeker[key]) != 1.0:
-            raise UsageError(f"--compare: object_seeker.{key}={asked}: the peer has only 1")
+        if (value := config.object_seeker[key]) != 1.0:
+            raise UsageError(f"--compare: object_seeker.{key}={value}: the peer has only 1")
     image = config.model.image
     grid = config.data.image_size // stride(image)
     if image.window != grid:
@@ -61,72 +107,31 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
             f"--compare: our last stage is one window of {grid} tokens, the peer's windows are all "
             f"alike: set --config.model.image.window={grid}"
         )
-    cores = subprocesses.cores()
-    own, other = "date_jax.benchmarks.compare", "date_jax.benchmarks.torch_peer"
-    threads = {"JAX_NUM_CPU_DEVICES": str(devices)}
-    with (
-        TemporaryDirectory() as folder,
-        Child(own, cores, threads) as ours,
-        Child(other, cores) as theirs,
-    ):
-        question = {
-            "config": json.loads(config.to_json()),
-            "weights": folder,
-            "compiled": peer == "torch_compile",
-        }
-        one, two = ours.ask(question), theirs.ask(question)
-        difference = _difference(one, two)
-        times: dict[str, list[float]] = {"ours": [], "theirs": []}
-        steps = {name: _steps(side) for name, side in (("ours", ours), ("theirs", theirs))}
-        for _ in range(rounds):
-            for name, side in (
-                ("ours", ours),
-                ("theirs", theirs),
-                ("theirs", theirs),
-                ("ours", ours),
-            ):
-                times[name].append(side.ask({"steps": steps[name]})["seconds"])
-    pairs = {name: [*zip(x[::2], x[1::2], strict=True)] for name, x in times.items()}
-    ratios = [sum(a) / sum(b) for a, b in zip(pairs["ours"], pairs["theirs"], strict=True)]
-    noise = [abs(a / b - 1) for both in pairs.values() for a, b in both]
-    gap, ratio = statistics.median(noise), statistics.median(ratios)
-    return {
-        "peer": f"{two['version']}{', compiled' if question['compiled'] else ''}",
-        "parameters": one["parameters"],
-        "largest_difference": difference,
-        "seconds": statistics.median(times["ours"]),
-        "peer_seconds": statistics.median(times["theirs"]),
-        "ratio": ratio,
-        "ratio_least": min(ratios),
-        "ratio_most": max(ratios),
-        "noise": gap,
-        "verdict": "inconclusive" if abs(ratio - 1) <= gap else ("faster", "slower")[ratio > 1],
-    }
 
 
-def _difference(one: dict[str, Any], two: dict[str, Any]) -> float:
-    """The largest between the outputs."""
-    if one["parameters"] != two["parameters"]:
+def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """The largest difference between the outputs; raises SetupError where it is not rounding."""
+    if ours["parameters"] != theirs["parameters"]:
         raise SetupError(
-            f"ours has {one['parameters']:,} parameters, the peer {two['parameters']:,}: these are "
-            "not the same network"
+            f"ours has {ours['parameters']:,} parameters, the peer {theirs['parameters']:,}: these "
+            "are not the same network"
         )
-    pairs = [(np.array(one["out"][name]), np.array(two["out"][name])) for name in one["out"]]
-    found = max(float(np.abs(a - b).max()) for a, b in pairs)
-    if not found <= TOLERANCE:
-        raise SetupError(f"the outputs differ by {found:.2g}: these are not the same network")
-    return found
+    pairs = [(np.array(ours["out"][name]), np.array(theirs["out"][name])) for name in ours["out"]]
+    difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+    if not difference <= TOLERANCE:
+        raise SetupError(f"the outputs differ by {difference:.2g}: these are not the same network")
+    return difference
 
 
-def _steps(side: Child) -> int:
-    """How many steps make a measurement; the first warm up."""
+def _steps_of_measurement(side: Child) -> int:
+    """The number of steps of one measurement, after some that warm up."""
     for _ in range(2):
         side.ask({"steps": 2})
     return max(1, round(SECONDS / side.ask({"steps": 2})["seconds"]))
 
 
 class Side:
-    """Our side of the comparison: made by the first question, timed by the others."""
+    """Our side of the comparison: the first question builds it, the others time it."""
 
     _state: Any
 
@@ -141,17 +146,21 @@ class Side:
         return {"seconds": (time.perf_counter() - begun) / question["steps"]}
 
     def _begin(self, config: ConfigDict, weights: Path) -> dict[str, Any]:
+        """Builds the step and writes its weights; returns what must agree with the peer."""
+        # The step, as training runs it.
         mesh = sharding.device_mesh(config.mesh.fsdp)
         words = config.data.vocab_size
         rows = [step.random_batch(config, seed, words) for seed in range(3)]
-        _, made = step.learner_and_step(config, mesh)
+        _, train_step = step.learner_and_step(config, mesh)
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
-        self._turn, self._update, self._state = 0, made.update, made.init()
+        self._turn, self._update, self._state = 0, train_step.update, train_step.init()
         params = self._state.params
         pretrained.write(weights, config, params["model"])
-        exactly = config.copy_and_resolve_references()
-        exactly.model.dtype = "float32"
-        predict = step.learner_of(exactly).predict
+
+        # The outputs in float32, whatever it trains in.
+        in_float32 = config.copy_and_resolve_references()
+        in_float32.model.dtype = "float32"
+        predict = step.learner_of(in_float32).predict
         names = ("box_cxcywh", "query_embedding", "image_embedding")
         batch = jax.tree.map(jnp.asarray, rows[0]["source"])
         with jax.default_matmul_precision("highest"):  # an accelerator's default is not float32

@@ -1,4 +1,4 @@
-"""The input pipeline alone, on one core and more, beside the raw decoding of the same pictures."""
+"""The input pipeline alone, on one core and more, and the raw decoding of the same pictures."""
 
 import io
 import json
@@ -25,11 +25,11 @@ from date_jax.run import subprocesses
 SECONDS = 1.5  # that one measurement lasts, at least
 PICTURES = 512  # that are decoded raw, again and again
 CHUNK = 16  # of them that a thread takes at a time
-MADE_AHEAD = 8  # batches that may be ready when a measurement begins
+READY_BATCHES = 8  # that the pipeline may have made before a measurement begins
 
 
 def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
-    """A row for each number of cores: pictures a second of both, the first as a share of the other.
+    """A table with a row for each number of cores: pictures a second of both, and their ratio.
 
     The two take turns; rates and share are medians over the rounds, with the least and most share.
 
@@ -45,27 +45,35 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         # An accelerator is this process's.
         on_cpu = {"JAX_PLATFORMS": "cpu"}
         with Child("date_jax.benchmarks.input", cores[:count], on_cpu) as child:
-            found = child.ask(question)
-        shares = [a / b for a, b in zip(found["pipeline"], found["raw"], strict=True)]
+            rates = child.ask(question)
+        shares = [a / b for a, b in zip(rates["pipeline"], rates["raw"], strict=True)]
         rows.append(
             {
                 "cores": count,
-                "examples_per_second": statistics.median(found["pipeline"]),
-                "raw_decodes_per_second": statistics.median(found["raw"]),
+                "examples_per_second": statistics.median(rates["pipeline"]),
+                "raw_decodes_per_second": statistics.median(rates["raw"]),
                 "share": statistics.median(shares),
                 "least": min(shares),
                 "most": max(shares),
             }
         )
-    return {**found["about"], "rates": rows}
+    return {**rates["about"], "rates": rows}
 
 
-def measured(question: dict[str, Any]) -> dict[str, Any]:
-    """Rates of each round on the cores of this process, and what was read."""
+def rates_of_rounds(question: dict[str, Any]) -> dict[str, Any]:
+    """The rates of each round on the cores of this process, and what was read.
+
+    Args:
+        question: `config` as a dict, and `rounds`.
+
+    Returns:
+        `pipeline` and `raw`, pictures a second by round; `about`, what was read.
+    """
+    # The pipeline that training reads, and some of its pictures as they lie in the records.
     config = ConfigDict(question["config"])
     corpus = pipeline.load(config.data, "grounding")
     names = split_names(config.data.source, "train")
-    encoded = _encoded(corpus, names)
+    files = _some_files(corpus, names)
     batches = pipeline.train_batches(
         corpus,
         names,
@@ -75,59 +83,70 @@ def measured(question: dict[str, Any]) -> dict[str, Any]:
         start_step=0,
         boxes=True,
     )
-    decoder, decode_raw = _raw_decoder(encoded[0], config.data.image_size)
-    chunks = [encoded[i : i + CHUNK] for i in range(0, len(encoded), CHUNK)]
+    decoder, decode_raw = _raw_decoder(files[0], config.data.image_size)
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
 
-    def piped() -> float:
-        for _ in range(MADE_AHEAD):
+    def pipeline_rate() -> float:
+        """Pictures a second of the pipeline, without those that it has made ahead."""
+        for _ in range(READY_BATCHES):
             next(batches)
         return _rate(lambda: len(next(batches)["image"]))
 
     rates: dict[str, list[float]] = {"pipeline": [], "raw": []}
     with ThreadPool(len(subprocesses.cores())) as pool:
 
-        def raw() -> float:
+        def raw_rate() -> float:
+            """Pictures a second of the decoder, in as many threads as there are cores."""
             time.sleep(0.5)  # the pipeline makes its batches ahead first
             return _rate(lambda: sum(pool.imap_unordered(decode_raw, chunks)))
 
-        piped(), raw()  # warm up
+        # Both twice a round, there and back: a machine that grows slower is unfair to neither.
+        pipeline_rate(), raw_rate()  # warm up
         for _ in range(question["rounds"]):
-            first, *both, last = piped(), raw(), raw(), piped()
-            rates["pipeline"].append((first + last) / 2)
-            rates["raw"].append(statistics.fmean(both))
+            pipeline_first, raw_first = pipeline_rate(), raw_rate()
+            raw_last, pipeline_last = raw_rate(), pipeline_rate()
+            rates["pipeline"].append((pipeline_first + pipeline_last) / 2)
+            rates["raw"].append((raw_first + raw_last) / 2)
     about = {
         "data": f"{config.data.name}, {config.data.image_size} px",
         "raw_decoder": decoder,
-        "kilobytes_per_picture": float(np.mean([len(x) for x in encoded])) / 1e3,
+        "kilobytes_per_picture": float(np.mean([len(file) for file in files])) / 1e3,
         "batch_size": config.batch_size,
     }
     return {**rates, "about": about}
 
 
 def _rate(work: Callable[[], int]) -> float:
-    """Pictures a second of `work`, which says how many it made."""
-    begun, made = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begun) < SECONDS:
-        made += work()
-    return made / spent
+    """Pictures a second of `work`, which returns how many it made."""
+    begun, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - begun) < SECONDS:
+        count += work()
+    return count / seconds
 
 
-def _encoded(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
-    """Some pictures as they lie in the records."""
+def _some_files(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
+    """Some of the picture files in the records of these splits."""
     records = Records([corpus.splits[name].records for name in names])
-    some = np.random.default_rng(0).permutation(len(records))[:PICTURES]
-    return decode.picture_files(records[some])
+    rows = np.random.default_rng(0).permutation(len(records))[:PICTURES]
+    return decode.picture_files(records[rows])
 
 
 def _raw_decoder(picture: bytes, side: int) -> tuple[str, Callable[[list[bytes]], int]]:
-    """The fastest known here for pictures like this one, and its name; it returns how many it was
-    given. Nothing is kept, so JPEGs go into one array again and again, which stays in the cache."""
+    """The name of the fastest decoder here for pictures like this one, and the decoder.
+
+    It returns how many files it has decoded. JPEGs go into one array again and again, which stays
+    in the processor's cache: no pixels are kept.
+
+    Args:
+        picture: the file.
+        side: of the picture, in pixels.
+    """
     if decode.is_jpeg(picture):
 
         def from_jpeg(files: list[bytes]) -> int:
-            into = np.empty((side, side, 3), np.uint8)
+            pixels = np.empty((side, side, 3), np.uint8)
             for file in files:
-                simplejpeg.decode_jpeg(file, buffer=into)
+                simplejpeg.decode_jpeg(file, buffer=pixels)
             return len(files)
 
         return "libjpeg-turbo (simplejpeg)", from_jpeg
@@ -141,4 +160,4 @@ def _raw_decoder(picture: bytes, side: int) -> tuple[str, Callable[[list[bytes]]
 
 
 if __name__ == "__main__":
-    answer(measured)
+    answer(rates_of_rounds)

@@ -87,7 +87,7 @@ def topology_devices(name: str) -> Any:
         raise UsageError(f"--topology={name}: {str(error).splitlines()[0][:200]}") from error
 
 
-def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
+def planned_config(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     """The config and the devices of each topology, which `run` takes.
 
     Args:
@@ -107,22 +107,22 @@ def prepared(config: ConfigDict, names: Sequence[str]) -> tuple[ConfigDict, dict
         config = step.with_batch(config, ROWS * first)
         print(f"planned with batch_size={config.batch_size}: {ROWS} rows a chip", file=sys.stderr)
     for name in names:
-        scaled = _scaled(config, names[0], name)
+        scaled = _config_for(config, names[0], name)
         scaled.eval.batch_size = scaled.batch_size  # a plan evaluates nothing
         validate(scaled, device_count=size(name), process_count=1)
     return config, topologies
 
 
-def _scaled(config: ConfigDict, first: str, name: str) -> ConfigDict:
+def _config_for(config: ConfigDict, first: str, name: str) -> ConfigDict:
     """The config for topology `name`, with as many rows a chip as it has for `first`."""
     return step.with_batch(config, config.batch_size * size(name) // size(first))
 
 
-def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
+def run(config: ConfigDict, topologies: dict[str, Any]) -> dict[str, Any]:
     """The config's step for each topology, with equally many rows a device.
 
     Args:
-        config, topologies: from `prepared`.
+        config, topologies: from `planned_config`.
     """
     first = next(iter(topologies))
     chip = CHIPS[first.partition(":")[0]]
@@ -136,10 +136,10 @@ def run(config: ConfigDict, *, topologies: dict[str, Any]) -> dict[str, Any]:
 
     def step_on(name: str) -> dict[str, Any]:
         """The step for one topology, from the compiler or from the model."""
-        scaled = _scaled(config, first, name)
+        scaled = _config_for(config, first, name)
         if line is None:
-            return compiled(scaled, name, topologies[name])
-        return modelled(scaled, size(name), chip, line)
+            return compiled_step(scaled, name, topologies[name])
+        return modelled_step(scaled, size(name), chip, line)
 
     steps = {name: step_on(name) for name in topologies}
 
@@ -192,10 +192,10 @@ def line_through_small_steps(config: ConfigDict) -> Line:
     for rows in SMALL:
         small = step.with_batch(step.without_loops(config), rows)
         small.mesh.fsdp = 1
-        _, made, batch, program, _ = step.compiled(small, mesh, step.QUICK)
+        _, small_step, batch, program, _ = step.compiled_step(small, mesh, step.QUICK)
         memory = measure.bytes_per_device(program)
         traffic = program.cost_analysis()["bytes accessed"]
-        numbers = memory["temporary"], traffic, step.step_flops(small, made, batch)
+        numbers = memory["temporary"], traffic, step.step_flops(small, small_step, batch)
         needs.append(tuple(map(float, numbers)))
 
     def line(low: float, high: float) -> tuple[float, float]:
@@ -203,12 +203,12 @@ def line_through_small_steps(config: ConfigDict) -> Line:
         per_row = (high - low) / (SMALL[1] - SMALL[0])
         return low - SMALL[0] * per_row, per_row
 
-    gradients = sharding.tree_bytes_per_device(made.shapes.params, devices=1, fsdp=1)
+    gradients = sharding.tree_bytes_per_device(small_step.shapes.params, devices=1, fsdp=1)
     temporary, traffic, flops = (line(*pair) for pair in zip(*needs, strict=True))
-    return Line(temporary, traffic, flops, made.shapes, gradients)
+    return Line(temporary, traffic, flops, small_step.shapes, gradients)
 
 
-def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[str, Any]:
+def modelled_step(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[str, Any]:
     """The step for a topology, from the line through small steps."""
     rows = config.batch_size // devices
 
@@ -235,11 +235,11 @@ def modelled(config: ConfigDict, devices: int, chip: Chip, line: Line) -> dict[s
     }
 
 
-def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
+def compiled_step(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     """The step for a topology, from the program that libtpu compiles for it."""
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
-    _, made, batch, program, seconds = step.compiled(config, mesh)
+    _, train_step, batch, program, seconds = step.compiled_step(config, mesh)
     text = program.as_text()
     costs = program_text.costs(text)
     return {
@@ -248,7 +248,7 @@ def compiled(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
         "rows_per_device": config.batch_size * len(batch) / mesh.size,
         "compile_seconds": seconds,
         "bytes_per_device": measure.bytes_per_device(program),
-        "flops_per_device": step.step_flops(config, made, batch) / mesh.size,
+        "flops_per_device": step.step_flops(config, train_step, batch) / mesh.size,
         "estimated_cycles": sum(cost.spent for cost in costs),
         "instructions_without_estimate": sum(cost.spent == 0 for cost in costs),
         "share_of_cycles": {field: program_text.shares(costs, field) for field in ("kind", "part")},
@@ -263,7 +263,7 @@ def _row(name: str, plan: dict[str, Any], chip: Chip, devices: int) -> dict[str,
 
     Args:
         name: of the row.
-        plan: the step, from `compiled` or `modelled`.
+        plan: the step, from `compiled_step` or `modelled_step`.
     """
     seconds = plan["estimated_cycles"] / chip.hertz
     exchange = _bytes_sent(plan["exchanged_bytes"], plan["devices"], devices) / chip.exchange

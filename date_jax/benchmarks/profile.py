@@ -13,7 +13,7 @@ from date_jax.benchmarks import program_text
 ROUNDS = 3
 
 
-def of_calls(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
+def profile_of(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
     """Shares of the time that the program's operations take, by kind and by part of the network.
 
     JAX's profiler writes down each run of each, which slows small ones down. An operation's time
@@ -45,7 +45,7 @@ def of_calls(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def shares(instructions: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
-    """The same as `of_calls`, from the profiler's record.
+    """The same as `profile_of`, from the profiler's record.
 
     Args:
         instructions: the program's, by name.

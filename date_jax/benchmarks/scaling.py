@@ -50,7 +50,7 @@ def row(config: ConfigDict, count: int, *, fsdp: int) -> dict[str, Any]:
     """The step compiled for `count` devices, as its cost analysis describes one of them."""
     mesh = sharding.device_mesh(fsdp, jax.devices()[:count])
     # The analysis counts the inside of a loop once, so there must be none.
-    program = step.compiled(step.without_loops(config), mesh, step.QUICK).program
+    program = step.compiled_step(step.without_loops(config), mesh, step.QUICK).program
     cost, text = program.cost_analysis(), program.as_text()
     memory = measure.bytes_per_device(program)
     return {

@@ -139,7 +139,7 @@ def test_the_search_finds_what_was_planted() -> None:
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:
     rows = [{"batch": 1024, "seconds": 0.123456}, {"batch": 65536, "seconds": None}]
-    lines = benchmark.lines({"mode": "loss", "machine": {"host": "an abacus"}, "mmd": rows})
+    lines = benchmark.report_lines({"mode": "loss", "machine": {"host": "an abacus"}, "mmd": rows})
     assert [" ".join(line.split()) for line in lines] == [
         *("mode loss", "machine", "host an abacus"),
         *("", "mmd", "batch seconds", "1,024 0.1235", "65,536 -"),
@@ -160,7 +160,7 @@ def test_the_pipeline_and_the_raw_decoder_are_measured_on_the_same_pictures(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(input, "SECONDS", 0.05)
-    report = input.measured({"config": json.loads(tiny_config.to_json()), "rounds": 2})
+    report = input.rates_of_rounds({"config": json.loads(tiny_config.to_json()), "rounds": 2})
     assert [len(report[name]) for name in ("pipeline", "raw")] == [2, 2]
     assert min(report["pipeline"] + report["raw"]) > 0
     about = report["about"]
@@ -187,7 +187,7 @@ def test_a_child_answers_with_its_own_cores_and_what_it_raises_is_raised_here(
     with Child("date_jax.benchmarks.input", before[:1]) as child:
         assert subprocesses.cores() == before
         assert os.sched_getaffinity(child._process.pid) == {before[0]}
-        with pytest.raises(UsageError, match=r"unknown data set 'shpo' \(did you mean 'shop'"):
+        with pytest.raises(UsageError, match=r"unknown source of grounding 'shpo' \(did you mean 'shop'"):
             child.ask(question)
         child._process.kill()
         with pytest.raises(SetupError, match=r"input ended with exit code -9; why stands above"):

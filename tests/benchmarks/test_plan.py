@@ -55,8 +55,8 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     tiny_config.mesh.fsdp = 4
     names = ("v5e:2x2", "v5e:4x4")
-    config, topologies = plan.prepared(tiny_config, names)
-    report = plan.run(config, topologies=topologies)
+    config, topologies = plan.planned_config(tiny_config, names)
+    report = plan.run(config, topologies)
     assert report["modelled"].startswith("all:")
     small, large = report["v5e:2x2"], report["v5e:4x4"]
     assert (small["devices"], large["devices"], large["batch_size"]) == (4, 16, 64)
@@ -73,7 +73,7 @@ def test_without_the_accelerators_compiler_a_plan_is_modelled(
     rows = free / (2_000_000 + batch / 16)
     assert report["largest_batch_modelled"] == pytest.approx(4 * rows, rel=1e-3)
     config.mesh.fsdp = 1
-    report = plan.run(config, topologies=topologies)
+    report = plan.run(config, topologies)
     assert [row["devices"] for row in report["scaling"]] == [2**n for n in range(11)]
     alone, _, four, *_ = report["scaling"]
     assert alone["mfu_estimated"] == 1.0, "products bound it"
@@ -87,10 +87,12 @@ def test_a_small_batch_is_planned_with_some_rows_a_chip(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
-    config, _ = plan.prepared(tiny_config, ["v5e:16x16"])
+    config, _ = plan.planned_config(tiny_config, ["v5e:16x16"])
     assert config.batch_size == 16 * 256
     assert "planned with batch_size=4096: 16 rows a chip" in capsys.readouterr().err
-    assert plan.prepared(tiny_config, ["v5e:2x2"])[0].batch_size == tiny_config.batch_size == 16
+    assert (
+        plan.planned_config(tiny_config, ["v5e:2x2"])[0].batch_size == tiny_config.batch_size == 16
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_what_cannot_be_planned_is_refused(
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     tiny_config.mesh.fsdp = fsdp
     with pytest.raises(UsageError, match=re.escape(says)):
-        plan.prepared(tiny_config, names.split(","))
+        plan.planned_config(tiny_config, names.split(","))
 
 
 @pytest.mark.slow

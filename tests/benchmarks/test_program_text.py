@@ -76,7 +76,7 @@ def test_a_profile_names_what_ran_by_kind_and_part() -> None:
             return jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)
 
     program = jax.jit(function).lower(x).compile()
-    report = profile.of_calls(program, lambda: program(x))
+    report = profile.profile_of(program, lambda: program(x))
     assert report["runs"] >= 20
     assert 0 < report["seconds"] < 1
     assert sum(report["kind"].values()) == pytest.approx(1)
@@ -89,7 +89,7 @@ def test_a_platform_with_other_names_for_operations_has_no_profile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(profile.jax, "default_backend", lambda: "gpu")
-    assert profile.of_calls(None, lambda: None) == {"runs": 0, "seconds": 0.0}
+    assert profile.profile_of(None, lambda: None) == {"runs": 0, "seconds": 0.0}
 
 
 def test_a_profile_adds_up_the_operations_of_the_record() -> None:
