@@ -60,6 +60,7 @@ TAKES_AXIS = {
     *("psum", "pmean", "pmax", "pmin", "ppermute", "pcast", "psum_scatter"),
     *("all_gather", "all_to_all", "axis_index", "axis_size"),
 }
+OPTIONAL_SECTIONS = {"init"}  # of a config: without it no published weights are read
 NO_SUBJECT = re.compile(
     r"^(utils?|misc|common|helpers?|managers?)$|^base_|_(utils?|helpers?|manager)$"
 )
@@ -159,6 +160,22 @@ def settings(tree: ast.AST) -> Iterator[tuple[str, int]]:
                     yield name, node.lineno
 
 
+def dispatches(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Comparisons of `config.task`, and tests of whether a config has a key."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [dotted(side).split(".") for side in (node.left, *node.comparators)]
+            if any(names[-2:] == ["config", "task"] for names in sides):
+                yield ast.unparse(node), node.lineno
+            has_key = isinstance(node.ops[0], ast.In | ast.NotIn) and "config" in sides[-1]
+            if has_key and isinstance(node.left, ast.Constant):
+                yield ast.unparse(node), node.lineno
+        elif isinstance(node, ast.Call) and dotted(node.func).split(".")[-2:] == ["config", "get"]:
+            key = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if key not in OPTIONAL_SECTIONS:
+                yield ast.unparse(node), node.lineno
+
+
 def test_every_module_has_a_floor() -> None:
     advice = (
         "stand on no floor: add each in tests/test_floors.py, on the lowest line above everything "
@@ -250,6 +267,16 @@ def test_the_loop_has_no_word_of_a_system() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_only_the_table_of_tasks_decides_by_the_name_of_a_task() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} asks {code}: give Task a field for it"
+        for path in files()
+        if room(path) not in ("tasks", "config")
+        for code, line in dispatches(ast.parse(path.read_text()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_file_is_named_after_a_subject() -> None:
     everywhere = [*files(), *(ROOT / "tests").glob("*.py"), *(ROOT / "configs").glob("*.py")]
     wrong = [str(path.relative_to(ROOT)) for path in everywhere if NO_SUBJECT.search(path.stem)]
@@ -292,3 +319,10 @@ def test_a_named_mesh_axis_is_seen() -> None:
 def test_flags_and_jax_settings_are_seen() -> None:
     code = "flags.DEFINE_string('a', '', '')\njax.config.update('x', 1)\njax.config.x = 2"
     assert sorted(line for _, line in settings(ast.parse(code))) == [1, 2, 3]
+
+
+def test_a_decision_by_the_name_of_a_task_is_seen() -> None:
+    code = "if config.task != 'date': pass\nx = self.config.task in ('a', 'b')\n"
+    code += "y = 'aligner' not in config\nz = config.get('method', '')\nw = 'a' in config.model\n"
+    assert [line for _, line in dispatches(ast.parse(code))] == [1, 2, 3, 4, 5]
+    assert not [*dispatches(ast.parse("TASKS[config.task]; 'a' in names; f'{config.task}'"))]
