@@ -18,7 +18,8 @@ from date_jax.networks import pretrained
 from date_jax.run import progress, workdir
 from date_jax.run.checkpoint import Checkpoints, steps_in
 from date_jax.run.preemption import Preemption
-from date_jax.run.progress import Progress, Record
+from date_jax.run.progress import Progress
+from date_jax.run.record import Record
 from date_jax.step import State, Step, train_step
 from date_jax.task import Between, Evaluate, Task
 from date_jax.tasks import TASKS
@@ -97,7 +98,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     # What the run tells, and what happens between its steps.
     console = Progress(directory, first_step=int(state.step))
     record = Record(meta.get("record"), begun=begun)
-    record.lose(console.dropped_until)
+    record.book_lost_time(console.dropped_until)
     between = None
     if task.between is not None:
         between = task.between(config, corpus, learner, mesh, folder=directory, say=console.say)

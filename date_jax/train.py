@@ -21,6 +21,7 @@ from date_jax.errors import DataError, Preempted, UsageError
 from date_jax.evals import sheets
 from date_jax.job import LAYOUT, Job, prepare
 from date_jax.run import progress
+from date_jax.run.countdown import duration
 from date_jax.run.preemption import Preemption
 from date_jax.run.workdir import Workdir
 from date_jax.step import State
@@ -114,7 +115,7 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
             pending = Pending(step, metrics, rows)
             # The first batch of each form waits for its compilation, which counts apart.
             if tuple(batch) in compiled:
-                record.train(examples=config.batch_size * len(batch), wait=waited)
+                record.book_step(examples=config.batch_size * len(batch), wait=waited)
             else:
                 compiled.add(tuple(batch))
                 jax.block_until_ready(metrics)
@@ -200,12 +201,12 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
         skipped = []
     # The means of the window that ends here, for the console and for the files.
     if step % config.log.every == 0 or step == config.steps:
-        means, lap = job.record.means(), job.record.lap()
+        means, lap = job.record.take_means(), job.record.end_lap()
         label = job.label(step - 1)
         job.progress.say(
             progress.window_line(step, config.steps, label, means, lap, job.task.terms)
         )
-        job.progress.write(
+        job.progress.add_scalars(
             step,
             {f"train/{name}": mean for name, mean in means.items()}
             | {f"time/{name}": value for name, value in lap.items()}
@@ -274,7 +275,7 @@ def save(job: Job, state: State, step: int) -> None:
     meta = {
         "layout": LAYOUT,
         "config": job.config.to_dict(),
-        "record": job.record.saved(),
+        "record": job.record.to_json(),
         **job.identity,
     }
     job.checkpoints.save(step, state, meta)
@@ -290,7 +291,7 @@ def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evalua
         job.progress.say(f"step {step} | {name}: {line}")
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     scalars = {f"eval/{n}/{k}": v for n, values in metrics.items() for k, v in values.items()}
-    job.progress.write(step, scalars)
+    job.progress.add_scalars(step, scalars)
     # What has a part in its name is one of many, and in the last evaluation anyway.
     history = {
         name: {key: value for key, value in values.items() if "/" not in key}
@@ -308,7 +309,9 @@ def run_between(job: Job, state: State, step: int) -> State:
     change = job.between.run(state, step, job.preemption.requested)
     job.record.add_change(step, change.metrics)
     job.progress.say(f"step {step} | {job.between.title}: {progress.numbers(change.metrics)}")
-    job.progress.write(step, {f"{name}/{key}": value for key, value in change.metrics.items()})
+    job.progress.add_scalars(
+        step, {f"{name}/{key}": value for key, value in change.metrics.items()}
+    )
     for label, draw in change.sheets.items():
         show(job, step, f"{name}/{label}", draw)
     job.record.book("refresh")
@@ -320,7 +323,7 @@ def show(job: Job, step: int, label: str, draw: Callable[[], np.ndarray]) -> np.
     if jax.process_index() > 0:
         return None
     sheet = draw()
-    job.progress.picture(step, label, sheet)
+    job.progress.add_picture(step, label, sheet)
     return sheet
 
 
@@ -344,7 +347,7 @@ def finish(job: Job, state: State) -> dict[str, Any]:
         "history": record.history,
         "examples_per_second": record.totals["examples"] / seconds if seconds else None,
         "wall_seconds": record.seconds,
-        "seconds": record.spent(),
+        "seconds": record.seconds_by_kind(),
         "steps": config.steps,
         "data": job.identity["data"],
         "config": config.to_dict(),
@@ -365,6 +368,6 @@ def finish(job: Job, state: State) -> dict[str, Any]:
     # The last lines on the console.
     job.progress.say(progress.evaluation_table(metrics, job.task.columns))
     job.progress.say(f"time went into {progress.spent_line(results['seconds'])}")
-    spent = progress.duration(record.seconds)
+    spent = duration(record.seconds)
     job.progress.say(f"done in {spent}: {job.directory}/{written}")
     return results

@@ -1,7 +1,6 @@
 """Whole runs of the main job at its smallest: all stages, stopped and gone on with."""
 
 import dataclasses
-import errno
 import json
 import os
 import signal
@@ -18,13 +17,12 @@ from ml_collections import ConfigDict
 
 from configs import date
 from date_jax import export, job, sharding, tasks, train
-from date_jax.data import cache, pipeline
+from date_jax.data import pipeline
 from date_jax.data.corpus import Corpus
 from date_jax.date import between_steps, evaluation
 from date_jax.errors import CheckpointError, DataError, Preempted, SetupError, UsageError
 from date_jax.pairs import all_pairs
-from date_jax.run import progress, workdir
-from date_jax.run.progress import Progress, Record
+from date_jax.run import workdir
 from date_jax.step import State
 from date_jax.task import Between, Change, Learner, Memory
 
@@ -296,20 +294,6 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
     assert "--config=configs/date.py" in card
 
 
-def test_a_refresh_that_a_restart_repeats_is_noted_once() -> None:
-    record = Record(begun=0.0)
-    for step, selected in ((6, 10.0), (9, 20.0), (9, 30.0)):
-        record.add_change(step, {"selected": selected})
-    assert record.saved()["changes"] == [
-        {"step": 6, "selected": 10},
-        {"step": 9, "selected": 30},
-    ]
-    for accuracy in (0.5, 0.6):
-        record.add_evaluation(9, {"live_val": {"acc_at_0.5": accuracy}})
-    again = Record(record.saved(), begun=0.0)
-    assert again.history == [{"step": 9, "eval": {"live_val": {"acc_at_0.5": 0.6}}}]
-
-
 @pytest.mark.parametrize(("kind", "teachers"), [("frozen", [2.0, 2.0]), ("ema", [2.0, 3.0])])
 def test_a_frozen_teacher_stays_what_the_average_was_when_pseudo_boxes_began(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch, kind: str, teachers: list[float]
@@ -343,57 +327,6 @@ def test_a_state_of_another_layout_is_refused_and_not_read_by_halves(
     with pytest.raises(CheckpointError, match="another version of date_jax") as error:
         train.train(tiny_config, uninterrupted)
     assert len(str(error.value).splitlines()) <= 7
-
-
-def test_every_second_of_a_run_is_booked_once_also_what_a_crash_lost(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    clock = iter([3.0, 10.0, 11.0, 13.0])
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    record = Record(begun=1.0)
-    record.book("setup")
-    record.book("compile")
-    record.train(examples=64, wait=0.25)
-    saved = record.saved()  # at 13: 12 seconds
-    entries = [{"step": 1, "train/loss": 1.0, "time/run_seconds": 11.0}]
-    entries += [{"step": n, "train/loss": 1.0, "time/run_seconds": 10.0 + n} for n in (2, 5)]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries) + '{"step": 6, "tra')
-    shown = Progress(tmp_path, first_step=2)
-    shown.close()
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
-    later = Record(saved, begun=100.0)
-    later.lose(shown.dropped_until)
-    kinds = {"setup": 2, "compile": 7, "train": 0.75, "input_wait": 0.25, "lost": 3}
-    assert later.spent() == {"save": 0, "evaluate": 0, "refresh": 0, **kinds}
-    assert later.seconds_before == 15
-    assert progress.spent_line(later.spent()) == (
-        "compile 54%, lost 23%, setup 15%, train 6%, input_wait 2%"
-    )
-
-
-def test_the_line_of_a_window_says_how_long_the_input_was_waited_for() -> None:
-    means = {"loss": 1.83, "gradient_norm": 0.5, "skipped_updates": 0.0}
-    lap = {"examples_per_second": 170.4, "input_wait": 0.012, "step_seconds": 0.1}
-    told = progress.window_line(300, 2000, "stage 2", means, lap, ("loss", "box"))
-    assert told == (
-        "step  300/2000 | stage 2 | loss 1.830 gradient_norm 0.500 | 170 examples/s | input 1% | "
-        "2m50s left"
-    )
-    without_label = progress.window_line(300, 2000, "", means, lap, ("loss", "box"))
-    assert without_label == told.replace("stage 2 | ", "")
-
-
-def test_numbers_stand_under_their_names_also_where_these_are_long() -> None:
-    scores = {"acc": 0.5, "proposal_recall_at_10": 0.25, "mrr": 0.125}
-    found = progress.evaluation_table({"a_test": scores, "b": {"mrr": 1.0}}, [*scores])
-    head, *rows = found.splitlines()
-    ends = [head.index(name) + len(name) for name in scores]
-    assert [[row[:end].split()[-1] for end in ends] for row in rows] == [
-        ["0.500", "0.250", "0.125"],
-        ["-", "-", "1.000"],
-    ]
-    assert {len(row) for row in rows} == {len(head)}
 
 
 def test_steps_to_trace_are_named_by_the_first_and_the_one_after_the_last() -> None:
@@ -433,28 +366,6 @@ def test_one_split_is_looked_at_the_target_s_first(
     assert evaluation.highlight(tiny_config, names, "val") == expected
 
 
-def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
-    first = workdir.Workdir(tmp_path)
-    with first, pytest.raises(SetupError, match="another job is running in it"):
-        workdir.Workdir(tmp_path)
-    with workdir.Workdir(tmp_path) as second:
-        assert second.path == tmp_path
-
-
-def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def no_locks(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with workdir.Workdir(tmp_path) as one, cache.folder_lock(tmp_path):
-        assert one.path == tmp_path
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert all("cannot be locked (No locks available)" in line for line in told)
-
-
 @pytest.mark.parametrize("here", [True, False])
 def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def read() -> str:
@@ -468,24 +379,3 @@ def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.Mon
     says = "^shop.jsonl: no such file" if here else "^host 1 cannot read its data"
     with pytest.raises(SetupError, match=says):
         job.read_on_all_hosts(read, "its data")
-
-
-def test_the_checkpoints_of_a_run_are_no_directory_for_a_run(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "500").mkdir(parents=True)
-    (tmp_path / "config.json").write_text("{}")
-    for inside in (tmp_path / "checkpoints", tmp_path / "checkpoints" / "500"):
-        with pytest.raises(SetupError, match=f"go on with --workdir={tmp_path} "):
-            workdir.Workdir(inside)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["500"]
-
-
-def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="cannot write there"):
-        workdir.Workdir(tmp_path / "file" / "run")
-
-
-def test_a_disk_without_room_for_the_checkpoints_is_refused_at_the_start(tmp_path: Path) -> None:
-    state = {"kernel": np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (2**40,), (0,))}
-    with pytest.raises(SetupError, match=r"MiB free, .* needed for 3 checkpoints"):
-        workdir.require_space(tmp_path, state, keep=2)

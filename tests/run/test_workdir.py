@@ -1,0 +1,55 @@
+"""A run's directory: for one job at a time, writable, with room."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from date_jax.data import cache
+from date_jax.errors import SetupError
+from date_jax.run import workdir
+
+
+def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first = workdir.Workdir(tmp_path)
+    with first, pytest.raises(SetupError, match="another job is running in it"):
+        workdir.Workdir(tmp_path)
+    with workdir.Workdir(tmp_path) as second:
+        assert second.path == tmp_path
+
+
+def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with workdir.Workdir(tmp_path) as one, cache.folder_lock(tmp_path):
+        assert one.path == tmp_path
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert all("cannot be locked (No locks available)" in line for line in warnings)
+
+
+def test_the_checkpoints_of_a_run_are_no_directory_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "500").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    for inside in (tmp_path / "checkpoints", tmp_path / "checkpoints" / "500"):
+        with pytest.raises(SetupError, match=f"go on with --workdir={tmp_path} "):
+            workdir.Workdir(inside)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["500"]
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match="cannot write there"):
+        workdir.Workdir(tmp_path / "file" / "run")
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused_at_the_start(tmp_path: Path) -> None:
+    state = {"kernel": np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (2**40,), (0,))}
+    with pytest.raises(SetupError, match=r"MiB free, .* needed for 3 checkpoints"):
+        workdir.require_space(tmp_path, state, keep=2)
