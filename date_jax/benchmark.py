@@ -65,6 +65,7 @@ def main(_: list[str]) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
+    # Devices and cache are set before JAX looks for either.
     devices = values.cpu_devices or commandline.cores_worth_a_device(values.config)
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured too
@@ -78,6 +79,7 @@ def main(_: list[str]) -> None:
 
 def require_sound_flags(values: flags.FlagValues) -> None:
     """Raises UsageError where flags contradict each other."""
+    # The mode and what it compares with.
     if values.mode not in MODES:
         hint = spelling_hint(values.mode, MODES)
         raise UsageError(f"--mode={values.mode}: must be one of {', '.join(MODES)}{hint}")
@@ -85,6 +87,7 @@ def require_sound_flags(values: flags.FlagValues) -> None:
         raise UsageError(
             f"--compare={values.compare}: only --mode=step compares, with {' or '.join(PEERS)}"
         )
+    # Numbers: each alone, then two that must fit each other.
     if values.rounds < 1 or values.batch < SMALLEST:
         raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
     if values.mode == "search" and values.targets > values.sources:
@@ -166,6 +169,7 @@ def report_lines(report: dict[str, Any], indent: str = "") -> list[str]:
 
 def table(rows: list[dict[str, Any]], indent: str = "") -> list[str]:
     """The lines of a table of rows with equal keys, numbers to the right."""
+    # The heading is the first line: widths are of all.
     cells = [[*rows[0]], *([readable(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
     return [

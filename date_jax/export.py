@@ -51,6 +51,7 @@ def export(run: Path, out: Path) -> list[str]:
     """
     from date_jax.tasks import TASKS  # brings the networks along, which --help does not need
 
+    # Refused before anything is read: what exists, and what cannot be exported.
     if out.exists():
         raise UsageError(f"--out={out}: exists already; name a new folder")
     part = checkpoint.latest_part(run)

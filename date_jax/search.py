@@ -76,7 +76,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Answers one question."""
+    """Reads the question from the flags, answers it, and draws the offers."""
     logging.set_verbosity(logging.ERROR)
     values = flags.FLAGS
     require_question(values)
@@ -181,6 +181,7 @@ def answer(
     from date_jax.evals import findings
     from date_jax.pairs import neighbours
 
+    # A run that saw one modality alone cannot be asked with the other.
     modality = catalogue.config.modality
     invisible = {"image": ("words", values.words), "text": ("picture", values.picture)}
     flag, value = invisible.get(modality, ("", ""))
@@ -267,6 +268,7 @@ def query_vector(
         kind = "text" if image is None else "joint" if words else "image"
     if (kind == "image" and image is None) or (kind == "text" and not words):
         raise UsageError(f"--by={kind}: the question has none; give --row, --picture or --words")
+    # Black where there is no picture: it does not count then.
     side = catalogue.corpus.image_size
     pixels = np.zeros((side, side, 3), np.uint8) if image is None else image
     encoded = catalogue.corpus.tokenizer.encode([words])

@@ -98,7 +98,7 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
                 skipped = settle(job, pending, skipped)
                 pending = None
                 state = fulfil(job, state, step, duties)
-            if job.preemption.requested():
+            if job.preemption.is_requested():
                 raise Preempted("")
             job.checkpoints.raise_failure()
             trace.begin_or_end(step, pending)
@@ -285,7 +285,7 @@ def save(job: Job, state: State, step: int) -> None:
 def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evaluation]:
     """Evaluates the moving average on splits of these kinds; prints and writes what comes out."""
     evaluations: dict[str, Evaluation] = {}
-    for name, evaluation in job.evaluate(state.ema, kinds, job.preemption.requested):
+    for name, evaluation in job.evaluate(state.ema, kinds, job.preemption.is_requested):
         evaluations[name] = evaluation
         line = progress.evaluation_line(evaluation.metrics, job.task.columns)
         job.progress.say(f"step {step} | {name}: {line}")
@@ -306,7 +306,7 @@ def run_between(job: Job, state: State, step: int) -> State:
     """Runs what the task does between steps; returns the state with the memory that comes of it."""
     assert job.between is not None
     name = job.between.name
-    change = job.between.run(state, step, job.preemption.requested)
+    change = job.between.run(state, step, job.preemption.is_requested)
     job.record.add_change(step, change.metrics)
     job.progress.say(f"step {step} | {job.between.title}: {progress.numbers(change.metrics)}")
     job.progress.add_scalars(

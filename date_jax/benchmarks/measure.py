@@ -38,6 +38,7 @@ def seconds(
         warm_up: calls before them; the first compiles.
         at_most: seconds for all calls, after which no other one begins but the first that counts.
     """
+    # The first call that counts is never left out, however long the others took.
     times: list[float] = []
     start = time.perf_counter()
     for turn in range(warm_up + rounds):
@@ -72,6 +73,7 @@ def matmul_peak(dtype: Any, mesh: jax.sharding.Mesh, *, precision: str = "defaul
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.matmul(a, b, precision=precision, preferred_element_type=dtype)
 
+    # The best of ten, since nothing can be faster than the machine is.
     cast = {name: jax.jit(lambda x: x.astype(dtype))(value) for name, value in pairs.items()}
     best = seconds(lambda: product(cast["a"], cast["b"]), rounds=10).least
     if on_cpu and jnp.dtype(dtype) == jnp.float32:

@@ -53,6 +53,7 @@ def seconds_of_parts(
         batches: one of each domain, on the mesh.
         rounds: that count of each.
     """
+    # Real parameters and a real batch; outputs are random, so that losses need no forward pass.
     state = step.init()
     subject = Subject(config, mesh, learner, state.params, batches["source"])
     outputs = random_outputs(config, mesh)
@@ -151,6 +152,7 @@ def gradient_of_aligner(subject: Subject) -> Callable[[Any], Any]:
     settings = subject.config.aligner
 
     def loss(outputs: Any) -> Any:
+        # The target's features are those of the source, moved a little.
         aligner = Aligner(settings.kind, settings.unbiased, settings.hidden)
         target = {name: x + 0.1 for name, x in outputs.items()}
         params = {"params": subject.params["aligner"]}
@@ -163,8 +165,8 @@ def gradient_of_aligner(subject: Subject) -> Callable[[Any], Any]:
 def _on_mesh(function: Callable[[Any], Any], mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
     """The same function, traced where the mesh is known."""
 
-    def traced(outputs: Any) -> Any:
+    def with_mesh(outputs: Any) -> Any:
         with sharding.mesh_context(mesh):
             return function(outputs)
 
-    return traced
+    return with_mesh

@@ -30,6 +30,7 @@ def run(
         width: D.
         rounds: turns that count, after one that warms up.
     """
+    # Rows of length 1; a query is one of them with as much noise as itself.
     rng = np.random.default_rng(0)
     vectors = host_unit_vectors(rng.standard_normal((gallery, width), np.float32))
     noise = host_unit_vectors(rng.standard_normal((queries, width), np.float32))
@@ -61,6 +62,7 @@ def run(
             calls[name]()
             times[name].append(time.perf_counter() - begun)
 
+    # A pass over all pairs is one matrix product.
     flops = 2.0 * gallery * queries * width
     peak = measure.matmul_peak(jnp.float32, mesh, precision="highest")
     table = []
@@ -85,6 +87,7 @@ def run(
         "recall_at_1": float(np.mean(results["ranks"] == 1)),
         "first_is_the_match": float(np.mean(results["nearest"][:, 0] == np.arange(queries))),
     }
+    # Turn by turn, so that a busy moment of the machine hits both.
     if "faiss" in calls:
         report["same_as_faiss"] = float(np.mean(results["nearest"] == results["faiss"]))
         ratios = [a / b for a, b in zip(times["nearest"], times["faiss"], strict=True)]

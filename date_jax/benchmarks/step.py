@@ -71,6 +71,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, Any]:
 
 def learner_of(config: ConfigDict) -> Learner:
     """The config's learner for as many made-up words as its vocabulary may have."""
+    # Words that no mirror changes, and a row of memory for each target that a batch may name.
     words = [f"word{n}" for n in range(config.data.vocab_size - len(SPECIAL))]
     tokenizer = Tokenizer([*SPECIAL, *words], length=config.data.text_length)
     sizes = dict.fromkeys(split_names(config.data.target, "train"), TARGETS)
@@ -115,6 +116,7 @@ def compiled_step(
     batch = sharding.sharded_shapes(
         shapes, jax.tree.map(lambda _: sharding.row_sharding(mesh), shapes)
     )
+    # Only XLA's time counts: tracing is the same for all devices.
     lowered = step.update.lower(step.shapes, batch)
     begun = time.perf_counter()
     program = lowered.compile(options)
@@ -128,6 +130,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         config: validated.
         rounds: steps that count, after three that warm up.
     """
+    # Three batches in turn, as one alone might stay in a cache.
     mesh = sharding.device_mesh(config.mesh.fsdp)
     words = config.data.vocab_size
     learner, step, _, program, compile_seconds = compiled_step(config, mesh)
@@ -145,6 +148,8 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
     # Memory is read before anything else needs some.
     seconds = measure.seconds(next_step, rounds=rounds)
     peak_bytes = measure.peak_bytes()
+
+    # MFU: the flops that the mathematics asks for, over what the machine could do in that time.
     examples = config.batch_size * len(batches[0])
     flops = step_flops(config, step, batches[0])
     peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)

@@ -48,6 +48,7 @@ class Peer(Module):
             attention_probs_dropout_prob=text.dropout,
         )
         grid = side // stride(image)
+        # Image seeker and object seeker, as `network.Date` has them.
         self.image_projection = torch.nn.Linear(stage_widths(image)[-1], model.width)
         self.text_projection = torch.nn.Linear(text.width, model.width)
         self.layers = torch.nn.ModuleList(
@@ -70,6 +71,7 @@ class Peer(Module):
         self.text_position = torch.nn.Parameter(torch.zeros(config.data.text_length, model.width))
         self.log_scale = torch.nn.Parameter(torch.zeros(()))
         self.bias = torch.nn.Parameter(torch.zeros(()))  # of the sigmoid loss
+        # What our network computes or has as constants.
         self.register_buffer("place", torch.from_numpy(sincos_2d(grid, grid, model.width)))
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
@@ -112,9 +114,10 @@ class Peer(Module):
             return {"weight": ours[f"{name}/kernel"].T, "bias": ours[f"{name}/bias"]}
 
         def norm(name: str) -> dict[str, Any]:
-            """A layer norm."""
+            """A layer norm: PyTorch's weight is our scale."""
             return {"weight": ours[f"{name}/scale"], "bias": ours[f"{name}/bias"]}
 
+        # Projections, then the layers of the object seeker, its box head and its tokens.
         self.image_projection.load_state_dict(dense("image_projection"))
         self.text_projection.load_state_dict(dense("text_projection"))
         for number, layer in enumerate(self.layers):
@@ -146,6 +149,7 @@ def loss(peer: Peer, out: dict[str, Any], batch: dict[str, Any], config: ConfigD
     """`L_coop`: L1 and 1 - GIoU, and the contrastive loss, whose positives are equal products."""
     predicted, true = out["box_cxcywh"], batch["box_cxcywh"]
     box = (predicted - true).abs().sum(-1) + 1.0 - _giou(_corners(predicted), _corners(true))
+    # Rows of one product are each other's positives, equally.
     scale = peer.log_scale.exp().clamp(max=MAX_SCALE)
     logits = scale * out["query_embedding"] @ out["image_embedding"].T
     product = batch["product_id"]
@@ -180,6 +184,7 @@ class Side:
     def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
         if "weights" in question:
             return self._begin(question)
+        # A GPU runs behind Python: it is waited for.
         begun = time.perf_counter()
         for _ in range(question["steps"]):
             self._step()
@@ -219,6 +224,7 @@ class Side:
             weight_decay=config.optim.weight_decay,
             fused=True,
         )
+        # The step, compiled and in half precision where the config's is.
         forward = torch.compile(self._peer) if question["compiled"] else self._peer
         half = config.model.dtype == "bfloat16"
         endless = itertools.cycle(batches)

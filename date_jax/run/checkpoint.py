@@ -80,6 +80,7 @@ def latest_part(path: Path, field: str = "ema") -> Part:
     Raises:
         CheckpointError: there is no checkpoint, or none is whole.
     """
+    # From the last step back, until one is whole.
     directory = checkpoint_directory(path).resolve()
     warnings: list[str] = []
     for step in reversed(steps_in(directory)):
@@ -102,6 +103,7 @@ def _verified_part(directory: Path, field: str) -> tuple[dict[str, Any], dict[st
         partial_restore=True,
     )
     part = ocp.PyTreeCheckpointHandler().restore(directory / "state", args=arguments)[field]
+    # Names are saved from the root of the state.
     leaves = {f".{field}{name}": x for name, x in fingerprint.leaves_by_name(part).items()}
     fingerprint.require_undamaged(leaves, meta["leaves"])
     return part, meta
@@ -159,6 +161,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the save before this one failed, or the state is not finite.
         """
+        # The last save went on in the background: its failure is known by now, or at the next.
         self.raise_failure()
         if step == self.last_step:
             return
@@ -172,7 +175,7 @@ class Checkpoints:
             )
         parts = ocp.args.Composite(
             state=ocp.args.PyTreeSave(plain),
-            meta=ocp.args.JsonSave(fingerprint.signed(meta | {"leaves": leaves})),
+            meta=ocp.args.JsonSave(fingerprint.signed_meta(meta | {"leaves": leaves})),
         )
         try:
             self._open_manager().save(step, args=parts, force=True)
@@ -194,6 +197,7 @@ class Checkpoints:
             CheckpointError: there are steps, but none can be read or none fits `target`. All stay
                 where they are, for what is wrong may be this machine: its memory, its disk.
         """
+        # From the last step back, until one is whole.
         problems: dict[int, str] = {}
         for step in reversed(steps_in(self.directory)):
             latest, problem = self._load(step, target, check)
@@ -206,6 +210,7 @@ class Checkpoints:
                 warnings.append(f"using the checkpoint of step {step}")
             self.last_step = step
             return LatestState(*latest, warnings)
+        # Nothing is set aside where nothing can be read: what one has lost here is not decided.
         if problems:
             lines = [f"  step {step}: {problem}" for step, problem in problems.items()]
             head = f"{self.directory}: no whole checkpoint could be read"
@@ -245,12 +250,12 @@ class Checkpoints:
 
     def _failure(self, error: Exception, step: int | None) -> SaveError:
         """The error of a save that failed: why, the room on the disk, the good steps."""
-        whole = [other for other in steps_in(self.directory) if other != step]
+        good = [other for other in steps_in(self.directory) if other != step]
         free = shutil.disk_usage(self.directory).free / 2**20
         reason = str(error).splitlines()[0][:200] if str(error) else f"{error!r}"
         return SaveError(
             f"{self.directory}: saving step {step} failed ({free:.0f} MiB free): {reason}\n"
-            f"whole checkpoints: {whole or 'none'}; free some space, then start the same command"
+            f"whole checkpoints: {good or 'none'}; free some space, then start the same command"
         )
 
     def _load(
@@ -267,17 +272,20 @@ class Checkpoints:
         fingerprint.require_same_types(directory, meta["leaves"], plain_target)
 
         def verified_state() -> Any:
+            """The state, whose bits are those saved."""
             arguments = ocp.args.StandardRestore(plain_target)
             state = ocp.StandardCheckpointHandler().restore(directory / "state", args=arguments)
             fingerprint.require_undamaged(fingerprint.leaves_by_name(state), meta["leaves"])
             return state
 
+        # The state itself; a damaged one is dropped before the next step is read.
         plain, problem = _attempt(verified_state)
         return (None, problem) if problem else ((_with_keys(plain, target), meta), "")
 
     def _set_aside(self, step: int, problem: str) -> str:
         """Moves a bad step out of the way; returns the warning."""
         aside = self.directory.parent / "checkpoints_set_aside" / f"{step}-{int(time.time())}"
+        # No host may still be reading it, and none may go on before it is gone.
         sharding.wait_for_hosts(f"before setting aside {step}")
         if jax.process_index() == 0:
             aside.parent.mkdir(exist_ok=True)
@@ -314,6 +322,7 @@ def _without_keys(state: Any) -> Any:
     """The state with typed random keys as their uint32 data, which is all that Orbax stores."""
 
     def data(leaf: Any) -> Any:
+        """The leaf, or the data of a key; of a shape the shape of the data."""
         if not _is_key(leaf):
             return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -342,11 +351,13 @@ def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
         try:
             value = read()
         except Exception as error:
+            # A stop is no damage, whatever was made of it on its way up.
             if stop := _preemption_behind(error):
                 raise stop from None
             first = (str(error).splitlines() or [""])[0]
             is_ours = isinstance(error, fingerprint.DamageError)
             problem = (first if is_ours else f"{type(error).__name__}: {first}")[:160]
+        # What Orbax has dropped half read is collected here, where nobody hears of it.
         if problem:
             gc.collect()
     if sharding.values_of_hosts(np.array(bool(problem))).any() and not problem:

@@ -81,6 +81,7 @@ def _usage_errors(argument: str) -> Iterator[None]:
 def config_files() -> str:
     """The configs that there are, seen from here: "configs/pgda.py, ..."."""
     root = Path(__file__).parent.parent.parent / "configs"
+    # Where the program was started, else where the project lies.
     files = [path for folder in (Path("configs"), root) for path in sorted(folder.glob("*.py"))]
     choices = [path for path in files if "def get_config(" in path.read_text()]
     return ", ".join(str(path) for path in choices if path.parent == choices[0].parent)
@@ -117,6 +118,7 @@ def check_override(key: str, value: str, defaults: dict[str, Any]) -> None:
         raise UsageError(
             f"--config.{key}: a section, not a value; set one of its keys, e.g. {first}"
         )
+    # As ml_collections would read the value, so that it cannot fail later.
     is_bare_switch = isinstance(default, bool) and not value  # --config.aligner.unbiased: true
     if type(default) in PARSERS and not is_bare_switch:
         parser, kind = PARSERS[type(default)]
@@ -131,6 +133,7 @@ def key_hint(key: str, defaults: dict[str, Any]) -> str:
 
     A comparison of whole dotted names would let a long shared prefix outweigh the word itself.
     """
+    # A close name in the same section, else one anywhere.
     section, _, name = key.rpartition(".")
     leaves = [path for path, value in defaults.items() if not isinstance(value, ConfigDict)]
     neighbours = [path for path in leaves if path.rpartition(".")[0] == section]
@@ -138,6 +141,7 @@ def key_hint(key: str, defaults: dict[str, Any]) -> str:
         named = {path.rpartition(".")[2]: f"config.{path}" for path in reversed(paths)}
         if matches := difflib.get_close_matches(name, named, n=1, cutoff=0.6):
             return f" (did you mean {named[matches[0]]!r}?)"
+    # Nothing is close: all that the section has, or the nearest of all keys.
     if neighbours:
         names = ", ".join(path.rpartition(".")[2] for path in neighbours)
         return f"; config{'.' * bool(section)}{section} has: {names}"

@@ -35,6 +35,7 @@ def fingerprint(leaf: Array) -> UInt32[Array, ""]:
 
         fingerprint(jnp.arange(4)) != fingerprint(jnp.arange(4)[::-1])
     """
+    # The number of each element, counted along the last axis first.
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis in range(leaf.ndim):
         place = place * leaf.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
@@ -70,6 +71,7 @@ def leaves_by_name(tree: Any) -> dict[str, Any]:
 
 def descriptions(tree: Any) -> tuple[dict[str, tuple[str, int]], bool]:
     """Type and fingerprint of each leaf by name, and whether all of them are finite."""
+    # One program and one transfer for all leaves.
     leaves = leaves_by_name(tree)
     prints, finite = jax.device_get(_fingerprints(list(leaves.values())))
     described = {
@@ -84,7 +86,7 @@ def _type(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def signed(meta: dict[str, Any]) -> dict[str, str]:
+def signed_meta(meta: dict[str, Any]) -> dict[str, str]:
     """JSON values with their hash; `verified_meta` reads them."""
     body = json.dumps(meta)
     return {"body": body, "sha256": hashlib.sha256(body.encode()).hexdigest()}
@@ -128,6 +130,7 @@ def require_same_types(directory: Path, saved: dict[str, Any], target: Any) -> N
     Raises:
         CheckpointError: a name, a shape or a dtype differs.
     """
+    # Both ways: what the checkpoint lacks, and what the network of now lacks.
     types = {name: _type(leaf) for name, leaf in leaves_by_name(target).items()}
     differences = [
         f"  {name}: saved {saved.get(name, ['nothing'])[0]}, now {types.get(name, 'nothing')}"
@@ -149,6 +152,7 @@ def shapes_of_part(saved: dict[str, Any], part: str) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = {}
     for name, (kind, _) in saved.items():
+        # A name is `.ema['model']['kernel']`, a kind is `float32[512, 256]`.
         if name.startswith(f".{part}["):
             dtype, _, shape = kind.partition("[")
             place = tuple(re.findall(r"\['([^']*)'\]", name))

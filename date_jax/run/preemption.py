@@ -11,11 +11,11 @@ from date_jax.errors import Preempted
 
 
 class Preemption:
-    """A context in which SIGTERM is noticed; `requested` is asked wherever time passes.
+    """A context in which SIGTERM is noticed; `is_requested` is asked wherever time passes.
 
     With one process a handler sets a flag. With several, only some may get the signal, so JAX's
     coordination service spreads it and all of them see it at the same call: every process must
-    call `requested` equally often. Until `armed` nothing could be saved, and the signal ends one
+    call `is_requested` equally often. Until `armed` nothing could be saved, and the signal ends one
     process at once.
     """
 
@@ -45,7 +45,7 @@ class Preemption:
         """From here on there is something to save, so the signal waits to be asked for."""
         self._armed = True
 
-    def requested(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether to save and leave, now; on all processes alike."""
         if jax.process_count() > 1 and not self._signalled:
             # The service names a future call, by this number, at which everybody stops; a number

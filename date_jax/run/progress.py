@@ -28,6 +28,7 @@ class Progress:
         self.dropped_until = 0.0  # seconds of the run at the last line that is dropped
         self._writer: Any = None
         if self._primary:
+            # Steps that were done after the checkpoint will be done, and written, again.
             if self._lines.exists():
                 self.dropped_until = _drop_lines_after(self._lines, first_step)
             from clu import metric_writers  # brings TensorFlow along
@@ -124,6 +125,7 @@ def parameter_lines(params: Any, path: Path) -> list[str]:
 
     if jax.process_index() == 0:
         path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False))
+    # A module is the first two keys of a parameter's path: model.image_extractor.
     modules: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = ".".join(str(key.key) for key in keys[:2])
@@ -147,6 +149,7 @@ def evaluation_line(metrics: dict[str, float], columns: Sequence[str]) -> str:
 
 def evaluation_table(evaluations: dict[str, dict[str, float]], columns: Sequence[str]) -> str:
     """A table with a row for each split, of the metrics that people look at first."""
+    # A column is as wide as its heading, and at least as twelve digits.
     width = max((len(name) for name in evaluations), default=0)
     rows = [f"{'':{width}}  " + "  ".join(f"{name:>12}" for name in columns)]
     for split, metrics in evaluations.items():
