@@ -35,7 +35,10 @@ MODES = ("step", "scaling", "input", "loss", "selection", "search", "duplicates"
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
-    """Not at import, so that a test can import this file beside another entry point."""
+    """Defines the command's flags.
+
+    They are not defined at import, so that a test can import two commands.
+    """
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=definitions)
     for name, default, text in (
         ("mode", "step", f"one of {', '.join(MODES)}"),

@@ -23,7 +23,10 @@ from date_jax.run import checkpoint, commandline
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
-    """Not at import, so that a test can import this file beside another entry point."""
+    """Defines the command's flags.
+
+    They are not defined at import, so that a test can import two commands.
+    """
     flags.DEFINE_string("workdir", None, "of the run", flag_values=definitions)
     flags.DEFINE_string("out", None, "a new folder to write", flag_values=definitions)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=definitions)

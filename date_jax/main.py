@@ -76,7 +76,7 @@ def _start_jax(config: ConfigDict) -> None:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     elif _COUNT.value == 1:
         jax.config.update("jax_num_cpu_devices", commandline.cores_worth_a_device(config))
-    # How the processes find each other: told by flags, or by the platform.
+    # How the processes find each other: by flags, or by the platform.
     options: dict[str, Any] = {
         # The defaults let survivors of a lost host wait for 100 s, and at the exit for 300 s.
         "heartbeat_timeout_seconds": 10,

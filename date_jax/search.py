@@ -53,7 +53,10 @@ class Catalogue(NamedTuple):
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
-    """Not at import, so that a test can import this file beside another entry point."""
+    """Defines the command's flags.
+
+    They are not defined at import, so that a test can import two commands.
+    """
     for name, default, text in (
         ("workdir", None, "of the run"),
         ("split", "offer_test", "offers to search"),

@@ -170,7 +170,7 @@ def require_same_config(study: Study, results: Records, *, only_with_each_other:
 
 def _require_same_data(results: Records) -> None:
     """Refuses results on files that changed between two runs."""
-    # By what was asked for: direction and config of the data. Older results tell no data.
+    # By what was asked for: direction and config of the data. Older results do not name their data.
     first_of: dict[str, tuple[str, str]] = {}
     for run, record in results.items():
         config = workdir.flat(record["config"])

@@ -1,4 +1,4 @@
-"""Losses that compare all rows of a batch, in tiles beside whole: memory and time as it grows."""
+"""Losses that compare all rows of a batch, in tiles and whole: memory and time as it grows."""
 
 from collections.abc import Callable
 from functools import partial

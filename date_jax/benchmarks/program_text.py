@@ -151,7 +151,7 @@ def _kind(line: str, programs: dict[str, list[str]]) -> str:
     """The kind of an instruction; of a fusion that of what is inside it."""
     fusion = re.search(r" fusion\(.*calls=%([\w.-]+)", line)
     lines = programs[fusion[1]] if fusion else [line]
-    # A step of an exchange that goes on meanwhile says nothing about the work around it.
+    # A step of an exchange that goes on during the work does not tell the work's kind.
     work = [inner for inner in lines if not re.search(_CHAIN, inner)]
     content = "\n".join(work)
     kinds = (kind for kind, pattern in _KINDS.items() if re.search(pattern, content))

@@ -212,7 +212,7 @@ class Side:
             out = {name: x.cpu().tolist() for name, x in self._peer(batches[0]).items()}
         self._peer.train()
 
-        # The optimizer of our config: the extractors learn at a rate of their own.
+        # The optimizer of our config: the extractors learn at another rate.
         groups = [
             {"params": [p for n, p in self._peer.named_parameters() if _is_backbone(n) == backbone],
              "lr": config.optim.learning_rate * (config.optim.backbone_scale if backbone else 1.0)}

@@ -267,7 +267,7 @@ class Checkpoints:
         meta, problem = _attempt(lambda: _verified_meta(directory / "meta"))
         if problem:
             return None, problem
-        # What the user can mend is said before the state, which may be large, is read.
+        # A mistake that the user can mend is raised before the state is read, which may take long.
         check(meta)
         fingerprint.require_same_types(directory, meta["leaves"], plain_target)
 

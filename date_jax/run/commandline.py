@@ -68,7 +68,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         code = INTERRUPTED
         text = str(error) or "the same command resumes from the last checkpoint, if there is one"
         print(f"interrupted: {text}", file=sys.stderr)
-    except BrokenPipeError:  # whoever read what we print has left, as `head` does
+    except BrokenPipeError:  # the reader of what we print has left, as `head` does
         code = READER_HAS_LEFT
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the exit flushes it
     except Exception as error:
@@ -94,8 +94,8 @@ def process(argv: Sequence[str] = ()) -> tuple[int, int]:
 def cores_worth_a_device(config: ConfigDict) -> int:
     """How many devices to make of this machine's cores, should they be all it has.
 
-    A core of its own for a share of the batch is faster than all cores at each small operation:
-    on 2 cores 320 against 225 examples a second. Shares below 16 rows are not worth their sums.
+    One core for each share of the batch is faster than all cores at each small operation: on 2
+    cores 320 against 225 examples a second. Shares below 16 rows are not worth their sums.
 
     Args:
         config: whose batches, of training and of evaluation, the devices have to divide.

@@ -1,6 +1,6 @@
 """A config named on the command line, `--config=<file>:<words>`, and its keys `--config.<key>=`.
 
-Mistakes in the file and in the keys are said in a few words, with the nearest valid name.
+Mistakes in the file and in the keys raise a few words with the nearest valid name.
 """
 
 import contextlib

@@ -47,7 +47,7 @@ class Countdown:
     def at(self, done: int) -> None:
         """Takes note that `done` are done; a loop may begin in the middle.
 
-        One that is no further than where the last began is another loop, with a time of its own.
+        A `done` that is no further than where the loop began starts another loop, and its clock.
         """
         now, start = time.monotonic(), self._start
         if start is None or done <= start[1]:

@@ -1,4 +1,4 @@
-"""What a run tells: console lines, metrics.jsonl, TensorBoard, times. Host 0 speaks for all."""
+"""What a run prints and writes: console, metrics.jsonl, TensorBoard. Host 0 does it for all."""
 
 import json
 import math
