@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # suppliers (rendered) | files (your own) | published (the authors' pairs)
     config.data.name = chosen[-1] if chosen else "suppliers"
     config.data.path = ""  # of files: your offers, .jsonl or .csv; of published: the JSON file
-    config.data.pairs = ""  # of files: what date_jax.data.clicks.pairs wrote
+    config.data.pairs = ""  # of files: what date_jax.data.click_pairs wrote
     config.data.images = ""  # of published: a folder of pictures named <id>.<ending>
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 48  # pixels of a side

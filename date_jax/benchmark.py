@@ -127,13 +127,16 @@ def measures(values: flags.FlagValues, devices: int) -> dict[str, Any]:
     )
     from date_jax.config import validate
 
-    # A plan is for other devices than those here, which validates the config itself.
+    # A plan is for other devices than those here, so it validates the config itself.
     config, mode = values.config, values.mode
+    if mode == "plan":
+        config, topologies = plan.planned_config(config, values.topology.split(","))
+    else:
+        validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     if mode in OF_DOMAINS and "source" not in step.batch_shapes(config):
         raise UsageError(f"--mode={mode}: knows the tasks pgda and date alone")
     if mode == "plan":
-        return plan.run(*plan.planned_config(config, values.topology.split(",")))
-    validate(config, device_count=jax.device_count(), process_count=jax.process_count())
+        return plan.run(config, topologies)
 
     # Modes that run the config's step or its pipeline.
     if mode == "step" and values.compare:

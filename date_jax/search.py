@@ -124,7 +124,7 @@ def load_catalogue(run: Path, split: str) -> Catalogue:
     """The offers of `split`, as the moving average of a run's last checkpoint sees them.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint, or one of another layout.
         UsageError: the run is of another task, or there is no such split.
         DataError: the data have changed since.
     """
@@ -133,6 +133,7 @@ def load_catalogue(run: Path, split: str) -> Catalogue:
     from date_jax import sharding
     from date_jax.data.cache import compiled_folder
     from date_jax.evals.collect import collector
+    from date_jax.job import require_same_layout
     from date_jax.run import checkpoint
     from date_jax.tasks import TASKS
 
@@ -147,7 +148,8 @@ def load_catalogue(run: Path, split: str) -> Catalogue:
         raise UsageError(f"{run}: a run of task {config.task}; only {names} can be searched")
     jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
 
-    # The offers: those that the run was trained with.
+    # The offers: those that the run was trained with, in the form that this code prepares.
+    require_same_layout(run, part.meta)
     corpus = task.load(config)
     if corpus.fingerprint != part.meta["data"]:
         raise DataError(f"{run}: its data have changed since it was trained")

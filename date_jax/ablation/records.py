@@ -53,8 +53,12 @@ def record(directory: Path) -> Record | None:
         "losses": with_few_digits(losses),
         "terms": with_few_digits(terms),
     }
-    # A runs.jsonl holds no empty fields.
-    return {name: value for name, value in fields.items() if value not in (None, [], {})}
+    # A runs.jsonl holds no empty fields, but for the measures, which every table asks for.
+    return {
+        name: value
+        for name, value in fields.items()
+        if name == "eval" or value not in (None, [], {})
+    }
 
 
 def machines(log: Path) -> list[str]:

@@ -25,7 +25,6 @@ class Parser(argparse.ArgumentParser):
             prog=f"python -m date_jax.data.{name}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # the start of a flag's name may soon be the start of two
             **options,
         )
 
@@ -38,8 +37,10 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         # Typos first: argparse would complain of the flag that the typo was meant for.
         for argument in arguments:
-            if argument.startswith("--") and argument.partition("=")[0] not in flags:
-                hint = spelling_hint(argument.partition("=")[0], flags)
+            name = argument.partition("=")[0]
+            # The beginning of a flag stands for it, as argparse has it.
+            if name.startswith("--") and not any(flag.startswith(name) for flag in flags):
+                hint = spelling_hint(name, flags)
                 raise UsageError(f"{argument}: unknown flag{hint}; --help lists the flags")
         return self.parse_args(arguments)
 

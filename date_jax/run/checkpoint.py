@@ -271,15 +271,15 @@ class Checkpoints:
         check(meta)
         fingerprint.require_same_types(directory, meta["leaves"], plain_target)
 
-        def verified_state() -> Any:
-            """The state, whose bits are those saved."""
-            arguments = ocp.args.StandardRestore(plain_target)
-            state = ocp.StandardCheckpointHandler().restore(directory / "state", args=arguments)
-            fingerprint.require_undamaged(fingerprint.leaves_by_name(state), meta["leaves"])
-            return state
-
-        # The state itself; a damaged one is dropped before the next step is read.
-        plain, problem = _attempt(verified_state)
+        # The state itself, on all hosts or on none.
+        arguments = ocp.args.StandardRestore(plain_target)
+        handler = ocp.StandardCheckpointHandler()
+        plain, problem = _attempt(lambda: handler.restore(directory / "state", args=arguments))
+        if problem:
+            return None, problem
+        # Its bits, which all hosts compute together: one that could not read would be waited for.
+        leaves = fingerprint.leaves_by_name(plain)
+        _, problem = _attempt(lambda: fingerprint.require_undamaged(leaves, meta["leaves"]))
         return (None, problem) if problem else ((_with_keys(plain, target), meta), "")
 
     def _set_aside(self, step: int, problem: str) -> str:

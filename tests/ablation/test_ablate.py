@@ -642,6 +642,16 @@ def test_a_runs_jsonl_makes_table_and_chart_again_without_its_runs(
     assert row["terms"] == {"box": [0.66667, 0.22222]}
 
 
+def test_a_run_without_measures_has_a_row_without_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(tmp_path, source_only_0=0.4, date_0=0.5, oracle_0=0.9)
+    results = tmp_path / "mall2live" / "date-0" / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"eval": {}}))
+    main(monkeypatch, tmp_path, "--table_only", "--seeds=0")
+    assert "| DATE | 1 | - | - |" in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "gist"),
     [

@@ -25,7 +25,8 @@ def exit_code(arguments: list[str], work: object = lambda _: None) -> int:
     [
         # A typo is told even where it leaves a required flag out.
         (["--cron=a"], "--cron=a: unknown flag (did you mean '--corn'?); --help lists the flags"),
-        (["--corn=a", "--cou=4"], "--cou=4: unknown flag (did you mean '--count'?)"),
+        (["--corn=a", "--cont=4"], "--cont=4: unknown flag (did you mean '--count'?)"),
+        (["--co=4"], "ambiguous option: --co=4 could match --corn, --count"),
         ([], "the following arguments are required: --corn; --help lists the flags"),
         (["--corn=a", "--count=few"], "argument --count: invalid int value: 'few'"),
         (["--corn=a", "wheat"], "unrecognized arguments: wheat"),
@@ -44,6 +45,10 @@ def test_a_wrong_command_is_told_in_one_line(
 def test_flags_are_read_with_and_without_an_equals_sign() -> None:
     options = parser().options(["--corn", "sack", "--count=-1"])
     assert vars(options) == {"corn": "sack", "count": -1}
+
+
+def test_the_beginning_of_a_flag_stands_for_it() -> None:
+    assert vars(parser().options(["--cor=sack", "--cou=4"])) == {"corn": "sack", "count": 4}
 
 
 def test_help_is_printed_as_it_is_written(capsys: pytest.CaptureFixture) -> None:

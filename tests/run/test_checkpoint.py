@@ -242,6 +242,41 @@ def test_where_no_step_can_be_read_the_run_stops_at_each_start_and_moves_none(
     assert checkpoint.steps_in(checkpoints_copy) == [2, 3]
 
 
+def test_a_host_that_could_not_read_a_step_is_not_waited_for_by_the_others(
+    checkpoints_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All hosts compute the fingerprints together, so none may begin where another cannot."""
+    restore = ocp.StandardCheckpointHandler.restore
+    fingerprints: list[str] = []
+    read: list[str] = []
+    failures: list[str] = []
+
+    def note_step(handler: Any, directory: Any, *args: Any, **options: Any) -> Any:
+        read.append(Path(directory).parent.name)
+        return restore(handler, directory, *args, **options)
+
+    def of_two_hosts(local: np.ndarray) -> np.ndarray:
+        if read == ["3"] and not failures:  # just after this host has read the state of step 3
+            failures.append("3")
+            return np.stack([local, np.ones_like(local)])
+        return np.stack([local, local])
+
+    undamaged = checkpoint.fingerprint.require_undamaged
+
+    def note_fingerprint(*arguments: Any) -> None:
+        fingerprints.append(read[-1])
+        undamaged(*arguments)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", note_step)
+    monkeypatch.setattr(sharding, "values_of_hosts", of_two_hosts)
+    monkeypatch.setattr(checkpoint.fingerprint, "require_undamaged", note_fingerprint)
+    latest = Checkpoints(checkpoints_copy, keep=2).restore(target(), check=anything)
+    assert latest is not None
+    assert_equal(latest[0], 2)
+    assert (read, fingerprints) == (["3", "2"], ["2"])
+    assert "another host could not read it" in latest[2][0]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_sigterm_while_a_step_is_read_damages_nothing(
     checkpoints_copy: Path, wrapped: bool, monkeypatch: pytest.MonkeyPatch

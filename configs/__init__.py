@@ -1,0 +1,1 @@
+"""The configs: a file for each task, and their sizes."""
