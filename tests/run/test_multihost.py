@@ -185,7 +185,8 @@ def test_a_host_that_differs_is_refused_before_the_first_step(
     elif unequal == "devices":
         options[1] = ["--cpu_devices=2"]
     elif unequal == "code":
-        shutil.copytree(root / "date_jax", own_code / "date_jax")
+        for part in ("date_jax", "configs"):
+            shutil.copytree(root / part, own_code / part)
         edited_file = own_code / "date_jax" / "errors.py"
         edited_file.write_text(edited_file.read_text() + "# edited here alone\n")
         environments[1]["PYTHONPATH"] = str(own_code)
