@@ -39,6 +39,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
 
     They are not defined at import, so that a test can import two commands.
     """
+    # What to measure, and where the report goes.
     config_flags.DEFINE_config_file("config", None, "file:argument", flag_values=definitions)
     for name, default, text in (
         ("mode", "step", f"one of {', '.join(MODES)}"),
@@ -47,6 +48,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
         ("out", "", "a JSON file for the whole report"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=definitions)
+    # Numbers; several modes share a flag, so each text names the modes that read it.
     for name, number, text in (
         ("rounds", 20, "step, input, loss, search: calls that count"),
         ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
@@ -111,6 +113,7 @@ def measures(values: flags.FlagValues, devices: int) -> dict[str, Any]:
     Raises:
         UsageError: the mode does not know the config's task, or the config is not sound.
     """
+    # A wrong command need not wait for these imports.
     import jax
 
     from date_jax import sharding

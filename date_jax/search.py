@@ -57,6 +57,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
 
     They are not defined at import, so that a test can import two commands.
     """
+    # The run and its offers, then the words to ask with.
     for name, default, text in (
         ("workdir", None, "of the run"),
         ("split", "offer_test", "offers to search"),
@@ -71,6 +72,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
         ("new", "words whose direction is added"),
     ):
         flags.DEFINE_string(name, "", text, flag_values=definitions)
+    # Numbers and switches.
     flags.DEFINE_integer("row", None, "an offer to ask with", flag_values=definitions)
     flags.DEFINE_integer("count", 8, "offers to find", flag_values=definitions)
     flags.DEFINE_float("strength", 1.0, "a of the arithmetic", flag_values=definitions)
@@ -163,6 +165,8 @@ def load_catalogue(run: Path, split: str) -> Catalogue:
     joint = {"joint_embedding": learner.predict["joint_embedding"]}
     collect = collector(joint, mesh, rows_at_once=config.model.rows_at_once)
     vectors = collect(part.params, task.gallery(config, corpus, split))["joint_embedding"]
+
+    # What a question is embedded with: the same network, compiled at the first question of a kind.
     compiled = {name: jax.jit(function) for name, function in learner.predict.items()}
 
     def predict(kind: str, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "B E"]:

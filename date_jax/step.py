@@ -147,6 +147,7 @@ def train_step(config: ConfigDict, learner: Learner, mesh: jax.sharding.Mesh, ba
         with sharding.mesh_context(mesh):
             return updated_state(state, batch, learner=learner, tx=tx, decay=config.optim.ema)
 
+    # An update overwrites the state that it takes, or two states would lie in memory.
     return Step(
         shapes=sharding.sharded_shapes(shapes, shardings),
         init=jax.jit(init, out_shardings=shardings),

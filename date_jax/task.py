@@ -254,8 +254,10 @@ class Contradictions(Protocol):
 
 @runtime_checkable
 class Gallery(Protocol):
-    """This process's rows of a split in order, in padded batches, which a search is among:
-    `task.gallery(config, corpus, "offer_test")`."""
+    """The rows that a search is among: `task.gallery(config, corpus, "offer_test")`.
+
+    They are this process's rows of a split in order, in padded batches.
+    """
 
     def __call__(self, config: ConfigDict, corpus: Any, name: str) -> Iterator[Batch]: ...
 
@@ -321,6 +323,7 @@ def record_shapes(
     Args:
         boxes: `(M,)` where each row has M boxes.
     """
+    # All keys that a part may have, with the shape of a row and its dtype.
     rows, side, length = config.batch_size, config.data.image_size, config.data.text_length
     table: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((side, side, 3), np.uint8),

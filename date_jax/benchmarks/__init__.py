@@ -1,1 +1,1 @@
-"""What `date_jax.benchmark` measures, a file for each mode. All data are made here."""
+"""The measurements of `date_jax.benchmark`, a file for each mode. All data are made here."""

@@ -31,7 +31,7 @@ class Child:
         self, module: str, cores: Sequence[int], environment: Mapping[str, str] | None = None
     ):
         self._module = module
-        with subprocesses.pinned_to(cores):
+        with subprocesses.pin_to(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
@@ -50,6 +50,7 @@ class Child:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
+        # Question and answer are a line each; a dead process gives a broken pipe or no line.
         try:
             stdin.write(json.dumps(question) + "\n")
             stdin.flush()
@@ -60,6 +61,7 @@ class Child:
             raise SetupError(
                 f"{self._module} ended with exit code {self._process.wait()}; why stands above"
             )
+        # A user's mistake there is raised here, and so is printed as one of this process.
         reply = json.loads(line)
         if "error" in reply:
             raise getattr(errors, reply["kind"])(reply["error"])

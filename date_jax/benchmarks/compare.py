@@ -43,6 +43,7 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
         UsageError: the config asks for what the peer does not have.
     """
     _require_same_network(config)
+    # Both sides get all cores, as only one of them works at a time.
     cores = subprocesses.cores()
     devices_of_ours = {"JAX_NUM_CPU_DEVICES": str(devices)}
     with (
@@ -88,18 +89,21 @@ def run(config: ConfigDict, *, peer: str, rounds: int, devices: int) -> dict[str
 
 def _require_same_network(config: ConfigDict) -> None:
     """Raises UsageError where the config asks for what the peer does not have."""
+    # The peer's network is the supervised one, which pools the last stage by its mean.
     is_supervised = [*step.batch_shapes(config)] == ["source"]
     if not is_supervised or config.model.image.pooling != "mean":
         raise UsageError(
             "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
             "and --config.model.image.pooling=mean"
         )
+    # The peer's losses have one form, and weight 1.
     for key, choice in {"loss": "softmax", "prior": "none"}.items():
         if (value := config.image_seeker[key]) != choice:
             raise UsageError(f"--compare: image_seeker.{key}={value}: the peer has only {choice}")
     for key in ("l1_weight", "giou_weight"):
         if (value := config.object_seeker[key]) != 1.0:
             raise UsageError(f"--compare: object_seeker.{key}={value}: the peer has only 1")
+    # transformers' Swin has one size of window for all stages.
     image = config.model.image
     grid = config.data.image_size // stride(image)
     if image.window != grid:

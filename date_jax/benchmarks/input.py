@@ -37,6 +37,7 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         config: the training examples of its source are read.
         rounds: in each, both are measured twice.
     """
+    # Numbers of cores: the powers of two, and all that there are.
     cores = subprocesses.cores()
     counts = {1 << n for n in range(len(cores).bit_length())} | {len(cores)}
     question = {"config": json.loads(config.to_json()), "rounds": rounds}

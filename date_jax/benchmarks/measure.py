@@ -92,14 +92,14 @@ def bytes_per_device(compiled: Any) -> dict[str, int]:
 
 
 def peak_bytes() -> int:
-    """The most memory that was in use at a time: a device's, or on a CPU the whole process's."""
+    """Peak bytes of memory in use: those of a device, or on a CPU those of the whole process."""
     of_device = jax.local_devices()[0].memory_stats() or {}
     of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it counts in KiB
     return of_device.get("peak_bytes_in_use", of_process)
 
 
 def machine() -> dict[str, Any]:
-    """What runs here, for the head of a report: devices, host, load, date, versions, code."""
+    """A description of this machine for a report: devices, host, load, date, versions, code."""
     devices = jax.devices()
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}",

@@ -163,7 +163,7 @@ def gradient_of_aligner(subject: Subject) -> Callable[[Any], Any]:
 
 
 def _on_mesh(function: Callable[[Any], Any], mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-    """The same function, traced where the mesh is known."""
+    """A form of `function` that is traced where the mesh is known."""
 
     def with_mesh(outputs: Any) -> Any:
         with sharding.mesh_context(mesh):

@@ -124,6 +124,7 @@ def run(config: ConfigDict, topologies: dict[str, Any]) -> dict[str, Any]:
     Args:
         config, topologies: from `planned_config`.
     """
+    # The compiler's numbers where libtpu is installed; else a model, fitted on this machine.
     first = next(iter(topologies))
     chip = CHIPS[first.partition(":")[0]]
     compiles = topologies[first] is not None
@@ -150,6 +151,7 @@ def run(config: ConfigDict, topologies: dict[str, Any]) -> dict[str, Any]:
     if config.mesh.fsdp == 1:  # else exchanges in groups would grow like those among all
         rows += [_row("modelled", last, chip, count) for count in COUNTS if count not in counts]
 
+    # A larger batch adds its own bytes and those of its activations, not the fixed ones.
     batch = sharding.tree_bytes_per_device(step.batch_shapes(config), devices=1, fsdp=1)
     fixed = line.temporary[0] if line else 0.0
     return {
@@ -188,6 +190,7 @@ class Line(NamedTuple):
 def line_through_small_steps(config: ConfigDict) -> Line:
     """The line through two small steps, compiled for one device of this machine."""
     mesh = sharding.device_mesh(1, jax.devices()[:1])
+    # The needs of both sizes, without loops, of which the analysis would count one turn.
     needs = []
     for rows in SMALL:
         small = step.with_batch(step.without_loops(config), rows)
@@ -199,10 +202,11 @@ def line_through_small_steps(config: ConfigDict) -> Line:
         needs.append(tuple(map(float, numbers)))
 
     def line(low: float, high: float) -> tuple[float, float]:
-        """What does not depend on the rows, and what each row adds."""
+        """The line through the needs of both sizes: its value at zero rows, and its slope."""
         per_row = (high - low) / (SMALL[1] - SMALL[0])
         return low - SMALL[0] * per_row, per_row
 
+    # Gradients have the bytes of the parameters, whatever the rows.
     gradients = sharding.tree_bytes_per_device(small_step.shapes.params, devices=1, fsdp=1)
     temporary, traffic, flops = (line(*pair) for pair in zip(*needs, strict=True))
     return Line(temporary, traffic, flops, small_step.shapes, gradients)
@@ -237,9 +241,11 @@ def modelled_step(config: ConfigDict, devices: int, chip: Chip, line: Line) -> d
 
 def compiled_step(config: ConfigDict, topology: str, devices: Any) -> dict[str, Any]:
     """The step for a topology, from the program that libtpu compiles for it."""
+    # The chips need not be here: libtpu compiles for a description of them.
     mesh = sharding.device_mesh(config.mesh.fsdp, devices)
     print(f"compiling for {topology}; this takes minutes", file=sys.stderr, flush=True)
     _, train_step, batch, program, seconds = step.compiled_step(config, mesh)
+    # All else is read off the program: its memory, and in its text cycles and exchanges.
     text = program.as_text()
     costs = program_text.costs(text)
     return {

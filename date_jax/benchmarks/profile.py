@@ -1,4 +1,4 @@
-"""Where the time of a compiled program goes on this machine: measured, operation by operation."""
+"""The time of a compiled program on this machine, measured operation by operation."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def profile_of(program: Any, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def shares(instructions: dict[str, program_text.Cost], data: Any) -> dict[str, Any]:
-    """The same as `profile_of`, from the profiler's record.
+    """The report of `profile_of`, from the profiler's record.
 
     Args:
         instructions: the program's, by name.

@@ -1,4 +1,4 @@
-"""What the text of a compiled program says: its exchanges, and what each instruction is for."""
+"""A reader of a compiled program's text: its exchanges, and the purpose of each instruction."""
 
 import math
 import re
@@ -10,7 +10,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How many exchanges of each kind a compiled program has.
+    """The number of exchanges of each kind in a compiled program.
 
     One in a loop counts once, as does one that is carried on in steps during other work.
     """
@@ -175,7 +175,7 @@ def shares(costs: Sequence[Cost], field: str) -> dict[str, float]:
 
 
 def _turns(condition: Sequence[str]) -> int:
-    """How often a loop runs: the constant that its counter is compared with."""
+    """The number of turns of a loop: the constant that its counter is compared with."""
     limits = [
         int(n) for line in condition for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)
     ]

@@ -1,4 +1,4 @@
-"""What each device does in the sharded step, from one device to all: flops and bytes.
+"""The flops and bytes of each device in the sharded step, from one device to all.
 
 Not seconds, for virtual devices share a machine's cores; the program of a device says it.
 """

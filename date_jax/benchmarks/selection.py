@@ -72,6 +72,7 @@ def row(source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
         mesh: of `sharding.device_mesh`.
         peak: flop/s to take a share of.
     """
+    # A limit of two deviations, which few pairs of random rows exceed.
     width = 2 * source.image.shape[1]
     theta = 2.0 / width**0.5  # the mean of two random cosines has deviation width^-0.5
     counts: list[np.ndarray] = []
@@ -85,8 +86,10 @@ def row(source: Features, target: Features, mesh: jax.sharding.Mesh, peak: float
             options: dict[str, Any] = {"combine": COMBINE, "mesh": mesh, "counting": counting}
             counts.append(pseudo_boxes.similarity_counts(source, target, (theta,), **options))
 
+    # One block compiles the program that all blocks run, so the measured calls do not.
     count(_first(all_pairs.BLOCK * all_pairs.TILE, source))
     seconds = measure.seconds(lambda: count(source), rounds=ROUNDS, warm_up=0, at_most=ENOUGH)
+    # A pair costs one product and one sum for each number of a row.
     sources, targets = len(source.image), len(target.image)
     pairs = sources * targets
     flops = 2.0 * pairs * width
@@ -116,6 +119,7 @@ def temporary_bytes(sources: int, targets: int, width: int, mesh: jax.sharding.M
         """An array of the targets, cut over the devices."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.row_sharding(mesh))
 
+    # The program that counts one block is compiled for shapes alone; no array is made.
     block = cut.tiles, cut.source_tile
     lowered = all_pairs.add_block.lower(
         targets_of(cut.targets, dtype=jnp.int32),

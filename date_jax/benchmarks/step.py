@@ -50,14 +50,14 @@ def random_batch(config: ConfigDict, seed: int, words: int) -> dict[str, Any]:
 
 
 def with_batch(config: ConfigDict, batch_size: int) -> ConfigDict:
-    """The same config for batches of another size."""
+    """A copy of a config for batches of another size."""
     copy = config.copy_and_resolve_references()
     copy.batch_size = batch_size
     return copy
 
 
 def without_loops(config: ConfigDict) -> ConfigDict:
-    """The same step, layers and rows side by side: an analysis counts a loop's inside once."""
+    """A copy of a config, layers and rows side by side: an analysis counts a loop's inside once."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.model.update(scan=False, remat=False, rows_at_once=0)
@@ -79,7 +79,7 @@ def learner_of(config: ConfigDict) -> Learner:
 
 
 def learner_and_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Learner, Any]:
-    """The learner and its step, for batches like `random_batch`'s."""
+    """The learner of a config and its training step, for batches like those of `random_batch`."""
     learner = learner_of(config)
     return learner, train_step(config, learner, mesh, batch_shapes(config))
 

@@ -1,4 +1,4 @@
-"""The same network, losses and optimizer in PyTorch: transformers' Swin and BERT, torch's encoder.
+"""Our network, losses and optimizer in PyTorch: transformers' Swin and BERT, torch's encoder.
 
 `compare` runs it in a process that has PyTorch (`pip install torch transformers`). It does without
 augmentation and moving average, which our training has.
@@ -36,6 +36,7 @@ class Peer(Module):
 
     def __init__(self, config: ConfigDict, folder: Path):
         super().__init__()
+        # Extractors from the files that ours wrote, in Hugging Face's layout.
         model, side = config.model, config.data.image_size
         image, text, fusion = model.image, model.text, model.fusion
         self.image = transformers.SwinModel.from_pretrained(
@@ -135,6 +136,7 @@ class Peer(Module):
             self.norm.load_state_dict(norm(f"{seeker}norm"))
         for number, layer in enumerate(self.box):
             layer.load_state_dict(dense(f"{seeker}box{number + 1}"))
+        # Tokens, scale and bias are arrays outside of any layer.
         for parameter, name in (
             (self.loc, "loc_token"),
             (self.kind, "type_embedding"),
@@ -169,7 +171,7 @@ def _giou(a: Any, b: Any) -> Any:
     """GIoU of boxes xyxy, row by row."""
 
     def area(low: Any, high: Any) -> Any:
-        """Of the boxes between two corners; 0 where there is none."""
+        """Areas of the boxes between two corners; 0 where there is no box."""
         return (high - low).clamp(min=0).prod(1)
 
     overlap = area(torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:]))

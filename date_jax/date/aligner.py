@@ -72,7 +72,7 @@ def mmd(
     """
 
     def rows_of_side(batch: Array, queue: Rows | None) -> list[Rows]:
-        """The batch's rows, and behind them the queue's."""
+        """The rows of one side: those of the batch, then those of the queue where there is one."""
         x = batch.astype(jnp.float32)
         if queue is not None:
             constant = jax.lax.stop_gradient(x)

@@ -114,6 +114,7 @@ def table_maker(
 
     def all_rows(domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
         """One pass over the training rows of some domains, without their boxes."""
+        # Each process reads its own share; the boxes of the target must stay unread.
         names, batch_size = split_names(domains, "train"), config.eval.batch_size
         rows = pipeline.eval_batches(
             corpus,
@@ -131,6 +132,7 @@ def table_maker(
 
     def ranking(params: Any, step: int, should_stop: ShouldStop) -> pseudo_boxes.Ranking:
         """The targets ranked by the number of source rows that resemble them."""
+        # Counting takes long, so it reports its progress and stops between blocks when asked to.
         what = f"step {step} | source rows compared with the target"
         countdown = Countdown(what, size(config.data.source), say)
 

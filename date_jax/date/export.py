@@ -47,6 +47,7 @@ def card(config: ConfigDict, method: str, step: int, scores: Scores) -> str:
     data = config.data
     domains = f"`{data.source}`" + (f" to `{data.target}`" if data.target else "")
     lines = [
+        # The kind of network, its training, and its scores where it has some.
         "# A product seeker",
         "",
         "Finds the picture and the box that a text query asks for; trained with date_jax after",
@@ -56,6 +57,7 @@ def card(config: ConfigDict, method: str, step: int, scores: Scores) -> str:
         f"{config.seed}. The weights are the moving average of training.",
         "",
         *_score_table(scores),
+        # The folder that the card lies in.
         "| file | what it holds |",
         "|---|---|",
         "| `image/` | Swin in Hugging Face's layout; `rep`, `*/rep_bias` and the like are ours |",
@@ -63,6 +65,7 @@ def card(config: ConfigDict, method: str, step: int, scores: Scores) -> str:
         "| `seekers.safetensors` | projections, image seeker, object seeker |",
         "| `config.json` | the config of the run |",
         "",
+        # A command to load it here, then the pixels and the reader that other programs need.
         "Begin a run with the extractors, where `config.model` has their sizes (`config.json`):",
         "",
         f"    python -m date_jax.main --config=configs/{config.task}.py \\",
@@ -76,7 +79,7 @@ def card(config: ConfigDict, method: str, step: int, scores: Scores) -> str:
 
 
 def _plain_swin(image: ConfigDict, image_size: int) -> str:
-    """What to expect of transformers' `SwinModel` with the exported tensors."""
+    """The card's sentence on whether transformers' `SwinModel` reads the exported tensors."""
     grid = image_size // stride(image)
     if grid != image.window:
         return (

@@ -118,6 +118,7 @@ def predictions(model: Date) -> dict[str, Prediction]:
     """
     apply: Callable[..., Any] = model.apply
 
+    # Pictures and queries apart, so that a gallery is embedded once for all queries.
     def image_embedding(params: Params, batch: Batch) -> Array:
         image = augment.plain_view(batch["image"])
         rep, _ = apply({"params": params["model"]}, image, method=Date.image)
@@ -128,6 +129,7 @@ def predictions(model: Date) -> dict[str, Prediction]:
         rep, _ = apply({"params": params["model"]}, *text, method=Date.text)
         return unit_vectors(rep)
 
+    # The box needs a picture and its query together.
     def box_cxcywh(params: Params, batch: Batch) -> Array:
         image = augment.plain_view(batch["image"])
         inputs = image, batch["text"], batch["text_mask"]

@@ -1,4 +1,4 @@
-"""How published files of Swin and BERT, in Hugging Face's layout, say what our extractors hold.
+"""Hugging Face's layouts of published Swin and BERT files, and their match with our extractors.
 
 Each layout is a table of names, and what its config.json must say. The tensors differ from ours in
 a few transpositions, which are here too, both ways.
@@ -97,7 +97,7 @@ def _bert_requirements(text: Any) -> list[Requirement]:
 
 
 class Layout(NamedTuple):
-    """How one kind of extractor is written down.
+    """The published layout of one kind of extractor.
 
     Attributes:
         names: of our modules and parameters, and theirs.
@@ -184,7 +184,7 @@ def resized_table(table: np.ndarray, rows: int) -> np.ndarray:
 
 
 def config_json(kind: str, config: Any, *, vocab_size: int) -> dict[str, Any]:
-    """What the config.json beside published tensors says.
+    """The entries of the config.json that stands next to published tensors.
 
     Args:
         kind: "image" or "text".

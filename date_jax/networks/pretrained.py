@@ -34,7 +34,7 @@ _MAX_MISSING = 0.1  # share of an extractor's tensors that a file may lack
 
 
 class Report(NamedTuple):
-    """What became of a file's tensors, by name.
+    """The names of a file's tensors and of our parameters, by whether they were loaded.
 
     Attributes:
         loaded: parameters that now hold what the file says.
@@ -53,7 +53,7 @@ class Report(NamedTuple):
     left_over: list[str]
 
     def lines(self, where: str) -> list[str]:
-        """What the console says of the file `where`."""
+        """The console's lines about the file `where`."""
 
         def count_and_names(names: list[str]) -> str:
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
@@ -103,7 +103,7 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
 
 
 def require_same_vocabulary(path: Path, vocabulary: list[str]) -> None:
-    """Raises UsageError where the vocab.txt of text weights is not the run's.
+    """Raises UsageError where text weights have another vocab.txt than the run.
 
     With equally many pieces they would load, and every word get another word's vector.
 
@@ -153,7 +153,7 @@ def digest(files: Mapping[str, WeightFile]) -> str:
 def initial_values(
     params: Any, files: Mapping[str, WeightFile]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """What parameters begin with instead of random numbers, by path, and lines that report it.
+    """Initial values by path, from files instead of random numbers, and lines that report them.
 
     Args:
         params: the network's, or their shapes, with `image_extractor` and `text_extractor`.

@@ -1,4 +1,4 @@
-"""What a config's numbers mean for the image extractor's tokens."""
+"""Sizes of the image extractor's tokens that follow from a config."""
 
 from ml_collections import ConfigDict
 

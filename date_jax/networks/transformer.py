@@ -48,7 +48,7 @@ class Attention(nn.Module):
         first: int | None = None,
         train: bool = False,
     ) -> Float[Array, "*B Q C"]:
-        """What each token gathers from the tokens that it attends to.
+        """The values that each asking token gathers from the tokens that it attends to.
 
         Args:
             x: tokens that ask.

@@ -30,7 +30,7 @@ Rows: TypeAlias = Mapping[str, Any]  # arrays [N ...] by name, rows alike
 
 @runtime_checkable
 class Visitor(Protocol):
-    """What is remembered of the pairs. Equal visitors share a compiled program: make it hashable.
+    """A fold over all pairs. Equal visitors share a compiled program: make it hashable.
 
     Example: the largest product of each target with any source.
 
@@ -105,7 +105,7 @@ def visit_pairs(
         state = jax.tree.map(spread, result)
 
     def fetch() -> Any:
-        return jax.tree.map(lambda x: np.asarray(x)[:target_count], _replicated(state, mesh=mesh))
+        return jax.tree.map(lambda x: np.asarray(x)[:target_count], _replica(state, mesh=mesh))
 
     # The sources come by, a block at a time, and every device compares its targets with all.
     for end, sources in _blocks(mesh, source, source_count, first, cut):
@@ -118,7 +118,7 @@ def visit_pairs(
 
 
 class Tiling(NamedTuple):
-    """How two sets are cut, so that little is wasted and few programs are compiled.
+    """The sizes of two sets' tiles; they waste few rows and need few compiled programs.
 
     Attributes:
         targets: rows of the target with those that fill it up, on all devices together.
@@ -180,8 +180,8 @@ def add_block(
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _replicated(result: Any, *, mesh: jax.sharding.Mesh) -> Any:
-    """The same whole on every device, so that every process can fetch it."""
+def _replica(result: Any, *, mesh: jax.sharding.Mesh) -> Any:
+    """A copy of `result` that is whole on every device, so that every process can fetch it."""
     return jax.lax.with_sharding_constraint(result, sharding.replicated_sharding(mesh))
 
 
@@ -262,7 +262,7 @@ def counts(
     after_block: Callable[[int, int], None] | None = None,
     saved: Path | None = None,
 ) -> Integer[np.ndarray, " N"]:
-    """For every target row the number of source rows whose every product with it exceeds θ.
+    """The number, for each target row, of source rows whose every product with it exceeds θ.
 
     `count[t] = #{ s : min_k source[k][s] · target[k][t] > θ }`, products in full float32.
 

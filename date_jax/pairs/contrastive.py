@@ -1,4 +1,4 @@
-"""In-batch contrastive losses over the whole global batch, in tiles: no array grows with B x B.
+"""Contrastive losses over the whole global batch, in tiles: no array grows with B x B.
 
 Each device keeps its rows and runs through all columns tile by tile; the backward pass computes the
 tiles again. Memory grows with B, and not with its square. A tile serves both directions: rows are

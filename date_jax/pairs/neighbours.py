@@ -189,7 +189,7 @@ class _WrongAbove(NamedTuple):
 
 
 def _is_match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
-    """Which items share a product with a query, and are not the query itself."""
+    """Whether an item shares a product with a query, and is not the query itself."""
 
     # A column of the gallery's products at a time, or `[q g M M]` would be made.
     def match_column(is_match: Array, column: Array) -> tuple[Array, None]:
@@ -201,5 +201,5 @@ def _is_match(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
 
 
 def _is_other(query: Rows, gallery: Rows) -> Bool[Array, "q g"]:
-    """Which items do not only fill a tile up, nor are the query itself."""
+    """Whether an item does not only fill a tile up, and is not the query itself."""
     return is_real(gallery) & (gallery["number"][None] != query["itself"][:, None])

@@ -53,13 +53,13 @@ def scan_tiles(
     # The last tile is filled up with zeros, which are not real.
     missing = -count % tile_size
 
-    def tiled(x: Array) -> Array:
+    def tiles_of(x: Array) -> Array:
         padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(-1, tile_size, *x.shape[1:])
 
     # The loop keeps the carry of each tile for the backward pass, and nothing made inside it.
     step = jax.checkpoint(add_tile, prevent_cse=False)  # a loop's body is not merged with another
-    tiles = [tiled(x) for x in (real, *columns)]
+    tiles = [tiles_of(x) for x in (real, *columns)]
     carry, of_columns = jax.lax.scan(lambda carry, tile: step(carry, *tile), start, tiles)
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], of_columns)
 

@@ -1,1 +1,1 @@
-"""What surrounds a run: its folder, checkpoints, progress, hosts and processes."""
+"""The parts that surround a run: its folder, checkpoints, progress, hosts and processes."""

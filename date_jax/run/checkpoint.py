@@ -115,7 +115,7 @@ def _verified_meta(directory: Path) -> dict[str, Any]:
 
 
 class LatestState(NamedTuple):
-    """What a run goes on with.
+    """The saved state that a run continues from.
 
     Attributes:
         state: tree of device arrays.
@@ -341,7 +341,7 @@ def _with_keys(plain: Any, target: Any) -> Any:
 
 
 def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
-    """What `read` gives, or the first line of its error; an error on one host is one on all.
+    """The value of `read`, or its error's first line; an error on one host is one on all.
 
     Orbax raises whatever its layers raise on a damaged file, so anything counts but a SIGTERM,
     which comes as an exception too where one process has nothing to save yet.
@@ -367,7 +367,7 @@ def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _silent_collection() -> Iterator[None]:
-    """What was begun inside and never ended is collected without a word.
+    """A context in which Python is silent about work that was begun and never ended.
 
     Orbax reads all arrays at once; when one fails it drops the others half read, and Python would
     print a traceback for each.

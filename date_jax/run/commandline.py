@@ -83,7 +83,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
 
 def process(argv: Sequence[str] = ()) -> tuple[int, int]:
-    """This process's number and their count; the count is 1 before the processes have met."""
+    """The number of this process and the count of all, which is 1 before they have met."""
     jax = sys.modules.get("jax")  # a wrong command need not wait for its import
     if jax is not None and jax.distributed.is_initialized():
         return jax.process_index(), jax.process_count()
@@ -92,7 +92,7 @@ def process(argv: Sequence[str] = ()) -> tuple[int, int]:
 
 
 def cores_worth_a_device(config: ConfigDict) -> int:
-    """How many devices to make of this machine's cores, should they be all it has.
+    """The number of devices to make of this machine's cores, if it has no accelerator.
 
     One core for each share of the batch is faster than all cores at each small operation: on 2
     cores 320 against 225 examples a second. Shares below 16 rows are not worth their sums.

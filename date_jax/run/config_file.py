@@ -129,7 +129,7 @@ def check_override(key: str, value: str, defaults: dict[str, Any]) -> None:
 
 
 def key_hint(key: str, defaults: dict[str, Any]) -> str:
-    """What an unknown key may have meant: one of its section, one of that name elsewhere, or all.
+    """A hint for an unknown key: a close name of its section, one elsewhere, or all names.
 
     A comparison of whole dotted names would let a long shared prefix outweigh the word itself.
     """

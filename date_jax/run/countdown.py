@@ -1,4 +1,4 @@
-"""How far a long loop is. Imports no JAX, for processes that only read or render pictures."""
+"""Progress of a long loop. Imports no JAX, for processes that only read or render pictures."""
 
 import sys
 import time
@@ -60,7 +60,7 @@ class Countdown:
             self._write(self._line(now, *start), is_last=is_last)
 
     def over(self, batches: Iterable[T], *, rows: int) -> Iterator[T]:
-        """The same batches, of `rows` each but the last."""
+        """Yields `batches`, of `rows` each but the last, and reports the progress."""
         for number, batch in enumerate(batches):
             self.at(min(number * rows, self._total))
             yield batch

@@ -23,7 +23,7 @@ _ODD = 2654435761  # Knuth's multiplier, 2^32 over the golden ratio
 
 
 class DamageError(ValueError):
-    """What is read is not what was saved."""
+    """The error of a read whose values are not those that were saved."""
 
 
 def fingerprint(leaf: Array) -> UInt32[Array, ""]:

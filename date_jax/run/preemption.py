@@ -42,7 +42,7 @@ class Preemption:
             )
 
     def arm(self) -> None:
-        """From here on there is something to save, so the signal waits to be asked for."""
+        """Makes the signal wait to be asked for: from here on there is something to save."""
         self._armed = True
 
     def is_requested(self) -> bool:

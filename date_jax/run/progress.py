@@ -1,4 +1,4 @@
-"""What a run prints and writes: console, metrics.jsonl, TensorBoard. Host 0 does it for all."""
+"""The output of a run: console, metrics.jsonl, TensorBoard. Host 0 writes it for all."""
 
 import json
 import math

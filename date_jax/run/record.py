@@ -1,4 +1,4 @@
-"""What a run has measured so far: means of its losses, its evaluations, and its time by kind."""
+"""The measurements of a run so far: means of its losses, its evaluations, its time by kind."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ _COUNTED = (*(f"{kind}_seconds" for kind in _KINDS), "wait_seconds", "lost_secon
 
 
 class Record:
-    """What a run has measured so far; lives through a restart as plain JSON.
+    """The measurements of a run so far; they live through a restart as plain JSON.
 
     A step's metrics are fetched when the next step is on its way, so the devices never wait.
 

@@ -87,6 +87,7 @@ def _receive(address: tuple[str, int], count: int, deadline: float) -> None:
 
 def _report(address: tuple[str, int], index: int, deadline: float) -> None:
     """Tells process 0 that this one is there, until it answers."""
+    # Process 0 may not listen yet: until it answers, each attempt is a new connection.
     while time.monotonic() < deadline:
         with (
             contextlib.suppress(OSError),

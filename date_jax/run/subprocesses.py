@@ -21,7 +21,7 @@ LINES_OF_LOG = 5  # of the log of one that failed
 
 
 class Command(NamedTuple):
-    """What to run, what to call it, and where its output goes."""
+    """A program to run: its name, its arguments, and the log that its output goes to."""
 
     name: str
     arguments: list[str]
@@ -101,7 +101,7 @@ def core_shares(jobs: int) -> list[list[int]]:
 
 
 def _end(command: Command, code: int, outcome: Callable[[Command], str]) -> str:
-    """How a command ended: its outcome, or its exit code and the end of its log."""
+    """The end of a command in words: its outcome, or its exit code and the end of its log."""
     if code == 0:
         return outcome(command)
     lines = command.log.read_text(errors="replace").splitlines()[-LINES_OF_LOG:]
@@ -112,7 +112,7 @@ def _start(command: Command, title: str, share: list[int]) -> subprocess.Popen:
     """Starts the command on these cores: XLA makes as many threads as it has cores."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     program, *rest = command.arguments
-    with command.log.open("a") as log, pinned_to(share):
+    with command.log.open("a") as log, pin_to(share):
         log.write(f"{title}\n# {shlex.join([Path(program).name, *rest])}\n")
         log.flush()
         return subprocess.Popen(
@@ -125,8 +125,8 @@ def _start(command: Command, title: str, share: list[int]) -> subprocess.Popen:
 
 
 @contextlib.contextmanager
-def pinned_to(share: Sequence[int]) -> Iterator[None]:
-    """What is started inside runs on these cores only, with all of its threads (on Linux)."""
+def pin_to(share: Sequence[int]) -> Iterator[None]:
+    """Pins processes started inside, with all of their threads, to these cores (on Linux)."""
     pins = hasattr(os, "sched_setaffinity")
     before = cores()
     if pins:
