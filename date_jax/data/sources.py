@@ -79,9 +79,8 @@ def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
     choices = [choice for choice, source in SOURCES.items() if records in source.readers]
     if name not in choices:
         raise UsageError(
-            f"config.data.name: unknown source of {records} {name!r}"
-            f"{spelling_hint(name, choices)}\n"
-            f"  choices: {', '.join(choices)}"
+            f"config.data.name: unknown data set {name!r}{spelling_hint(name, choices)}\n"
+            f"  this task reads {', '.join(choices)}"
         )
     return SOURCES[name].readers[records]
 

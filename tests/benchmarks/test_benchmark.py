@@ -187,9 +187,7 @@ def test_a_child_answers_with_its_own_cores_and_what_it_raises_is_raised_here(
     with Child("date_jax.benchmarks.input", before[:1]) as child:
         assert subprocesses.cores() == before
         assert os.sched_getaffinity(child._process.pid) == {before[0]}
-        with pytest.raises(
-            UsageError, match=r"unknown source of grounding 'shpo' \(did you mean 'shop'"
-        ):
+        with pytest.raises(UsageError, match=r"unknown data set 'shpo' \(did you mean 'shop'"):
             child.ask(question)
         child._process.kill()
         with pytest.raises(SetupError, match=r"input ended with exit code -9; why stands above"):

@@ -21,7 +21,7 @@ def test_files_are_read_in_another_way_for_grounding_than_for_offers() -> None:
 
 
 def test_a_source_of_other_records_is_refused_with_those_that_would_do() -> None:
-    with pytest.raises(UsageError, match=r"(?s)source of posts 'shop'.*choices: suites, product1m"):
+    with pytest.raises(UsageError, match=r"(?s)data set 'shop'.*this task reads suites, product1m"):
         sources.reader("shop", "posts")
 
 
