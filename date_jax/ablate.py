@@ -1,4 +1,4 @@
-"""Many runs of one config, side by side: what does each part bring, over several seeds?
+"""Many runs of one config, side by side: what each part brings, over several seeds.
 
     python -m date_jax.ablate --config=configs/pgda.py --workdir=runs/ablation --jobs=2 \
         --methods=source_only,date,oracle --directions=mall2live,live2mall --seeds=0,1,2 \

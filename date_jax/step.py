@@ -64,8 +64,9 @@ def updated_state(
     tx: optax.GradientTransformation,
     decay: float,
 ) -> tuple[State, dict[str, Array]]:
-    """The state after one gradient step, and the loss's terms. An update that is not finite is
-    left out.
+    """The state after one gradient step, and the loss's terms.
+
+    An update that is not finite is left out.
 
     Args:
         decay: of the moving average.

@@ -118,7 +118,7 @@ class Evaluation(NamedTuple):
 
 @runtime_checkable
 class Evaluate(Protocol):
-    """Evaluates parameters: `for name, evaluation in evaluate(params, ("val",), should_stop): ...`
+    """Evaluates parameters, as in `for name, evaluation in evaluate(params, ("val",), stop)`.
 
     Gives each split of these kinds ("val", "test") as it is done. `should_stop()` is asked now and
     then, answers alike on all hosts, and ends the work with `Preempted`.
@@ -166,8 +166,10 @@ class Between(NamedTuple):
 
 @runtime_checkable
 class Load(Protocol):
-    """Reads the data: `corpus = task.load(config)`, with `splits`, `tokenizer`, `notes` (lines for
-    the user) and `fingerprint` (equal on two hosts exactly if their data are).
+    """Reads the data: `corpus = task.load(config)`.
+
+    A corpus has `splits`, `tokenizer`, `sizes`, `notes` (lines for the user) and `fingerprint`
+    (equal on two hosts exactly if their data are).
 
     Raises DataError where nothing could be learnt from the data.
     """
@@ -246,8 +248,10 @@ class MakeBetween(Protocol):
 
 @runtime_checkable
 class Contradictions(Protocol):
-    """Finds what contradicts itself in a config of the task, a line each for the user:
-    `[*task.contradictions(config)]`. Each value is right on its own."""
+    """Finds what contradicts itself in a config: `lines = [*task.contradictions(config)]`.
+
+    Each value is right on its own. A line is for the user.
+    """
 
     def __call__(self, config: ConfigDict) -> Iterator[str]: ...
 
@@ -283,8 +287,9 @@ class Export(Protocol):
 
 
 class Task(NamedTuple):
-    """All that `config.task` names. Its functions are the same on every process, but for the rows
-    that `batches` gives.
+    """All that `config.task` names.
+
+    Its functions are the same on every process, but for the rows that `batches` gives.
 
     Attributes:
         contradictions: see `Contradictions`.

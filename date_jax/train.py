@@ -176,8 +176,7 @@ class Trace:
 
 
 def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pending]:
-    """Fetches the metrics of the step on its way, waiting for it; prints a line when a window is
-    full.
+    """Fetches the metrics of the step on its way; prints a line when a window is full.
 
     Args:
         pending: the step; None for none.
@@ -328,8 +327,10 @@ def show(job: Job, step: int, label: str, draw: Callable[[], np.ndarray]) -> np.
 
 
 def finish(job: Job, state: State) -> dict[str, Any]:
-    """Evaluates the trained network; writes results.json, predictions.png and what else the task
-    keeps of each split. Returns the first.
+    """Evaluates the trained network, and writes what the run leaves behind.
+
+    That is results.json, predictions.png and what else the task keeps of each split. Returns the
+    first.
 
     Raises:
         CheckpointError: the last save failed.

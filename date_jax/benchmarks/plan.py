@@ -1,4 +1,4 @@
-"""A training step compiled for accelerators that are not here: does it fit, how fast may it be?
+"""A training step compiled for accelerators that are not here: whether it fits, and how fast.
 
 libtpu compiles for a named topology on any machine (`pip install libtpu`). Bytes, collectives and
 cycles are the compiler's, of the program that would run; the cycles are its estimates. Exchanges

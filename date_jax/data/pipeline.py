@@ -277,8 +277,10 @@ def _picture_batches(
 def _region_batches(
     corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
 ) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
-    """Row numbers, and `regions [B R F]`, `region_box_xyxy [B R 4]` and `region_mask [B R]` of the
-    batch of each of `steps`, read ahead."""
+    """Row numbers and regions of the batch of each of `steps`, read ahead.
+
+    Regions are `regions [B R F]`, `region_box_xyxy [B R 4]` and `region_mask [B R]`.
+    """
     tf = tensorflow()
     files: Any = corpus.regions
     # From a row of the joined splits to its row in the region files.

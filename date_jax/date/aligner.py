@@ -273,8 +273,10 @@ reverse_gradient.defvjp(_forward, _backward)
 
 
 def reversal_coefficient(progress: Float[Array, ""] | float) -> Float[Array, ""]:
-    """DANN's schedule, `2 / (1 + exp(-10 p)) - 1`: 0 where the aligner begins, near 1
-    at the end of training."""
+    """The schedule of DANN (1505.07818), `2 / (1 + exp(-10 p)) - 1`.
+
+    It is 0 where the aligner begins, and near 1 at the end of training.
+    """
     return 2.0 / (1.0 + jnp.exp(-10.0 * jnp.asarray(progress, jnp.float32))) - 1.0
 
 
@@ -351,8 +353,10 @@ class Aligner(nn.Module):
 def feature_by_cell(
     loc: Float[Array, "B D"], box_cxcywh: Float[Array, "B 4"]
 ) -> Float[Array, "B E"]:
-    """The outer product `f_loc ⊗ cell`: the feature in the slot of the box's centre (after CDAN,
-    1705.10667)."""
+    """The outer product `f_loc ⊗ cell`: the feature in the slot of the box's centre.
+
+    After CDAN (1705.10667), with the box discretised to CELLS x CELLS.
+    """
     cell = jnp.clip((box_cxcywh[:, :2] * CELLS).astype(jnp.int32), 0, CELLS - 1)
     one_hot = jax.nn.one_hot(cell[:, 1] * CELLS + cell[:, 0], CELLS * CELLS, dtype=loc.dtype)
     return (one_hot[:, :, None] * loc[:, None, :]).reshape(len(loc), -1)

@@ -128,8 +128,11 @@ def has_boxes(splits: Mapping[str, Any], domains: str) -> bool:
 def evaluator(
     config: ConfigDict, corpus: pipeline.Corpus, learner: Learner, mesh: jax.sharding.Mesh
 ) -> Evaluate:
-    """Measures retrieval, and grounding where there are boxes, on splits of every domain; and how
-    far the target's features are from the source's, see `domain_distance`."""
+    """The evaluation of retrieval, and of grounding where there are boxes, on every domain.
+
+    On the target it also measures how far the features are from the source's, see
+    `domain_distance`.
+    """
     predict = required_predictions(learner.predict)
     collect = collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 

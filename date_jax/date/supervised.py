@@ -67,8 +67,10 @@ def image_loss(outputs: dict[str, Array], batch: Batch, config: ConfigDict) -> F
 def cooperation_terms(
     outputs: dict[str, Array], batch: Batch, box_cxcywh: Array, config: ConfigDict
 ) -> dict[str, Array]:
-    """`L_coop` on a batch with boxes as `loss`, its two terms `box` and `image`, and `iou`, the
-    mean overlap in the training views.
+    """The loss of cooperation, `L_coop`, on a batch with boxes, and its terms.
+
+    `loss` is the weighted sum of `box` and `image`; `iou` is the mean overlap in the training
+    views.
 
     Args:
         outputs: of `network.Date`.

@@ -17,9 +17,9 @@ OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirr
 
 
 def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str, Prediction]:
-    """The predictions `pseudo_box_cxcywh [B 4]` and `agreement [B]`, the IoU of that box with the
-    one of another view.
+    """The predictions of a teacher: `pseudo_box_cxcywh [B 4]` and `agreement [B]`.
 
+    The agreement is the IoU of that box with the one of another view.
     The other view is the mirrored picture or, where `config.augment.flip` forbids that, a smaller
     one. With `config.pseudo_boxes.looks` = 2 a box is sought in the whole picture, then in a
     close-up of what was found: there the product has a size that both domains' close-ups share, so

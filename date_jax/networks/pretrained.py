@@ -324,8 +324,10 @@ def published_tensors(kind: str, params: Any) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, config: Any, params: Any) -> None:
-    """Writes a network: `image/` and `text/`, the extractors as transformers reads them, and all
-    else under our names in `seekers.safetensors`.
+    """Writes a network as safetensors.
+
+    `image/` and `text/` hold the extractors as transformers reads them, `seekers.safetensors` all
+    else under our names.
 
     Args:
         folder: made if absent; holds neither extractor yet.

@@ -49,7 +49,6 @@ def softmax(
         >>> softmax(alike, alike, products, scale=jnp.array(1.0))
         Array([0.693, 0.693], dtype=float32)
     """
-
     # The prior's softmaxes need their sums first: over images for queries, and the reverse.
     log_sums = []
     if prior_temperature:
@@ -171,7 +170,6 @@ def nt_xent(
         >>> nt_xent(alike, alike, temperature=1.0)
         Array([1.099, 1.099], dtype=float32)
     """
-
     # Of every image over all texts, and of every text over all images.
     across = _log_sums(image, text, temperature=1 / temperature, tile=tile)
 
@@ -205,7 +203,7 @@ def _is_positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> B
 def _log_sums(
     rows: Float[Array, "B D"], columns: Float[Array, "B D"], *, temperature: float, tile: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """log Σ exp(temperature · cosine) of every row over all columns, and of every column."""
+    """Log Σ exp(temperature · cosine) of every row over all columns, and of every column."""
 
     def device_log_sums(all_rows: Gather, device_rows: Sequence[Array]) -> tuple[Array, Array]:
         rows, columns = device_rows

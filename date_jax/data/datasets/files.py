@@ -196,8 +196,10 @@ class Files(tfds.core.GeneratorBasedBuilder):
 
 
 def _cache_key(folder: Path, rows: list[PhotoRow], options: dict[str, Any]) -> str:
-    """A name that changes with every row, with every picture's size or time on disk, and with how
-    pictures are prepared."""
+    """A name that changes with whatever the prepared records depend on.
+
+    That is every row, every picture's size and time on disk, and how pictures are prepared.
+    """
     digest = hashlib.sha256(repr((PREPARE_VERSION, sorted(options.items()), rows)).encode())
     for image in dict.fromkeys(row.image for row in rows):
         file = folder.resolve() / image
