@@ -16,7 +16,7 @@ from date_jax import sharding
 from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.networks import pretrained
 from date_jax.run import progress, workdir
-from date_jax.run.checkpoint import Checkpoints, steps_in
+from date_jax.run.checkpoint import Checkpoints, latest_meta, steps_in
 from date_jax.run.preemption import Preemption
 from date_jax.run.progress import Progress
 from date_jax.run.record import Record
@@ -62,6 +62,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     # What hosts and disks hold, before anything is computed.
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
+    read_on_all_hosts(lambda: require_readable(directory), "--workdir")
     published = (
         {} if saved else read_on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
     )
@@ -136,6 +137,17 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     return job, state
 
 
+def require_readable(directory: Path) -> None:
+    """Refuses a run of another layout before its data are read, which may take long.
+
+    Raises:
+        CheckpointError: see `require_same_layout`.
+    """
+    meta = latest_meta((directory / "checkpoints").resolve())
+    if meta is not None:
+        require_same_layout(directory, meta)
+
+
 def require_same_layout(directory: Path, meta: dict[str, Any]) -> None:
     """Refuses a run whose state was saved in another layout than LAYOUT.
 
@@ -145,8 +157,8 @@ def require_same_layout(directory: Path, meta: dict[str, Any]) -> None:
     if meta.get("layout") != LAYOUT:
         raise CheckpointError(
             f"{directory}: its checkpoints were saved by another version of date_jax, whose states "
-            "have another layout\n  finish the run with that version, or begin in another "
-            "--workdir; export reads its network as before"
+            "have another layout\n  use the run with that version, or train again in another "
+            "--workdir"
         )
 
 

@@ -54,6 +54,19 @@ def checkpoint_directory(path: Path) -> Path:
     raise CheckpointError(f"{path}: {problem}{hint}")
 
 
+def latest_meta(directory: Path) -> dict[str, Any] | None:
+    """The JSON values that the newest step was saved with whose description is whole, if any.
+
+    Args:
+        directory: of the checkpoints.
+    """
+    for step in reversed(steps_in(directory)):
+        # Whatever is wrong with a step, `Checkpoints.restore` will say it.
+        with contextlib.suppress(Exception):
+            return _verified_meta(directory / str(step) / "meta")
+    return None
+
+
 class Part(NamedTuple):
     """One field of a run's saved state, as host arrays.
 
