@@ -72,7 +72,7 @@ class Report(NamedTuple):
 
 
 class WeightFile(NamedTuple):
-    """One extractor's published weights.
+    """The published weights of one extractor, as a file holds them.
 
     Attributes:
         path: file or folder that the user named.
