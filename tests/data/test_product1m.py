@@ -317,10 +317,7 @@ def test_what_is_not_there_is_named(with_regions: ConfigDict) -> None:
         ({"regions": f"{lists}/none"}, r"cannot read manifest\.json: No such file"),
         ({"images": f"{pictures}/none"}, r"config\.data\.images=.*none: No such file"),
         ({"path": pictures}, r"no file .*product1m_train_ossurl_v2\.txt"),
-        (
-            {"name": "product1n"},
-            r"source of posts 'product1n' \(did you mean 'product1m'\?\)",
-        ),
+        ({"name": "product1n"}, r"data set 'product1n' \(did you mean 'product1m'\?\)"),
     ):
         wrong = data.copy_and_resolve_references()
         wrong.update(changes)
