@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Real
 from ml_collections import ConfigDict
 
 from date_jax import boxes
+from date_jax.errors import DataError
 from date_jax.pairs import all_pairs
 from date_jax.pairs.vectors import host_unit_vectors
 
@@ -248,9 +249,19 @@ def thresholds(
         kind: one of `THETA_KINDS`.
         combine: see `similarity_counts`.
         rng: picks the rows.
+
+    Raises:
+        DataError: a quantile is asked for, and there are no two source rows to compare.
     """
     if kind == "absolute":
         return (float(theta),) * len(_channels(source, combine))
+    if len(source.image) < 2:
+        raise DataError(
+            "pseudo_boxes.rank=count: theta_kind=quantile compares the source's training rows with "
+            f"each other, and their number is {len(source.image)}; 2 are needed\n"
+            "  add source rows, or set --config.pseudo_boxes.theta_kind=absolute or "
+            "--config.pseudo_boxes.rank=agreement"
+        )
     # A sample is enough, and a row's cosine with itself says nothing.
     rows = np.asarray(jax.random.permutation(rng, len(source.image)))[:_QUANTILE_ROWS]
     sample = Features(*(np.asarray(modality)[rows] for modality in source))

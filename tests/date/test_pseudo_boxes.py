@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from date_jax import sharding
 from date_jax.date import pseudo_boxes
 from date_jax.date.pseudo_boxes import Features
+from date_jax.errors import DataError
 from date_jax.evals.collect import collector
 from date_jax.pairs import all_pairs
 
@@ -414,3 +415,18 @@ def test_an_unknown_combination_is_refused() -> None:
         pseudo_boxes.similarity_counts(
             features(2, 0), features(2, 1), (0.5,), combine="median", mesh=sharding.device_mesh()
         )
+
+
+@pytest.mark.parametrize("combine", pseudo_boxes.COMBINE)
+def test_a_quantile_of_a_single_source_row_is_refused_with_what_to_do(combine: str) -> None:
+    source, key = features(1, 0), jax.random.key(0)
+    with pytest.raises(DataError, match="theta_kind=quantile") as refusal:
+        pseudo_boxes.thresholds(source, 0.9, kind="quantile", combine=combine, rng=key)
+    assert "their number is 1;" in str(refusal.value)
+    assert "--config.pseudo_boxes.theta_kind=absolute" in str(refusal.value)
+    # An absolute θ needs no pair of rows, and two rows are one.
+    theta = pseudo_boxes.thresholds(source, 0.9, kind="absolute", combine=combine, rng=key)
+    assert set(theta) == {0.9}
+    two = features(2, 0)
+    theta = pseudo_boxes.thresholds(two, 0.5, kind="quantile", combine=combine, rng=key)
+    assert np.isfinite(theta).all()
