@@ -74,6 +74,7 @@ def main(_: list[str]) -> None:
     devices = values.cpu_devices or commandline.cores_worth_a_device(values.config)
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are measured too
+    commandline.require_devices()
     from date_jax.benchmarks import measure
 
     report = {"mode": values.mode, "machine": measure.machine(), **measures(values, devices)}

@@ -20,7 +20,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from date_jax.data.cache import cache_folder, compiled_folder
-from date_jax.errors import SetupError, UsageError
+from date_jax.errors import UsageError
 from date_jax.run import commandline
 from date_jax.run.rendezvous import is_cluster, meet
 
@@ -100,8 +100,8 @@ def _start_jax(config: ConfigDict) -> None:
         if _COORDINATOR.value or _DISTRIBUTED.value or is_cluster(os.environ):
             jax.distributed.initialize(**options)
         jax.devices()
-    except (RuntimeError, ValueError) as error:
-        raise SetupError(f"JAX finds no devices or hosts: {str(error).splitlines()[0]}") from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise commandline.device_error(error, os.environ) from error
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise UsageError(
             f"this is one of {jax.process_count()} hosts of a TPU slice, which have to know each "

@@ -85,6 +85,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     values = flags.FLAGS
     require_question(values)
+    commandline.require_devices()
     from date_jax.evals import sheets
 
     catalogue = load_catalogue(Path(values.workdir), values.split)

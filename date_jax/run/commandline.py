@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -52,7 +52,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     argv = list(sys.argv if argv is None else argv)
     code = 0
     try:
-        main(parse(argv, flags.FLAGS))
+        rest = parse(argv, flags.FLAGS)
+        require_32_bits(os.environ)
+        main(rest)
     except UserError as error:
         code = error.exit_code
         if "--debug" in argv:
@@ -89,6 +91,56 @@ def process(argv: Sequence[str] = ()) -> tuple[int, int]:
         return jax.process_index(), jax.process_count()
     number = re.search(r"(?:^| )--process_index[= ](\d+)", " ".join(argv))
     return int(number[1]) if number else 0, 1
+
+
+def require_32_bits(environ: Mapping[str, str]) -> None:
+    """Refuses a shell that makes JAX compute with 64 bits, before anything is computed.
+
+    A run would train to its first checkpoint, which has no form for such numbers.
+
+    Raises:
+        SetupError: JAX_ENABLE_X64 is on in `environ`, by any word that JAX reads as true.
+    """
+    value = environ.get("JAX_ENABLE_X64", "")
+    if value.lower() in ("y", "yes", "t", "true", "on", "1"):
+        raise SetupError(
+            f"JAX_ENABLE_X64={value} is set in this shell, but a run computes and saves numbers of "
+            "32 bits\n  unset JAX_ENABLE_X64"
+        )
+
+
+def require_devices() -> None:
+    """Makes JAX look for its devices.
+
+    Raises:
+        SetupError: it finds none; see `device_error`.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise device_error(error, os.environ) from error
+
+
+def device_error(error: Exception, environ: Mapping[str, str]) -> SetupError:
+    """What to tell the user where JAX fails to start.
+
+    Args:
+        error: of JAX; its AssertionError for a platform that is not installed has no text.
+        environ: the shell's variables; JAX_PLATFORMS is often the reason.
+    """
+    lines = str(error).splitlines()
+    platforms = environ.get("JAX_PLATFORMS")
+    if isinstance(error, AssertionError):
+        lines = ["a platform has no plugin here"]
+    text = f"JAX finds no devices or hosts: {lines[0] if lines else type(error).__name__}"
+    if platforms:
+        text += (
+            f"\n  JAX_PLATFORMS={platforms} is set in this shell: unset JAX_PLATFORMS, or install "
+            "the JAX of that platform,\n  as pip install 'jax[cuda13]' does for GPUs"
+        )
+    return SetupError(text)
 
 
 def cores_worth_a_device(config: ConfigDict) -> int:

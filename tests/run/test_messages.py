@@ -316,6 +316,41 @@ def test_every_number_of_every_config_has_a_range() -> None:
             assert not config.range_of(key), f"config.{key} is no number"
 
 
+@pytest.mark.parametrize("value", ["1", "True", "on"])
+def test_a_shell_with_64_bits_is_refused_before_the_command_begins(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JAX_ENABLE_X64", value)
+    begun: list[list[str]] = []
+    with pytest.raises(SystemExit) as caught:
+        commandline.run(begun.append, ["main.py"])
+    text = capsys.readouterr().err
+    assert (caught.value.code, begun) == (errors.SetupError.exit_code, [])
+    assert f"JAX_ENABLE_X64={value}" in text
+    assert "unset JAX_ENABLE_X64" in text
+    assert_readable(text)
+
+
+@pytest.mark.parametrize("environ", [{}, {"JAX_ENABLE_X64": "0"}, {"JAX_ENABLE_X64": "false"}])
+def test_a_shell_with_32_bits_is_accepted(environ: dict[str, str]) -> None:
+    commandline.require_32_bits(environ)
+
+
+def test_a_platform_without_plugin_is_named_with_what_to_unset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_none() -> None:
+        raise AssertionError  # as JAX does for a platform that it knows but cannot load
+
+    monkeypatch.setattr("jax.devices", find_none)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(errors.SetupError, match="no devices") as caught:
+        commandline.require_devices()
+    assert "JAX_PLATFORMS=cuda" in str(caught.value)
+    assert "unset JAX_PLATFORMS" in str(caught.value)
+    assert_readable(str(caught.value))
+
+
 def failing_main(error: BaseException) -> Callable[[list[str]], None]:
     def main(_: list[str]) -> None:
         raise error
