@@ -109,11 +109,13 @@ class Evaluation(NamedTuple):
         sheet: `(count, title) -> picture [Y X 3]` of that many examples. It reads them again, so
             it is called on one host only.
         files: what a finished run keeps of it, by file name: writes the file; on one host only.
+        notes: what the console says of it besides the measures.
     """
 
     metrics: dict[str, float]
     sheet: Callable[[int, str], UInt8[np.ndarray, "Y X 3"]]
     files: Mapping[str, Callable[[Path], None]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -288,6 +288,8 @@ def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evalua
         evaluations[name] = evaluation
         line = progress.evaluation_line(evaluation.metrics, job.task.columns)
         job.progress.say(f"step {step} | {name}: {line}")
+        for note in evaluation.notes:
+            job.progress.say(f"step {step} | {name}: {note}")
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     scalars = {f"eval/{n}/{k}": v for n, values in metrics.items() for k, v in values.items()}
     job.progress.add_scalars(step, scalars)

@@ -13,7 +13,7 @@ from date_jax.capture import post_search, proposal_recall, ranked_lists
 from date_jax.capture.batches import split_batches
 from date_jax.data import pipeline
 from date_jax.evals import findings, sheets
-from date_jax.evals.collect import Collect, collector
+from date_jax.evals.collect import Collect, collector, not_finite_notes
 from date_jax.task import Evaluate, Evaluation, Learner, Params, ShouldStop
 
 SHEET_POSTS = 5  # posts of an instance, or proposals of a picture, on a sheet
@@ -50,7 +50,8 @@ def evaluator(
             if name in corpus.splits and not corpus.regions:
                 rows = split_rows(collect_boxes, name)
                 sheet = partial(proposal_sheet, corpus, name, rows["proposal_box"])
-                yield name, Evaluation(proposal_metrics(rows), sheet)
+                notes = not_finite_notes(rows)
+                yield name, Evaluation(proposal_metrics(rows), sheet, notes=notes)
             # Queries, among the posts of the kind's gallery, which is embedded once.
             gallery = gallery_name(corpus, kind)
             for name in (f"suite_{kind}", f"unseen_{kind}"):
@@ -125,7 +126,8 @@ def evaluate_split(
     nearest = instances[config.retrieval.embedding][:, :, :SHEET_POSTS]
     right = (post_labels[nearest][..., None] == query_labels[:, None, None]).any(axis=-1)
     sheet = partial(finding_sheet, corpus, (name, posts.name), rows, nearest, right)
-    return Evaluation(metrics, sheet, {f"ranked_{name}.csv": write_lists})
+    notes = not_finite_notes(rows)
+    return Evaluation(metrics, sheet, {f"ranked_{name}.csv": write_lists}, notes)
 
 
 def finding_sheet(

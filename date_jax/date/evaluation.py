@@ -17,7 +17,7 @@ from date_jax.data.domains import domain_names, split_names
 from date_jax.date import aligner
 from date_jax.errors import DataError
 from date_jax.evals import grounding, retrieval, sheets
-from date_jax.evals.collect import Collect, Predict, collector
+from date_jax.evals.collect import Collect, Predict, collector, not_finite_notes
 from date_jax.task import Evaluate, Evaluation, Learner, ShouldStop
 
 COLUMNS = ("acc_at_0.5", "acc_at_0.75", "mean_iou", "recall_at_1", "recall_at_10")
@@ -161,7 +161,7 @@ def evaluator(
         # What a person looks at.
         draw = partial(spread_sheet, corpus, name, rows["box_cxcywh"])
         files = failure_files(corpus, name, rows) if kind == "test" else {}
-        return Evaluation(metrics, draw, files)
+        return Evaluation(metrics, draw, files, not_finite_notes(rows))
 
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: ShouldStop

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from date_jax import sharding
@@ -79,6 +80,34 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
         return {name: np.concatenate([rows[name] for rows in fetched]) for name in fetched[0]}
 
     return collect
+
+
+def not_finite_notes(rows: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """What to say of predictions that are not finite, the outcome of a run that diverges.
+
+    Args:
+        rows: predictions by name, `[N ... D]`: boxes where the name speaks of one, else embeddings.
+
+    Returns:
+        A note such as "3 of 8 boxes are not finite, ..." for boxes and for embeddings; none where
+        all are finite.
+    """
+    # Of each kind how many are not finite, and how many there are. Instances come from proposals,
+    # and those that a mask leaves out may be anything.
+    counts = {"boxes": [0, 0], "embeddings": [0, 0]}
+    for name, values in rows.items():
+        is_prediction = name not in _ROW_KEYS.values() and not name.startswith("instance_")
+        if is_prediction and jnp.issubdtype(values.dtype, jnp.floating):
+            finite = np.isfinite(values).all(axis=-1)
+            kind = counts["boxes" if "box" in name else "embeddings"]
+            kind[0] += finite.size - int(finite.sum())
+            kind[1] += finite.size
+    return tuple(
+        f"{wrong:,} of {size:,} {kind} are not finite, and the measures mean nothing\n"
+        "  the run has diverged: lower --config.optim.learning_rate"
+        for kind, (wrong, size) in counts.items()
+        if wrong
+    )
 
 
 def _real_rows(rows: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def box_sheet(
         at = (_GAP + n % columns * step[0], _HEAD + n // columns * step[1])
         picture = Image.fromarray(image).resize(side, Image.Resampling.LANCZOS)
         for cxcywh, mask, colour in sets:
-            if mask is None or mask[n]:
+            if (mask is None or mask[n]) and np.isfinite(cxcywh[n]).all():
                 draw_box(picture, clamped_xyxy(cxcywh[n : n + 1])[0], colour)
         if true_mask is None or true_mask[n]:
             _draw_iou(picture, iou[n])
@@ -109,7 +109,9 @@ def draw_title(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, 
 def draw_box(
     picture: Image.Image, xyxy: Float[np.ndarray, "4"], colour: tuple[int, int, int]
 ) -> None:
-    """Draws a normalised box on a picture."""
+    """Draws a normalised box on a picture; one that is not finite has no place and is left out."""
+    if not np.isfinite(xyxy).all():
+        return
     draw = ImageDraw.Draw(picture, "RGBA")
     x0, y0, x1, y1 = (xyxy * np.tile(picture.size, 2)).round().astype(int).tolist()
     # A box without area is still seen.

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from date_jax.data import pipeline
 from date_jax.data.sources import PAIRED
 from date_jax.evals import findings, sheets
-from date_jax.evals.collect import collector
+from date_jax.evals.collect import collector, not_finite_notes
 from date_jax.pairs import neighbours
 from date_jax.same_style import modes
 from date_jax.same_style.batches import split_batches
@@ -51,7 +51,8 @@ def evaluator(
             joint = rows["joint_embedding"]
             nearest = neighbours.nearest_rows(joint, joint, SHEET_OFFERS + 1, mesh=mesh).index
             sheet = partial(offer_sheet, corpus, name, nearest)
-            yield name, Evaluation(metrics | pair_metrics, sheet)
+            notes = not_finite_notes(rows)
+            yield name, Evaluation(metrics | pair_metrics, sheet, notes=notes)
 
     return evaluate
 

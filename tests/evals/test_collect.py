@@ -10,7 +10,7 @@ import pytest
 from date_jax import sharding
 from date_jax.errors import Preempted
 from date_jax.evals import collect as collecting
-from date_jax.evals.collect import collector
+from date_jax.evals.collect import collector, not_finite_notes
 
 BATCH = 16
 
@@ -116,3 +116,18 @@ def test_an_empty_split_is_refused() -> None:
     collect = collector({"sum": image_sum}, sharding.device_mesh())
     with pytest.raises(ValueError, match="no batch"):
         collect(jnp.float32(1), iter([]))
+
+
+def test_predictions_that_are_not_finite_are_counted_by_kind() -> None:
+    boxes, vectors = np.full((4, 4), 0.5, np.float32), np.ones((4, 8), np.float32)
+    rows = {"box_cxcywh": boxes, "image_embedding": vectors, "query_embedding": vectors.copy()}
+    # The truth and numbers that are no floats are no predictions.
+    rows |= {"true_box_cxcywh": np.full((4, 4), np.nan), "index": np.arange(4)}
+    assert not_finite_notes(rows) == ()
+    boxes[1:, 2] = np.nan
+    (note,) = not_finite_notes(rows)
+    assert note.startswith("3 of 4 boxes are not finite")
+    assert "--config.optim.learning_rate" in note
+    vectors[0, 0] = np.inf
+    _, note = not_finite_notes(rows)
+    assert note.startswith("1 of 8 embeddings are not finite")

@@ -84,3 +84,14 @@ def test_a_written_picture_is_read_back(tmp_path: Path) -> None:
     sheet = sheets.box_sheet(gray(1), ["mug"], boxes(1, 0.4), boxes(1, 0.5))
     sheets.write(tmp_path / "predictions.png", sheet)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "predictions.png")), sheet)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_boxes_that_are_not_finite_are_left_out(value: float) -> None:
+    wrong = np.array([[0.5, 0.5, value, 0.3], [0.5, 0.5, 0.3, 0.3]], np.float32)
+    sheet = sheets.box_sheet(gray(2), ["", ""], boxes(2, 0.3), wrong)
+    assert not holds(sheet[:, : sheet.shape[1] // 2], ORANGE)
+    assert holds(sheet[:, sheet.shape[1] // 2 :], ORANGE)
+    picture = Image.fromarray(gray(1)[0])
+    sheets.draw_box(picture, wrong[0], ORANGE)
+    np.testing.assert_array_equal(np.array(picture), gray(1)[0])
