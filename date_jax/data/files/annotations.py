@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from date_jax.data.files.text_rows import check_columns, check_splits, text_rows
+from date_jax.data.files.text_rows import (
+    check_columns,
+    check_splits,
+    check_whole_characters,
+    text_rows,
+)
 from date_jax.errors import DataError
 
 REQUIRED = ("image", "query", "domain", "split")
@@ -100,6 +105,8 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
         name: "" if fields.get(name) is None else str(fields[name])  # 0 is a number like others
         for name in ("product_id", "category")
     }
+    for name, value in (texts | names).items():
+        check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.
     names["product_id"] = names["product_id"] or texts["image"]
     text = texts.pop("query")

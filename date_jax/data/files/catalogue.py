@@ -15,7 +15,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from date_jax.data.files.text_rows import check_columns, check_splits, line_list, text_rows
+from date_jax.data.files.text_rows import (
+    check_columns,
+    check_splits,
+    check_whole_characters,
+    line_list,
+    text_rows,
+)
 from date_jax.errors import DataError
 
 REQUIRED = ("offer_id", "title", "supplier", "category", "image")
@@ -92,12 +98,13 @@ def field_text(where: str, name: str, value: Any) -> str:
         value: as JSON or CSV has it.
 
     Raises:
-        DataError: it is something else.
+        DataError: it is something else, or holds half a character.
     """
     if value is None:
         return ""
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise DataError(f"{where}: {name} is {json.dumps(value)[:60]}: expected a text")
+    check_whole_characters(where, name, str(value))
     return str(value).strip()
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -174,6 +175,27 @@ def check_columns(
             f"{where}: no {', '.join(missing)}{spelling_hint(missing[0], names)}\n"
             f"  found: {', '.join(names)[:200]}\n"
             f"  required: {', '.join(required)}; besides: {', '.join(optional)}"
+        )
+
+
+def check_whole_characters(where: str, name: str, text: str) -> None:
+    """Refuses a text with half a character, which JSON can spell and no file can hold.
+
+    Args:
+        where: the text stands, for the message.
+        name: of its field.
+        text: as JSON has it.
+
+    Raises:
+        DataError: it holds a surrogate without its other half.
+    """
+    half = re.search("[\ud800-\udfff]", text)
+    if half:
+        raise DataError(
+            f"{where}: {name} holds half a character (\\u{ord(half[0]):04x}): "
+            f"{text[max(half.start() - 40, 0) : half.start() + 20]!a}\n"
+            "  a program has cut the text within an emoji or another rare character\n"
+            "  remove the half, or write \\ufffd in its place"
         )
 
 
