@@ -16,6 +16,7 @@ import numpy as np
 
 from date_jax.errors import SetupError
 from date_jax.run import locks
+from date_jax.run.user_paths import user_path
 
 
 @functools.cache
@@ -38,15 +39,18 @@ def cache_folder(config: Any) -> Path:
         SetupError: it cannot be made or written.
     """
     path = config.cache_dir or os.environ.get("DATE_JAX_CACHE") or "~/.cache/date_jax"
-    folder = Path(path).expanduser().resolve()
+    advice = "  choose another folder with --config.data.cache_dir=… or DATE_JAX_CACHE=…"
+    try:
+        folder = user_path(path).resolve()
+    except SetupError as error:
+        raise SetupError(f"no place for the data cache: {error}\n{advice}") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("a"):
             pass
     except OSError as error:
         raise SetupError(
-            f"cannot write the data cache {folder}: {error.strerror}\n"
-            "  choose another folder with --config.data.cache_dir=… or DATE_JAX_CACHE=…"
+            f"cannot write the data cache {folder}: {error.strerror}\n{advice}"
         ) from None
     return folder
 

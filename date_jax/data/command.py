@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from date_jax.errors import INTERRUPTED, UsageError, UserError, spelling_hint
+from date_jax.run.user_paths import expanded_flag
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +34,7 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
             UsageError: a flag is unknown or missing, or its value is of another type.
+            SetupError: a path begins with a home that is not there.
         """
         flags = [flag for action in self._actions for flag in action.option_strings]
         # Typos first: argparse would complain of the flag that the typo was meant for.
@@ -42,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--") and not any(flag.startswith(name) for flag in flags):
                 hint = spelling_hint(name, flags)
                 raise UsageError(f"{argument}: unknown flag{hint}; --help lists the flags")
-        return self.parse_args(arguments)
+        return self.parse_args([expanded_flag(argument) for argument in arguments])
 
     def error(self, message: str) -> NoReturn:
         """Refuses the command line in one line; argparse would print its usage and exit."""

@@ -15,6 +15,7 @@ from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepare_splits
 from date_jax.data.sources import PAIRED, Parts, reader
 from date_jax.data.tokenizer import EncodedTexts, Tokenizer
+from date_jax.run.user_paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def load(config: Any, records: str) -> Corpus:
     cache = cache_folder(config)
     tokenizer = None
     if config.vocab:
-        tokenizer = tokenizers.tokenizer_of_file(config.vocab, length=config.text_length)
+        tokenizer = tokenizers.tokenizer_of_file(user_path(config.vocab), length=config.text_length)
     prepared_splits: dict[str, PreparedSplit] = {}
     # Records are made once; who comes later, or waited meanwhile, only opens them.
     with folder_lock(cache) as is_alone:

@@ -23,6 +23,7 @@ from date_jax.data.files import catalogue, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import PreparedSplit
 from date_jax.errors import UsageError, spelling_hint
+from date_jax.run.user_paths import user_path
 
 PAIRED = "offer_train"  # the split that training pairs are rows of
 POSTS = ("post", "suite", "single", "unseen")  # kinds with a title; composites have none
@@ -122,7 +123,7 @@ def _product1m(config: Any, cache: Path) -> Parts:
     tensorflow()
     from date_jax.data.datasets import product1m, suites
 
-    posts, notes = product1m_lists.splits(Path(config.path).expanduser())
+    posts, notes = product1m_lists.splits(user_path(config.path))
     builders: list[Any] = [product1m.builder(config, cache, posts)]
     if regions is None:
         # It has no cut-outs to learn proposals from; a head without classes takes rendered ones.
@@ -131,7 +132,7 @@ def _product1m(config: Any, cache: Path) -> Parts:
 
 
 def _regions(config: Any) -> RegionFiles | None:
-    return RegionFiles(Path(config.regions).expanduser()) if config.regions else None
+    return RegionFiles(user_path(config.regions)) if config.regions else None
 
 
 def _suppliers(config: Any, cache: Path) -> Parts:
@@ -143,7 +144,7 @@ def _suppliers(config: Any, cache: Path) -> Parts:
 
 
 def _offer_files(config: Any, cache: Path) -> Parts:
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     offers = catalogue.offers(path)
     return _paired_offers(
         config,
@@ -157,8 +158,8 @@ def _offer_files(config: Any, cache: Path) -> Parts:
 
 
 def _published(config: Any, cache: Path) -> Parts:
-    folder = Path(config.images).expanduser()
-    published = published_offers.offers_and_pairs(Path(config.path).expanduser())
+    folder = user_path(config.images)
+    published = published_offers.offers_and_pairs(user_path(config.path))
     parts = _paired_offers(
         config,
         cache,
@@ -194,7 +195,7 @@ def _paired_offers(
     # Before the first picture is made; once they are, offers without one are gone.
     train_ids = [offer.offer_id for offer in placed if offer.split == "train"]
     row_pairs(pairs, train_ids, pairs_from)
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     return Parts(
         [datasets.builder(config, cache, path=path, folder=folder, offers=placed)],
         ("offer",),

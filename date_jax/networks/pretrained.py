@@ -27,6 +27,7 @@ from date_jax.networks.layouts import (
     published_name,
     published_tensor,
 )
+from date_jax.run.user_paths import user_path
 
 Tensors = Mapping[str, np.ndarray]
 _MAX_NAMES = 4  # in a line of a message
@@ -94,7 +95,7 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
     files = {}
     for kind, name in config.get("init", {}).items():
         if name:
-            path = Path(name)
+            path = user_path(name)
             tensors, file_config = read(path)
             if file_config is not None:
                 require_same_sizes(kind, config.model[kind], file_config, path)

@@ -33,6 +33,7 @@ from date_jax.run.config_file import (
     config_from_file,
     values_by_key,
 )
+from date_jax.run.user_paths import expanded_flag
 
 EXAMPLE = "--config=configs/pgda.py"
 # Alike on all hosts once they have met, so only host 0 prints them.
@@ -177,10 +178,12 @@ def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
 
     Raises:
         UsageError: where a flag, the config file or one of its keys is unknown or unreadable.
+        SetupError: a path begins with a home that is not there.
     """
     if definitions is flags.FLAGS:
         app.define_help_flags()
         logging.use_absl_handler()
+    argv = [expanded_flag(argument) for argument in argv]
     names = {re.sub(r"^--?", "", argument).split("=")[0] for argument in argv[1:]}
     if not names & HELP_FLAGS:
         check(argv, definitions)

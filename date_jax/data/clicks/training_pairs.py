@@ -18,6 +18,7 @@ from date_jax.data.clicks.tables import database, file_table
 from date_jax.data.files.catalogue import IdPairs
 from date_jax.data.prepared import PreparedSplit, is_whole
 from date_jax.errors import DataError
+from date_jax.run.user_paths import user_path
 
 COLUMNS = {  # of click_rules.CATALOGUE, and what a prepared split calls them
     "offer_id": "offer_id",
@@ -122,7 +123,7 @@ def id_pairs(path: str) -> IdPairs:
         DataError: there are none, they lack a column or are not what they should be.
         SetupError: the packages of the extra "clicks" are missing.
     """
-    pattern = str(Path(path).expanduser())
+    pattern = str(user_path(path))
     columns = dict.fromkeys(IdPairs._fields, "string")
     with database(MEMORY_GB) as connection:
         pairs = file_table(connection, "pairs", pattern, columns, flag="config.data.pairs")

@@ -18,6 +18,7 @@ from date_jax.data.files.photos import PhotoRow, Photos
 from date_jax.data.files.preprocess import prepared_box
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
+from date_jax.run.user_paths import user_path
 
 PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made before is made anew
 
@@ -62,7 +63,7 @@ def builder(config: Any, cache: Path) -> "Files":
             "config.data.path is empty: name your .jsonl or .csv file, "
             "as in --config.data.path=shop.jsonl"
         )
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     # A line becomes a row; its domain and split make the name of one split.
     rows = [
         PhotoRow(

@@ -8,6 +8,7 @@ from date_jax.data.datasets import files
 from date_jax.data.files.photos import PhotoRow, files_by_id
 from date_jax.data.files.product1m_lists import Post
 from date_jax.data.prepared import LABEL_SEPARATOR
+from date_jax.run.user_paths import user_path
 
 
 def builder(config: Any, cache: Path, posts: Mapping[str, Sequence[Post]]) -> files.Files:
@@ -22,7 +23,7 @@ def builder(config: Any, cache: Path, posts: Mapping[str, Sequence[Post]]) -> fi
         DataError: the folder of pictures cannot be read.
     """
     # Pictures lie in the folder by their post's id, with any ending: it is listed once.
-    path, folder = (Path(config[key]).expanduser() for key in ("path", "images"))
+    path, folder = (user_path(config[key]) for key in ("path", "images"))
     in_order = [(split, post) for split, posts_of in posts.items() for post in posts_of]
     images = files_by_id(folder, [post.post_id for _, post in in_order])
     # A post is a photo without a box; all its labels go into one column of text.
