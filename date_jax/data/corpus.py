@@ -224,6 +224,9 @@ def _fingerprint(
 ) -> str:
     """A text that two corpora share exactly if a run learns the same from both."""
     content = [config.image_size, config.text_length, *tokenizer.vocab]
+    # The rules of a learned vocabulary are always the same, and BERT's are what a file has.
+    if config.vocab and tokenizer.rules != tokenizers.UNCASED:
+        content.append(tokenizer.rules)
     content += [pairs.rows.tolist()] if pairs else []
     content += [f"{name} {split.records.fingerprint}" for name, split in splits.items()]
     content += [parts.regions.fingerprint] if parts.regions else []

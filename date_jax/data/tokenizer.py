@@ -1,10 +1,13 @@
 """Words to numbers: a WordPiece vocabulary, learned from the training texts or read from a file.
 
-The rules are BERT's (lower case, accents stripped, Chinese characters one by one), so a published
-`vocab.txt` fits, and a learned one can be read and written in the same form.
+A published `vocab.txt` is read with BERT's rules (lower case, accents stripped, Chinese characters
+one by one), or with those of the tokenizer_config.json next to it. A learned vocabulary keeps
+marks: without them words of Japanese, Thai or Vietnamese become other words. It is written in the
+same form, with its rules.
 """
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
+from tokenizers.normalizers import NFC, BertNormalizer, Normalizer
+from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
@@ -22,6 +26,36 @@ from date_jax.errors import DataError
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
 MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the texts
+RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a vocab.txt
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a text is changed before it is split into pieces, named as in a tokenizer_config.json.
+
+    Attributes:
+        do_lower_case: capitals become small letters.
+        strip_accents: letters lose their marks; else letter and marks become one character (NFC).
+        tokenize_chinese_chars: each Chinese character is a word.
+    """
+
+    do_lower_case: bool = True
+    strip_accents: bool = True
+    tokenize_chinese_chars: bool = True
+
+    def normalizer(self) -> Normalizer:
+        """The step of the package `tokenizers` that changes a text by these rules."""
+        bert = BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=self.tokenize_chinese_chars,
+            strip_accents=self.strip_accents,
+            lowercase=self.do_lower_case,
+        )
+        return bert if self.strip_accents else NormalizerSequence([NFC(), bert])
+
+
+UNCASED = Rules()  # those of BERT's uncased vocabularies
+LEARNED = Rules(strip_accents=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +87,15 @@ class Tokenizer:
     Args:
         vocab: the pieces; a piece's id is its place. Holds all of SPECIAL.
         length: T, the number of ids a text.
+        rules: what happens to a text before it is split into pieces.
     """
 
-    def __init__(self, vocab: Sequence[str], *, length: int):
+    def __init__(self, vocab: Sequence[str], *, length: int, rules: Rules = UNCASED):
         self.vocab = list(vocab)
+        self.rules = rules
         self.length = length
         self._id = {piece: number for number, piece in enumerate(self.vocab)}
-        self._fast = _fast_tokenizer(self._id)
+        self._fast = _fast_tokenizer(self._id, rules)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The token ids of `texts`, and counts of what was cut, empty or unknown."""
@@ -86,8 +122,10 @@ class Tokenizer:
         return EncodedTexts(ids, mask, cut, empty, pieces, unknown, unknown_texts)
 
     def save_vocab(self, path: str | Path) -> None:
-        """Writes `vocab.txt`, one piece a line."""
+        """Writes `vocab.txt`, one piece a line, and its rules next to it."""
         Path(path).write_text("".join(piece + "\n" for piece in self.vocab), encoding="utf-8")
+        rules = json.dumps(dataclasses.asdict(self.rules), indent=2)
+        Path(path).with_name(RULES_FILE).write_text(rules + "\n", encoding="utf-8")
 
     def swap_table(self, word_pairs: Iterable[tuple[str, str]]) -> Int[np.ndarray, " V"]:
         """The id that takes the place of each id when the picture is mirrored.
@@ -107,7 +145,7 @@ def tokenizer_of_texts(texts: Iterable[str], *, size: int, length: int) -> Token
 
     Equal texts give equal vocabularies, in any order and in any process.
     """
-    fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)})
+    fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)}, LEARNED)
     words = Counter(
         word
         for text in texts
@@ -132,14 +170,17 @@ def tokenizer_of_texts(texts: Iterable[str], *, size: int, length: int) -> Token
     )
     fast.train_from_iterator((" ".join([word] * words[word]) for word in sorted(words)), trainer)
     pieces = fast.get_vocab()
-    return Tokenizer(sorted(pieces, key=pieces.__getitem__), length=length)
+    return Tokenizer(sorted(pieces, key=pieces.__getitem__), length=length, rules=LEARNED)
 
 
 def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
     """The tokenizer whose vocabulary is a `vocab.txt`, one piece a line.
 
+    Its rules are those of the tokenizer_config.json next to the file; without one, BERT's.
+
     Raises:
-        DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces.
+        DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces; or its rules
+            cannot be read.
     """
     advice = "one piece a line, as in BERT's vocab.txt"
     # Faults of reading are the user's: the message names the file and a way out.
@@ -171,7 +212,33 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
                     f"vocabulary {path} holds {piece!r} twice, on lines {line_of[piece]} and "
                     f"{line}: ids would be ambiguous; remove the second"
                 )
-    return Tokenizer(vocab, length=length)
+    return Tokenizer(vocab, length=length, rules=rules_of_file(Path(path).with_name(RULES_FILE)))
+
+
+def rules_of_file(path: Path) -> Rules:
+    """The rules that a tokenizer_config.json states; BERT's where there is no such file.
+
+    Accents that it does not mention are stripped exactly where capitals become small letters.
+
+    Raises:
+        DataError: the file is no JSON object, or states a rule that is neither true nor false.
+    """
+    if not path.exists():
+        return UNCASED
+    advice = "mend it, or remove it to read the vocabulary with BERT's uncased rules"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}\n  {advice}") from None
+    if not isinstance(fields, dict):
+        raise DataError(f"{path} is not a JSON object\n  {advice}")
+    # null means the same as a missing rule.
+    names = [field.name for field in dataclasses.fields(Rules)]
+    rules = {name: fields[name] for name in names if fields.get(name) is not None}
+    for name, rule in rules.items():
+        if not isinstance(rule, bool):
+            raise DataError(f"{path}: {name} is {rule!r:.60}, neither true nor false\n  {advice}")
+    return Rules(**{"strip_accents": rules.get("do_lower_case", True), **rules})
 
 
 def check_vocabulary(encoded: EncodedTexts, *, name: str, vocab: str) -> None:
@@ -200,9 +267,9 @@ def check_vocabulary(encoded: EncodedTexts, *, name: str, vocab: str) -> None:
         )
 
 
-def _fast_tokenizer(ids: dict[str, int]) -> FastTokenizer:
-    """The tokenizer of the package `tokenizers` for a vocabulary, with BERT's rules."""
+def _fast_tokenizer(ids: dict[str, int], rules: Rules) -> FastTokenizer:
+    """The tokenizer of the package `tokenizers` for a vocabulary and its rules."""
     fast = FastTokenizer(WordPiece(ids, unk_token="[UNK]"))
-    fast.normalizer = BertNormalizer()
+    fast.normalizer = rules.normalizer()
     fast.pre_tokenizer = BertPreTokenizer()
     return fast

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from date_jax.data.tokenizer import RULES_FILE
 from date_jax.networks import pretrained
 from date_jax.networks.sizes import stride
 from date_jax.task import Params
@@ -32,6 +33,9 @@ def _write(folder: Path, config: ConfigDict, params: Params, vocab: Path, text: 
     """Writes both extractors, the seekers, the word pieces and the card."""
     pretrained.write(folder, config, params["model"])
     shutil.copy(vocab, folder / "text" / "vocab.txt")
+    # Runs of earlier versions have no file of rules: theirs are BERT's.
+    if (rules := vocab.with_name(RULES_FILE)).exists():
+        shutil.copy(rules, folder / "text" / RULES_FILE)
     (folder / "README.md").write_text(text)
 
 
@@ -61,7 +65,7 @@ def card(config: ConfigDict, method: str, step: int, scores: Scores) -> str:
         "| file | what it holds |",
         "|---|---|",
         "| `image/` | Swin in Hugging Face's layout; `rep`, `*/rep_bias` and the like are ours |",
-        "| `text/` | BERT in Hugging Face's layout, with its `vocab.txt` |",
+        "| `text/` | BERT in Hugging Face's layout, with its `vocab.txt` and its rules |",
         "| `seekers.safetensors` | projections, image seeker, object seeker |",
         "| `config.json` | the config of the run |",
         "",

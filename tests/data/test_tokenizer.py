@@ -40,8 +40,66 @@ def test_common_words_are_single_pieces_between_cls_and_sep(learned: tokenizer.T
     assert pieces(learned, "") == ["[CLS]", "[SEP]"]
 
 
-def test_accents_and_case_do_not_matter(learned: tokenizer.Tokenizer) -> None:
-    assert pieces(learned, "CAFE") == pieces(learned, "café")
+def test_case_does_not_matter_and_neither_does_how_a_mark_is_typed(
+    learned: tokenizer.Tokenizer,
+) -> None:
+    assert pieces(learned, "CAFÉ") == pieces(learned, "cafe\u0301")
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [("バッグ", "ハック"), ("เสื้อ", "เสือ"), ("vòng", "võng"), ("में", "म"), ("café", "cafe")],
+)
+def test_words_that_differ_by_a_mark_stay_different_in_a_learned_vocabulary(
+    tmp_path: Path, word: str, other: str
+) -> None:
+    words = tokenizer.tokenizer_of_texts([word, other], size=100, length=12)
+    assert pieces(words, word) != pieces(words, other)
+    # What was saved is read with the rules that it was learned with.
+    words.save_vocab(tmp_path / "vocab.txt")
+    from_file = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    assert pieces(from_file, word) == pieces(words, word)
+    assert pieces(from_file, other) == pieces(words, other)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, "uber case 红 色"),
+        ("{}", "uber case 红 色"),
+        ('{"do_lower_case": true, "strip_accents": null}', "uber case 红 色"),
+        ('{"do_lower_case": false}', "Über Case 红 色"),
+        ('{"do_lower_case": false, "strip_accents": true}', "Uber Case 红 色"),
+        ('{"do_lower_case": true, "strip_accents": false}', "über case 红 色"),
+        ('{"tokenize_chinese_chars": false}', "uber case 红色"),
+    ],
+)
+def test_a_published_vocabulary_is_read_by_the_rules_next_to_it(
+    tmp_path: Path, config: str | None, expected: str
+) -> None:
+    lines = "uber\nUber\nüber\nÜber\ncase\nCase\n红\n色\n红色\n"
+    (tmp_path / "vocab.txt").write_text(SPECIAL + lines, encoding="utf-8")
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(config)
+    words = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    assert pieces(words, "Über Case 红色")[1:-1] == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "not a JSON object"),
+        ('{"do_lower_case": "no"}', "do_lower_case is 'no', neither true nor false"),
+    ],
+)
+def test_wrong_rules_next_to_a_vocabulary_are_answered(
+    tmp_path: Path, config: str, pattern: str
+) -> None:
+    (tmp_path / "vocab.txt").write_text(SPECIAL)
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(DataError, match=rf"tokenizer_config\.json.*{pattern}"):
+        tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
 
 
 def test_text_and_its_mask_have_the_asked_length(learned: tokenizer.Tokenizer) -> None:

@@ -302,6 +302,8 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
         np.testing.assert_array_equal(value, model[name])
     vocabulary = (tmp_path / "out/text/vocab.txt").read_text()
     assert vocabulary == (run / "vocab.txt").read_text()
+    rules = (tmp_path / "out/text/tokenizer_config.json").read_text()
+    assert rules == (run / "tokenizer_config.json").read_text()
     card = (tmp_path / "out/README.md").read_text()
     assert "| live_test | 0.750 | 0.500 | - | - |" in card
     assert "0 of 12 steps" in card
