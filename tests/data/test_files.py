@@ -385,6 +385,22 @@ def test_wrong_rows_are_answered_before_any_picture_is_made(
     assert not list((tmp_path / "cache").rglob("*record*"))
 
 
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_box_without_area_is_told_to_be_null(tmp_path: Path, value: int) -> None:
+    rows = with_boxes([value] * 4)(rows_of(tmp_path))
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=r"1 without area .*: write null.*: line 1") as refusal:
+        load(data_config(path, tmp_path))
+    assert "normalised" not in str(refusal.value)
+
+
+def test_boxes_without_area_do_not_hide_that_all_others_are_normalised(tmp_path: Path) -> None:
+    rows = with_boxes([0, 0, 0, 0])(every(box=[0.1, 0.2, 0.5, 0.6])(rows_of(tmp_path)))
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=r"(?s)1 without area.*11 normalised.*all look normalised"):
+        load(data_config(path, tmp_path))
+
+
 def test_boxes_for_the_unrotated_picture_are_recognised(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -53,14 +53,21 @@ def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header])
 def _fault(row: PhotoRow, picture: Header) -> str:
     """The fault of the row's box, "" if it has none."""
     assert row.box is not None
-    # A picture of two pixels may have a box of one: it would look normalised.
     x_min, y_min, x_max, y_max = row.box
+    if _is_empty(row):
+        return f"without area (all four {x_min:.0f}): write null for a row without a box"
+    # A picture of two pixels may have a box of one: it would look normalised.
     if min(row.box) >= 0 and max(row.box) <= 1 and max(picture.width, picture.height) > 2:
         return "normalised (all four in [0, 1])"
     if x_max <= x_min or y_max <= y_min:
         return "reversed (x_max <= x_min or y_max <= y_min)"
     over = max(x_max - picture.width, y_max - picture.height, -x_min, -y_min)
     return "outside the picture" if over > TOLERANCE else ""
+
+
+def _is_empty(row: PhotoRow) -> bool:
+    """Whether the row's box is four times 0 or -1, as many tools write "no box"."""
+    return row.box in ((0, 0, 0, 0), (-1, -1, -1, -1))
 
 
 def _likely_format(
@@ -81,6 +88,11 @@ def _likely_format(
         over = max(x + width - picture.width, y + height - picture.height)
         return min(x, y) >= 0 and min(width, height) > 0 and over <= TOLERANCE
 
+    # Empty boxes say nothing about the format of the others.
+    boxed = [row for row in boxed if not _is_empty(row)]
+    wrong_rows = [row for row in wrong_rows if not _is_empty(row)]
+    if not wrong_rows:
+        return []
     # From the surest sign to the least sure one.
     normalised = [row for row in boxed if _fault(row, headers[row.image]).startswith("normalised")]
     if len(normalised) == len(boxed):
