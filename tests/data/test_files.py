@@ -401,6 +401,49 @@ def test_boxes_without_area_do_not_hide_that_all_others_are_normalised(tmp_path:
         load(data_config(path, tmp_path))
 
 
+@pytest.mark.parametrize(
+    "columns", ["bbox", "Bboxes", "x y w h", "x y width height", "left top width height"]
+)
+def test_a_box_under_a_name_that_is_not_read_is_named(tmp_path: Path, columns: str) -> None:
+    rows = rows_of(tmp_path)
+    names = columns.split()
+    values = [BOX] if len(names) == 1 else BOX
+    rows[3].pop("box")
+    rows[3] |= dict(zip(names, values, strict=True))
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    answer = rf"shop\.jsonl:4: {', '.join(names)} (is|are) not read: call it box, x_min, y_min"
+    with pytest.raises(DataError, match=answer):
+        load(data_config(path, tmp_path))
+
+
+def test_a_box_that_is_read_may_stand_among_others_and_a_picture_have_a_size(
+    tmp_path: Path,
+) -> None:
+    rows = every(bbox=BOX, width=80, height=60)(rows_of(tmp_path))
+    del rows[1]["bbox"], rows[1]["box"]
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    corpus = load(data_config(path, tmp_path))
+    assert corpus.splits["mall_train"].records.has_box().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("header", "answer"),
+    [
+        ("image,query,domain,split,xmin,ymin,xmax,ymax", "xmin, .* are not .* x_min, y_min, x_max"),
+        ("image,query,domain,split,Box", "Box is not read: call it box"),
+        ("image,query,domain,split,productId", "productId is not read: call it product_id"),
+        ("image,query,DOMAIN,split", "DOMAIN is not read: call it domain"),
+    ],
+)
+def test_a_column_that_is_nearly_one_that_is_read_is_named(
+    tmp_path: Path, header: str, answer: str
+) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(DataError, match=answer):
+        load(data_config(path, tmp_path))
+
+
 def test_boxes_for_the_unrotated_picture_are_recognised(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -19,6 +19,13 @@ from date_jax.errors import DataError
 
 REQUIRED = ("image", "query", "domain", "split")
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
+# Columns that hold a box in other programs' files, in lower case: COCO, Visual Genome, OpenCV.
+OTHER_BOXES = (
+    *(("bbox",), ("bboxes",), ("boxes",), ("bounding_box",), ("bndbox",)),
+    *(("x", "y", "w", "h"), ("x", "y", "width", "height")),
+    *(("left", "top", "width", "height"), ("left", "top", "right", "bottom")),
+    ("x1", "y1", "x2", "y2"),
+)
 
 
 class Row(NamedTuple):
@@ -85,8 +92,23 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
 def _check_columns(where: str, names: list[str]) -> None:
     """Refuses rows without the columns that they need; a file with one corner needs all four."""
     has_corners = any(corner in names for corner in CORNERS)
-    optional = (f"box (or {', '.join(CORNERS)})", "product_id", "category")
+    optional = ("box", *CORNERS, "product_id", "category")
     check_columns(where, names, (*REQUIRED, *(CORNERS if has_corners else ())), optional)
+    if not has_corners and "box" not in names:
+        _check_other_boxes(where, names)
+
+
+def _check_other_boxes(where: str, names: list[str]) -> None:
+    """Refuses a box under a name that is not read: its row would be one without a box."""
+    name_of = {name.lower(): name for name in names}
+    for columns in OTHER_BOXES:
+        if all(column in name_of for column in columns):
+            raise DataError(
+                f"{where}: {', '.join(name_of[column] for column in columns)} "
+                f"{'is' if len(columns) == 1 else 'are'} not read: call it box, "
+                f"{', '.join(CORNERS)}\n  in pixels of the picture; "
+                "from x, y, width, height x_max is x + width and y_max is y + height"
+            )
 
 
 def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:

@@ -158,17 +158,18 @@ def check_separator(path: Path, names: Sequence[str]) -> None:
 def check_columns(
     where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> None:
-    """Refuses columns that lack some of those required.
+    """Refuses columns that lack some of those required, or that misspell a name which is read.
 
     Args:
         where: the columns stand, for the message.
         names: of the columns.
         required: names that must be among them.
-        optional: names that may be there too, for the message.
+        optional: names that may be there too.
 
     Raises:
-        DataError: some are missing.
+        DataError: some are missing, or one would be passed over without a word.
     """
+    _check_spelling(where, names, (*required, *optional))
     missing = [name for name in required if name not in names]
     if missing:
         raise DataError(
@@ -197,6 +198,26 @@ def check_whole_characters(where: str, name: str, text: str) -> None:
             "  a program has cut the text within an emoji or another rare character\n"
             "  remove the half, or write \\ufffd in its place"
         )
+
+
+def _check_spelling(where: str, names: Sequence[str], readable: Sequence[str]) -> None:
+    """Refuses `Product_ID` or `productid` where there is no product_id."""
+    unread = [name for name in names if name not in readable]
+    if not unread:
+        return
+    # Letters and digits alone decide; `x_min` stands for xmin, X-Min and xMin.
+    name_of = {_letters(name): name for name in readable if name not in names}
+    wrong = {name: name_of[_letters(name)] for name in unread if _letters(name) in name_of}
+    if wrong:
+        raise DataError(
+            f"{where}: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not read: "
+            f"call {'it' if len(wrong) == 1 else 'them'} {', '.join(wrong.values())}"
+        )
+
+
+def _letters(name: str) -> str:
+    """The letters and digits of a name, in lower case."""
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def check_splits(path: Path, rows: Sequence[SplitRow]) -> None:
