@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-_BACKBONES = ("image_extractor", "text_extractor")  # names of modules
-
 
 def _cosine(peak: float, steps: int, rise: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(peak, max(1, steps - rise))
@@ -60,13 +58,6 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def backbone_mask(params: Any) -> Any:
-    """True for the extractors' parameters, which may have come pretrained and then move slower."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(getattr(entry, "key", "") in _BACKBONES for entry in path), params
-    )
-
-
 def optimizer(
     schedule: optax.Schedule,
     *,
@@ -74,8 +65,9 @@ def optimizer(
     weight_decay: float,
     clip: float,
     backbone_scale: float,
+    backbone_mask: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
-    """AdamW (1711.05101) behind a clip by global norm, with another rate for the extractors.
+    """AdamW (1711.05101) behind a clip by global norm, with another rate for a pretrained backbone.
 
     Args:
         schedule: learning rate by step, of `learning_rate_schedule`.
@@ -83,6 +75,8 @@ def optimizer(
         weight_decay: decoupled, times the learning rate, where `decay_mask` is True.
         clip: greatest global norm of the gradient.
         backbone_scale: factor on the learning rate where `backbone_mask` is True.
+        backbone_mask: from parameters a tree of bools, True for those that may have come
+            pretrained.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),

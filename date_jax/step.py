@@ -12,6 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import optim, sharding
+from date_jax.networks.layouts import published_mask
 from date_jax.task import Batch, Learner
 
 
@@ -107,6 +108,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,
         backbone_scale=config.optim.backbone_scale,
+        backbone_mask=published_mask,
     )
 
 

@@ -124,7 +124,7 @@ GOLDEN: list[dict[str, float]] = [
         "iou": 0.3655298,
         "loss": 4.347014,
         "moved aligner": 0.1980746,
-        "moved image_extractor": 0.2189402,
+        "moved image_extractor": 0.2204354,
         "moved image_projection": 0.1218886,
         "moved image_seeker": 0.01001334,
         "moved object_seeker": 0.388406,

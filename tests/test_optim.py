@@ -5,10 +5,16 @@ import optax
 import pytest
 
 from date_jax import optim
+from date_jax.networks.layouts import published_mask
 
 PARAMS = {
     "model": {
-        "image_extractor": {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+        "image_extractor": {
+            "patch_embedding": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+            "rep": jnp.ones((1, 1, 3)),
+            "stage0_block0": {"rep_bias": jnp.ones((3, 2))},
+            "fuse0": {"mlp": {"up": {"kernel": jnp.ones((3, 3))}}},
+        },
         "head": {
             "dense": {"kernel": jnp.ones((3, 2))},
             "norm": {"scale": jnp.ones(3)},
@@ -54,22 +60,24 @@ def test_only_matrices_and_word_embeddings_decay() -> None:
         "words": {"embedding": True},
         "position_embedding": False,
     }
-    assert not optim.decay_mask(PARAMS)["model"]["image_extractor"]["dense"]["bias"]
+    assert not optim.decay_mask(PARAMS)["model"]["image_extractor"]["patch_embedding"]["bias"]
 
 
 def updates(gradient: float, **changes: float) -> dict:
     options = {"beta2": 0.999, "weight_decay": 0.0, "clip": 1e9, "backbone_scale": 1.0} | changes
-    tx = optim.optimizer(optax.constant_schedule(0.1), **options)
+    tx = optim.optimizer(optax.constant_schedule(0.1), backbone_mask=published_mask, **options)
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), PARAMS)
     return tx.update(gradients, tx.init(PARAMS), PARAMS)[0]["model"]
 
 
-def test_the_extractors_move_by_their_share() -> None:
+def test_what_may_be_pretrained_moves_by_its_share_and_new_layers_at_the_full_rate() -> None:
     change = updates(1.0, backbone_scale=0.1)
-    assert np.asarray(change["head"]["dense"]["kernel"]) == pytest.approx(-0.1, rel=1e-4)
-    assert np.asarray(change["image_extractor"]["dense"]["kernel"]) == pytest.approx(
-        -0.01, rel=1e-4
-    )
+    extractor = change["image_extractor"]
+    for leaf in jax.tree.leaves(extractor["patch_embedding"]):
+        assert np.asarray(leaf) == pytest.approx(-0.01, rel=1e-4)
+    new_layers = [extractor[name] for name in ("rep", "stage0_block0", "fuse0")]
+    for leaf in jax.tree.leaves([change["head"], *new_layers]):
+        assert np.asarray(leaf) == pytest.approx(-0.1, rel=1e-4)
 
 
 def test_weight_decay_is_the_rate_times_its_strength_times_the_weight() -> None:
@@ -80,7 +88,12 @@ def test_weight_decay_is_the_rate_times_its_strength_times_the_weight() -> None:
 
 def test_one_backward_step_is_clipped_to_the_global_norm() -> None:
     tx = optim.optimizer(
-        optax.constant_schedule(1.0), beta2=0.999, weight_decay=0.0, clip=0.5, backbone_scale=1.0
+        optax.constant_schedule(1.0),
+        beta2=0.999,
+        weight_decay=0.0,
+        clip=0.5,
+        backbone_scale=1.0,
+        backbone_mask=published_mask,
     )
     state = tx.init(PARAMS)
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), PARAMS)
@@ -103,7 +116,12 @@ def test_the_moving_average_ramps_up_and_then_keeps_its_decay() -> None:
 
 def test_two_updates_are_those_of_adam_with_the_given_beta2() -> None:
     tx = optim.optimizer(
-        optax.constant_schedule(0.1), beta2=0.9, weight_decay=0.0, clip=1e9, backbone_scale=1.0
+        optax.constant_schedule(0.1),
+        beta2=0.9,
+        weight_decay=0.0,
+        clip=1e9,
+        backbone_scale=1.0,
+        backbone_mask=published_mask,
     )
     state, first, second = tx.init(PARAMS), 0.0, 0.0
     for step, gradient in enumerate((1.0, 3.0), start=1):

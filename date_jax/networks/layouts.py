@@ -135,6 +135,27 @@ def published_name(kind: str, path: str) -> str | None:
     return None
 
 
+def published_mask(params: Any) -> Any:
+    """True for the extractors' parameters that a published network has, and may have pretrained.
+
+    What only our network has begins with random numbers in every run: `[REP]`, its biases, the
+    fusion of `multi_scale`, and everything outside the extractors.
+
+    Args:
+        params: of a network, with `image_extractor` or `text_extractor` at any depth.
+    """
+
+    def is_published(path: tuple[Any, ...], _: Any) -> bool:
+        names = [str(getattr(entry, "key", entry)) for entry in path]
+        for kind in LAYOUTS:
+            if (module := f"{kind}_extractor") in names:
+                below = "/".join(names[names.index(module) + 1 :])
+                return published_name(kind, below) is not None
+        return False
+
+    return jax.tree_util.tree_map_with_path(is_published, params)
+
+
 def our_tensor(path: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A published tensor in our layout; its shape is wrong if the network is another.
 
