@@ -160,6 +160,37 @@ def test_csv_and_jsonl_of_the_same_rows_give_the_same_batches(tmp_path: Path) ->
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
 
 
+def test_nan_is_an_empty_field_and_a_whole_float_is_the_id_without_its_point(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of(tmp_path)
+    for number, row in enumerate(rows):
+        row["product_id"], row["category"] = float("nan"), float("nan")
+        row["box"] = row["box"] or float("nan")
+        if number in (0, 2):  # both of mall's training rows
+            row["product_id"] = (7, 7.0)[number // 2]
+    corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    numbers = [corpus.splits[name].numbers["product_id"] for name in corpus.splits]
+    assert len({int(number) for column in numbers for number in column}) == len(rows) - 1
+    assert not any(" are product " in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "NULL", "0"])
+def test_a_product_of_most_rows_is_named_with_its_count(tmp_path: Path, word: str) -> None:
+    rows = rows_of(tmp_path)
+    for row in rows[:7]:
+        row["product_id"] = word
+    corpus = load(data_config(write_csv(tmp_path / "shop.csv", rows), tmp_path))
+    (note,) = (note for note in corpus.notes if " are product " in note)
+    assert note.startswith(f"7 of 12 rows are product '{word}'")
+
+
+def test_a_product_of_half_the_rows_is_not_doubted(tmp_path: Path) -> None:
+    rows = [row | {"product_id": f"p{number % 2}"} for number, row in enumerate(rows_of(tmp_path))]
+    corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    assert not any(" are product " in note for note in corpus.notes)
+
+
 def test_a_csv_may_hold_the_box_in_one_column_and_start_with_a_byte_order_mark(
     tmp_path: Path,
 ) -> None:

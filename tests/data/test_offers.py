@@ -132,6 +132,27 @@ def test_csv_and_jsonl_give_the_same_offers_and_ids_may_be_numbers(tmp_path: Pat
     assert one[3].offer_id == "73"
 
 
+def test_offers_with_nan_and_whole_floats_are_those_without_them(tmp_path: Path) -> None:
+    plain = [row | {"offer_id": str(1001 + i)} for i, row in enumerate(rows_of(tmp_path))]
+    plain[0]["product_id"] = ""
+    floats = [row | {"offer_id": float(row["offer_id"])} for row in plain]
+    floats[0]["product_id"] = float("nan")
+    paths = [write(tmp_path / "a.jsonl", plain), write(tmp_path / "b.jsonl", floats)]
+    one, other = map(catalogue.offers, paths)
+    assert one == other
+    assert (one[0].product_id, one[0].offer_id) == ("", "1001")
+
+
+def test_a_product_of_most_offers_is_named_with_its_count(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    for row in rows[2:]:
+        row["product_id"] = "NULL"
+    offers = catalogue.offers(write(tmp_path / "shop.csv", rows))
+    placed = catalogue.offers_with_products(offers, catalogue.IdPairs([], []))
+    (note,) = (note for note in catalogue.notes(offers, placed) if " are product " in note)
+    assert note.startswith("10 of 12 rows are product 'NULL'")
+
+
 def test_pairs_that_do_not_join_two_training_offers_are_left_out_and_counted(
     tmp_path: Path,
 ) -> None:

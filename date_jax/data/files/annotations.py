@@ -13,6 +13,7 @@ from date_jax.data.files.text_rows import (
     check_columns,
     check_splits,
     check_whole_characters,
+    id_text,
     text_rows,
 )
 from date_jax.errors import DataError
@@ -123,10 +124,7 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
         raise DataError(
             f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
-    names = {
-        name: "" if fields.get(name) is None else str(fields[name])  # 0 is a number like others
-        for name in ("product_id", "category")
-    }
+    names = {name: id_text(fields.get(name)) for name in ("product_id", "category")}
     for name, value in (texts | names).items():
         check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.

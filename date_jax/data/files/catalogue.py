@@ -19,7 +19,9 @@ from date_jax.data.files.text_rows import (
     check_columns,
     check_splits,
     check_whole_characters,
+    id_text,
     line_list,
+    product_notes,
     text_rows,
 )
 from date_jax.errors import DataError
@@ -90,7 +92,7 @@ def _offer(path: Path, line: int, fields: dict[str, Any]) -> Offer:
 
 
 def field_text(where: str, name: str, value: Any) -> str:
-    """A field as a text: whole numbers are written out, null is "".
+    """A field as a text: whole numbers are written out (7.0 as 7), null is "".
 
     Args:
         where: the row stands, for the message.
@@ -100,12 +102,12 @@ def field_text(where: str, name: str, value: Any) -> str:
     Raises:
         DataError: it is something else, or holds half a character.
     """
-    if value is None:
-        return ""
-    if not isinstance(value, str | int) or isinstance(value, bool):
+    text = id_text(value)
+    is_whole = isinstance(value, float) and text.lstrip("-").isdecimal()
+    if isinstance(value, bool) or not (value is None or is_whole or isinstance(value, str | int)):
         raise DataError(f"{where}: {name} is {json.dumps(value)[:60]}: expected a text")
-    check_whole_characters(where, name, str(value))
-    return str(value).strip()
+    check_whole_characters(where, name, text)
+    return text.strip()
 
 
 def _check_unique(path: Path, rows: Sequence[Offer]) -> None:
@@ -172,7 +174,7 @@ def notes(rows: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
                 f"offer_{split} is not evaluated: no two of its offers share a product_id"
                 + ("" if has_products else " or are a pair")
             )
-    return tuple(lines)
+    return (*lines, *product_notes(offer.product_id for offer in placed))
 
 
 def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:

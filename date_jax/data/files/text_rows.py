@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from date_jax.data.domains import SPLITS
 from date_jax.errors import DataError, spelling_hint
+
+MIN_ROWS = 4  # of a file whose products are doubted
 
 
 @runtime_checkable
@@ -94,7 +97,10 @@ def _is_gbk(content: bytes) -> bool:
 def json_rows(
     path: Path, text: str, check: Callable[[str, list[str]], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and fields of each row of a text with one JSON object a line; see `text_rows`."""
+    """Line and fields of each row of a text with one JSON object a line; see `text_rows`.
+
+    A field that is NaN, as table programs write an empty cell, is None.
+    """
     # Not splitlines(): a query may hold one of the rarer line ends of Unicode.
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -110,7 +116,48 @@ def json_rows(
             raise DataError(f"{path}:{line}: expected one JSON object a line, got {content[:80]}")
         # Each object may have other fields than the one before.
         check(f"{path}:{line}", list(fields))
-        yield line, fields
+        yield line, {name: None if _is_nan(field) else field for name, field in fields.items()}
+
+
+def _is_nan(field: Any) -> bool:
+    """Whether a field of a row is the number NaN."""
+    return isinstance(field, float) and math.isnan(field)
+
+
+def id_text(field: Any) -> str:
+    """An id as a text, "" for None.
+
+    Table programs turn the whole numbers of a column into floats where one cell is empty. The id
+    7.0 is therefore 7.
+
+    Args:
+        field: as JSON or CSV has it.
+    """
+    if field is None:
+        return ""
+    return str(int(field) if isinstance(field, float) and field.is_integer() else field)
+
+
+def product_notes(product_ids: Iterable[str]) -> tuple[str, ...]:
+    """The user's note that one product holds more than half of all rows, if one does.
+
+    Such a product is often a word for an empty cell: nan, None, NULL or 0.
+
+    Args:
+        product_ids: of all rows.
+    """
+    counts = Counter(product_ids)
+    total = counts.total()
+    # Of two or three rows, most show one product by chance.
+    if total < MIN_ROWS:
+        return ()
+    ((product_id, count),) = counts.most_common(1)
+    if 2 * count <= total:
+        return ()
+    return (
+        f"{count:,} of {total:,} rows are product {product_id[:60]!r}: each is a right answer to "
+        "the others. Leave product_id empty where it is not known",
+    )
 
 
 def _csv_rows(
