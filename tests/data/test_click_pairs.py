@@ -21,7 +21,7 @@ from date_jax.data.clicks import mining as click_pairs
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import tables as click_tables
 from date_jax.data.clicks.rules import CATALOGUE, LOG, RULES, STEPS, Settings
-from date_jax.errors import SetupError
+from date_jax.errors import DataError, SetupError
 
 LOOSE = Settings(
     salt="pepper",
@@ -403,6 +403,43 @@ def test_several_files_are_one_log(tmp_path: Path) -> None:
         rows = [row for row in CLICKED if row["user"] == user]
         write(tmp_path / f"part{number}.csv", rows, LOG)
     assert click_pairs.main(arguments) == 0
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/**", "/**/*.parquet"])
+def test_a_folder_as_clusters_write_it_is_one_log(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "clicks.parquet"
+    for user in "uvw":  # only all three together support the pair
+        (folder / f"day={user}").mkdir(parents=True)
+        rows = [row for row in CLICKED if row["user"] == user]
+        write(folder / f"day={user}" / "part-0.parquet", rows, LOG)
+    (folder / "_SUCCESS").touch()
+    (folder / "_temporary").mkdir()
+    (folder / "_temporary" / "part-0.parquet").write_bytes(b"unfinished")
+    (folder / ".part-0.parquet.crc").write_bytes(b"crc")
+    assert click_pairs.main(command(tmp_path, f"--log={folder}{pattern}")) == 0
+    assert pyarrow.csv.read_csv(tmp_path / "pairs.csv").num_rows == 1
+
+
+def test_a_name_that_begins_as_a_mark_s_is_read_when_it_is_typed(tmp_path: Path) -> None:
+    (tmp_path / "_logs").mkdir()
+    write(tmp_path / "_logs" / "_one.csv", CLICKED, LOG)
+    for pattern in ("_logs", "_logs/_one.csv", "_logs/_o*.csv"):
+        code = click_pairs.main(command(tmp_path, f"--log={tmp_path / pattern}"))
+        assert code == (0 if "/" in pattern else DataError.exit_code)
+
+
+def test_a_folder_without_tables_and_one_of_two_kinds_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "_SUCCESS").touch()
+    assert click_pairs.main(command(tmp_path, f"--log={folder}")) != 0
+    assert f"the folder {folder} holds no .parquet or .csv files" in capsys.readouterr().err
+    write(folder / "a.csv", CLICKED, LOG)
+    write(folder / "b.parquet", CLICKED, LOG)
+    assert click_pairs.main(command(tmp_path, f"--log={folder}")) != 0
+    assert "both .parquet and .csv files" in capsys.readouterr().err
 
 
 def test_the_query_is_over_the_columns_of_the_given_log(

@@ -42,7 +42,7 @@ def mine(
     """Writes the pairs to `out` and returns their number; prints a line for each rule.
 
     Args:
-        log: a Parquet or CSV file, or a pattern such as "log/*.parquet".
+        log: a Parquet or CSV file, a folder of them, or a pattern such as "log/*.parquet".
         catalogue: the same of the offers.
         out: the Parquet or CSV file to write.
         settings: of the rules.
@@ -192,7 +192,9 @@ def main(arguments: Sequence[str]) -> int:
         usage="%(prog)s --log=FILE --catalogue=FILE --out=FILE [--flag=value ...]",
     )
     # The flags of the command; the salt is a setting too, but has no default.
-    parser.add_argument("--log", help=f"Parquet or CSV files; columns {', '.join(LOG)}")
+    parser.add_argument(
+        "--log", help=f"Parquet or CSV files, or a folder; columns {', '.join(LOG)}"
+    )
     parser.add_argument("--catalogue", help=f"the same; columns {', '.join(CATALOGUE)}")
     parser.add_argument("--out", type=Path, help="the Parquet or CSV file to write")
     parser.add_argument("--sql", choices=DIALECTS, help="print the query for this engine instead")

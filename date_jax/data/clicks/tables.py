@@ -5,6 +5,7 @@ import csv
 import glob
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ else:  # imported where it is needed: a wrong command need not wait for Ibis
     Backend = Table = Any
 
 KINDS = (".parquet", ".csv")
+MARKS = ("_", ".")  # first letters of files that hold no rows, such as _SUCCESS
 
 
 @contextlib.contextmanager
@@ -75,7 +77,7 @@ def file_table(
     Args:
         connection: to the database.
         name: of the table.
-        pattern: a path, or one with wildcards.
+        pattern: a path of a file or a folder, or one with wildcards.
         columns: that it must have.
         flag: what the user calls the files, if that is not --name.
 
@@ -83,8 +85,9 @@ def file_table(
         DataError: there are none, or they are not what they should be.
     """
     flag = flag or f"--{name}"
-    # A name that is a file's is no pattern, even with a bracket in it.
-    paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    paths = _paths(pattern)
+    if not paths and Path(pattern).is_dir():
+        raise DataError(f"{flag}: the folder {pattern} holds no .parquet or .csv files")
     if not paths:
         near = spelling_hint(
             Path(pattern).name, (path.name for path in Path(pattern).parent.glob("*"))
@@ -93,6 +96,12 @@ def file_table(
     # DuckDB would guess where a file is not what its name says.
     for path in paths:
         _check_kind(flag, Path(path))
+    other = [path for path in paths if Path(path).suffix.lower() != Path(paths[0]).suffix.lower()]
+    if other:
+        raise DataError(
+            f"{flag}={pattern}: both .parquet and .csv files: {paths[0]}, {other[0]}\n"
+            "  name those of one kind with a pattern that ends in *.parquet or *.csv"
+        )
     if paths[0].lower().endswith(".parquet"):
         table = connection.read_parquet(paths, table_name=name)
     else:
@@ -105,6 +114,33 @@ def file_table(
             + ("; besides: relevance" if name == "log" else "")
         )
     return table
+
+
+def _paths(pattern: str) -> list[str]:
+    """The files that a path or a pattern names, in order.
+
+    A folder stands for the tables in it at any depth. Clusters write one table as such a folder,
+    with further files whose names begin with one of MARKS: these are passed over.
+    """
+    # A name that is a file's is no pattern, even with a bracket in it.
+    names = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)
+    paths = set()
+    for match in map(Path, names):
+        for path in match.rglob("*") if match.is_dir() else [match]:
+            # Whoever names a single file may call it anything; `_check_kind` says what it is not.
+            is_table = not match.is_dir() or path.suffix.lower() in KINDS
+            if is_table and not path.is_dir() and not _is_below_mark(path, pattern):
+                paths.add(str(path))
+    return sorted(paths)
+
+
+def _is_below_mark(path: Path, pattern: str) -> bool:
+    """Whether a part of the path begins with one of MARKS, and the user did not type it so."""
+    typed = [part for part in Path(pattern).parts if part.startswith(MARKS)]
+    return any(
+        part.startswith(MARKS) and not any(part == mark or fnmatch(part, mark) for mark in typed)
+        for part in path.parts
+    )
 
 
 def _csv_options(paths: list[str]) -> dict[str, Any]:
