@@ -6,8 +6,10 @@ decode a picture to know a label.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -20,6 +22,7 @@ from date_jax.data.cache import save_npz, tensorflow
 from date_jax.errors import DataError, SetupError
 
 READ_AT_ONCE = 1024
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LABEL_SEPARATOR = "#;#"  # between the products of a post, in its column product_id
 
 
@@ -139,9 +142,12 @@ def prepare_splits(builder: Any, *, is_alone: bool) -> dict[str, PreparedSplit]:
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=config)
-        except OSError as error:
+        except Exception as error:
+            reason = _disk_reason(error)
+            if not reason:
+                raise
             if is_alone or not (folder / "dataset_info.json").exists():
-                raise _write_error(folder, error) from error
+                raise _write_error(folder, reason) from error
             builder.info.read_from_directory(folder)  # of another host, which was done first
     # Files may have been lost or cut since then.
     shards_of = {}
@@ -155,7 +161,7 @@ def prepare_splits(builder: Any, *, is_alone: bool) -> dict[str, PreparedSplit]:
         try:
             _write_rows(rows, shards_of, builder.info.features)
         except OSError as error:
-            raise _write_error(folder, error) from error
+            raise _write_error(folder, str(error)) from error
     with np.load(rows, allow_pickle=False) as members:
         fingerprints = {name: bytes(members[f"{name}.sha256"]).hex() for name in shards_of}
     return {
@@ -164,9 +170,20 @@ def prepare_splits(builder: Any, *, is_alone: bool) -> dict[str, PreparedSplit]:
     }
 
 
-def _write_error(folder: Path, error: OSError) -> SetupError:
+def _disk_reason(error: Exception) -> str:
+    """Why the disk cannot be written, if `error` tells that; else "".
+
+    The writers of ArrayRecord and TensorFlow raise errors of their own, with the system's words.
+    """
+    if isinstance(error, OSError):
+        return str(error)
+    reasons = [os.strerror(number) for number in _DISK_ERRORS]
+    return next((reason for reason in reasons if reason in str(error)), "")
+
+
+def _write_error(folder: Path, reason: str) -> SetupError:
     return SetupError(
-        f"cannot write the prepared data to {folder}: {error}\n"
+        f"cannot write the prepared data to {folder}: {reason}\n"
         "  free some space, or choose another --config.data.cache_dir"
     )
 

@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -408,6 +409,42 @@ def test_two_that_load_at_once_where_nothing_can_be_locked_leave_each_other_alon
     assert one.fingerprint == other.fingerprint
     assert one.splits["mall_train"].size == other.splits["mall_train"].size == SIZES["mall_train"]
     assert not [*tmp_path.rglob("*.part.npz"), *tmp_path.rglob("incomplete*")]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A limit on the size of files, which stands in for a disk that fills up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_disk_that_fills_up_during_preparation_is_named_and_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SetupError, match=r"cannot write the prepared data to .*: File too") as why:
+        load(data_config(tmp_path))
+    assert "free some space, or choose another --config.data.cache_dir" in str(why.value)
+    assert len(str(why.value).splitlines()) <= 8
+    assert not [*tmp_path.rglob("*.array_record*")]
+
+
+def test_a_fault_of_a_builder_is_not_taken_for_the_disk_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: ml_collections.ConfigDict, cache: Path) -> sources.Parts:
+        parts = painted(config, cache)
+        monkeypatch.setattr(type(parts.builders[0]), "_split_generators", fault)
+        return parts
+
+    def fault(*_: Any) -> None:
+        raise RuntimeError("no such colour")
+
+    use_as_painted(broken, monkeypatch)
+    with pytest.raises(RuntimeError, match="no such colour"):
+        load(data_config(tmp_path))
 
 
 def test_what_a_killed_preparation_left_behind_is_removed(tmp_path: Path) -> None:
