@@ -485,7 +485,10 @@ FILES = [
     (HEADER.replace(b",", b";") + b"u;1;q;a;1\n", ["separated by semicolons: expected commas"]),
     (HEADER.replace(b",", b"\t") + b"u\t1\tq\ta\t1\n", ["separated by tabs"]),
     (HEADER.decode().encode("utf-16"), ["looks like UTF-16", "iconv"]),
-    (HEADER + "u,1,\u7ea2\u8272,a,1\n".encode("gbk"), ["cannot be read", "utf-8"]),
+    (
+        HEADER + "u,1,\u7ea2\u8272,a,1\n".encode("gbk"),
+        ["(line 2): it looks like GBK", "iconv -f GBK"],
+    ),
     (b"PAR1\0\0", ["log.csv is no csv file: it begins with b'PAR1"]),
     (HEADER + b"u,1,q,a,maybe\n", ["cannot be read", "maybe"]),
     (HEADER + b"u,1,q,a\n", ["cannot be read", "Line: 2", "Expected Number of Columns: 5"]),

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from date_jax.data.files.encodings import utf8_text
 from date_jax.data.files.text_rows import check_separator
 from date_jax.errors import DataError, SetupError, spelling_hint
 
@@ -20,6 +21,7 @@ else:  # imported where it is needed: a wrong command need not wait for Ibis
 
 KINDS = (".parquet", ".csv")
 MARKS = ("_", ".")  # first letters of files that hold no rows, such as _SUCCESS
+HEAD = 1 << 16  # bytes of a file by which its kind and encoding are known
 
 
 @contextlib.contextmanager
@@ -171,15 +173,13 @@ def _check_kind(flag: str, path: Path) -> None:
             f"{flag}={path}: expected .parquet or .csv files{spelling_hint(kind, KINDS)}"
         )
     with path.open("rb") as file:
-        head = file.read(4096)
+        head = file.read(HEAD)
     if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):
         raise DataError(f"{path} is no {kind[1:]} file: it begins with {head[:16]!r}")
     if kind == ".parquet":
         return
-    # Of CSV files: the encoding that Windows programs write, and separators but commas.
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
-        convert = f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8.csv"
-        raise DataError(f"{path} is not UTF-8 text: it looks like UTF-16\n  convert it: {convert}")
+    # Of CSV files: the encoding, by whole lines from the start, and separators but commas.
+    utf8_text(path, head if len(head) < HEAD else head[: head.rfind(b"\n") + 1])
     check_separator(path, _column_names(str(path)))
 
 

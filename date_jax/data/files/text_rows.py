@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from date_jax.data.domains import SPLITS
+from date_jax.data.files.encodings import utf8_text
 from date_jax.errors import DataError, spelling_hint
 
 MIN_ROWS = 4  # of a file whose products are doubted
@@ -59,9 +60,9 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
         option: by which the user named it, for the messages.
 
     Raises:
-        DataError: it is not there, or in another encoding.
+        DataError: it is not there, no text, or in another encoding.
     """
-    # Whole, for the messages below look at more than one line of it.
+    # Whole, for the messages look at more than one line of it.
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -69,29 +70,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
         raise DataError(f"{option}: no file {path}{near}\n  looked from {Path.cwd()}") from None
     except OSError as error:
         raise DataError(f"{option}: cannot read {path}: {error.strerror}") from None
-    # Files that other programs write in other encodings; what they are decides about the advice.
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4096]:
-        encoding, where = "UTF-16", ""
-    else:
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            where = f" (line {line})"
-            encoding = "GBK" if _is_gbk(content) else "LATIN1"
-    raise DataError(
-        f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
-        f"  convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
-    )
-
-
-def _is_gbk(content: bytes) -> bool:
-    """Whether a file reads as GBK, which Chinese programs write; Latin text does so rarely."""
-    try:
-        content.decode("gbk")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return utf8_text(path, content)
 
 
 def json_rows(

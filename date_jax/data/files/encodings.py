@@ -1,0 +1,148 @@
+"""Which encoding a text file of another program has, or what it is where it is no text."""
+
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from date_jax.errors import DataError
+
+# What files begin with that are no text, and what to do with them.
+BINARY = {
+    b"PK\3\4": "an Excel workbook or a zip file: unpack it, or in Excel save it as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: in Excel save it as CSV UTF-8",
+    b"PAR1": "a Parquet file: write its rows as CSV UTF-8 or JSON Lines",
+    b"\x1f\x8b": "a gzip file: unpack it with gunzip",
+    b"BZh": "a bzip2 file: unpack it with bunzip2",
+    b"\x28\xb5\x2f\xfd": "a zstd file: unpack it with unzstd",
+}
+EAST_ASIAN = ("GBK", "CP932", "CP949", "BIG5")
+OTHER_SCRIPTS = ("WINDOWS-1251", "WINDOWS-1253")  # Cyrillic, Greek: nearly all bytes are valid
+LETTERS = 10_000  # of a file, by which its encoding is guessed
+
+
+def utf8_text(path: Path, content: bytes) -> str:
+    """The text of a file's bytes.
+
+    Args:
+        path: of the file, for the messages.
+        content: of the file, or whole lines from its start.
+
+    Raises:
+        DataError: it is no text, or in another encoding: which, and how to convert it.
+    """
+    _check_no_binary(path, content)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(_advice(path, content, line)) from None
+    # A zero byte is valid UTF-8, yet what follows it is lost to many programs.
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{path}:{line}: holds a zero byte\n  remove it: tr -d '\\000'")
+    return text
+
+
+def _check_no_binary(path: Path, content: bytes) -> None:
+    """Refuses packed files, workbooks, and texts of two or four bytes a letter."""
+    for start, advice in BINARY.items():
+        if content.startswith(start):
+            raise DataError(f"{path} is no text file but {advice}")
+    # A mark at the start says it; without one, Latin letters have zeros in every second place.
+    head = content[:4096]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        raise DataError(_conversion(path, "", "UTF-32"))
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(_conversion(path, "", "UTF-16"))
+    if 4 * max(even, odd) >= len(head) > 0 and max(even, odd) > 8 * min(even, odd):
+        raise DataError(_conversion(path, "", "UTF-16LE" if odd > even else "UTF-16BE"))
+
+
+def _conversion(path: Path, where: str, encoding: str) -> str:
+    """The message for a file whose encoding is known."""
+    excel = "\n  or in Excel: Save As, CSV UTF-8" if path.suffix.lower() == ".csv" else ""
+    return (
+        f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
+        f"  convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}{excel}"
+    )
+
+
+def _advice(path: Path, content: bytes, line: int) -> str:
+    """The message for a file that is no UTF-8 from `line` on."""
+    # One bad line among good ones: converting all of them would spoil the good ones.
+    lines = [text for text in content.split(b"\n") if not text.isascii()]
+    if 2 * sum(_decoded(text, "utf-8") is not None for text in lines) > len(lines):
+        return (
+            f"{path}:{line}: is not UTF-8 text, as other lines of the file are\n"
+            f"  look at it: sed -n {line}p {path.name} | cat -v\n"
+            "  mend or remove this line; a text may be cut within a character"
+        )
+    encodings = likely_encodings(content)
+    if len(encodings) == 1:
+        return _conversion(path, f" (line {line})", encodings[0])
+    return (
+        f"{path} is not UTF-8 text (line {line}): it may be {', '.join(encodings)}\n"
+        "  save it as UTF-8 with the program that wrote it (Excel: Save As, CSV UTF-8)\n"
+        f"  or try each: iconv -f ENCODING -t UTF-8 {path.name} > utf8{path.suffix}\n"
+        "  and look at the letters: a wrong encoding gives other ones without an error"
+    )
+
+
+def likely_encodings(content: bytes) -> list[str]:
+    """The encodings that the bytes of a text may have, as iconv calls them; one where it is clear.
+
+    Windows writes Western texts as WINDOWS-1252, Chinese ones as GBK, Japanese ones as CP932 and
+    Korean ones as CP949. Most bytes are valid in several: the letters that they give decide.
+
+    Args:
+        content: of the file, which is no UTF-8.
+    """
+    # Kana are in every Japanese text; Hangul and the usual Chinese characters nearly alone.
+    texts = {name: _decoded(content, name) for name in EAST_ASIAN}
+    if _share(texts["CP932"], _is_kana) >= 0.2:
+        return ["CP932"]
+    if _share(texts["CP949"], _is_hangul) >= 0.9:
+        return ["CP949"]
+    if _share(texts["GBK"], _is_usual_chinese) >= 0.8:
+        return ["GBK"]
+    # Accents stand alone between Latin letters; other scripts fill whole words.
+    runs = re.findall(rb"[\x80-\xff]+", content)
+    if sum(map(len, runs)) <= 2 * len(runs):
+        # Latin-1 has control characters where Windows has the euro sign, dashes and quotes.
+        return ["WINDOWS-1252" if re.search(rb"[\x80-\x9f]", content) else "LATIN1"]
+    return [*(name for name, text in texts.items() if text is not None), *OTHER_SCRIPTS]
+
+
+def _decoded(content: bytes, encoding: str) -> str | None:
+    """The text of some bytes; None where they are not in this encoding."""
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _share(text: str | None, is_plausible: Callable[[str], bool]) -> float:
+    """The share of a text's first letters beyond ASCII that are plausible; 0 without any."""
+    # Private characters too: wrong encodings give them, right ones do not.
+    letters = re.finditer(r"[^\W\d_\x00-\x7f]|[\ue000-\uf8ff]", text or "")
+    plausible = [is_plausible(letter[0]) for letter in islice(letters, LETTERS)]
+    return sum(plausible) / len(plausible) if plausible else 0.0
+
+
+def _is_kana(letter: str) -> bool:
+    """Whether a letter is Hiragana or Katakana of full width."""
+    return "\u3041" <= letter <= "\u30ff"
+
+
+def _is_hangul(letter: str) -> bool:
+    """Whether a letter is a Korean syllable of KS X 1001, which has the usual ones."""
+    code = letter.encode("cp949", "replace")
+    return "\uac00" <= letter <= "\ud7a3" and min(code) >= 0xA1
+
+
+def _is_usual_chinese(letter: str) -> bool:
+    """Whether a letter is one of the 3,755 characters of GB 2312's first level."""
+    code = letter.encode("gb2312", "replace")
+    return len(code) == 2 and 0xB0 <= code[0] <= 0xD7
