@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
+from date_jax.evals.lettering import draw_text
 from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, draw_title, text_lines
 
-_GAP, _HEAD, _TEXT = 16, 44, 58
+_GAP, _HEAD, _TEXT, _LETTERS = 16, 44, 58, 10
 _SIDES = 208, 60  # of a query and of a post, where a query has several lines
 _SINGLE_SIDES = 112, 112  # where every query has one
 _LEAST = 16  # side of a post below which nothing is recognised: further lines are left out
@@ -79,7 +80,7 @@ def _draw(
     paper.paste(picture, at)
     draw = ImageDraw.Draw(paper)
     for line, words in enumerate(text_lines(finding.title, query_side)):
-        draw.text((at[0], at[1] + query_side + 3 + 18 * line), words, fill=INK)
+        draw_text(draw, (at[0], at[1] + query_side + 3 + 18 * line), words, INK, _LETTERS)
     # As many lines as fit next to the query; thumbnails shrink where there are more.
     count = min(max(len(finding.posts), 1), (query_side + _TEXT) // (_LEAST + 8))
     side = min(post_side, (query_side + _TEXT) // count - 8)

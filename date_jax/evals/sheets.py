@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from unicodedata import category
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from date_jax.evals.grounding import clamped_iou, clamped_xyxy
+from date_jax.evals.lettering import draw_text, is_plain, text_width
 
 TRUE, PREDICTED, PSEUDO = (34, 197, 94), (255, 122, 0), (59, 130, 246)
 PAPER, INK, MISS = (250, 250, 249), (41, 37, 36), (220, 38, 38)
 _SIDE, _GAP, _HEAD = 208, 16, 44
-_LINES, _LINE, _LETTERS = 3, 18, 14
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_LINES, _LINE, _LETTERS, _TITLE = 3, 18, 14, 15
 
 
 def spread_rows(size: int, count: int) -> Int[np.ndarray, " _"]:
@@ -84,7 +84,7 @@ def box_sheet(
         sheet.paste(picture, at)
         for line, words in enumerate(text):
             place = (at[0], at[1] + side[1] + 4 + line * _LINE)
-            ImageDraw.Draw(sheet).text(place, words, INK, ImageFont.load_default(_LETTERS))
+            draw_text(ImageDraw.Draw(sheet), place, words, INK, _LETTERS)
     return np.array(sheet)
 
 
@@ -95,15 +95,16 @@ def write(path: str | Path, picture: UInt8[np.ndarray, "Y X 3"]) -> None:
 
 def draw_title(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, int]]) -> None:
     """Draws the title at the left, and at the right what each colour stands for."""
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(sheet)
     x, middle = float(sheet.width - _GAP), _HEAD // 2
     # From the right end to the left, so that the title gets the room that the names leave.
     for name, colour in reversed(names.items()):
-        x -= font.getlength(name)
-        draw.text((x, middle), name, INK, font, anchor="lm")
+        x -= text_width(name, _TITLE)
+        draw_text(draw, (x, middle), name, INK, _TITLE, anchor="lm")
         draw.rectangle((x - 22, middle - 7, x - 8, middle + 7), outline=colour, width=3)
         x -= 40
-    draw.text((_GAP, middle), _fitted_text(title, font, x - _GAP), INK, font, anchor="lm")
+    title = _fitted_text(title, _TITLE, x - _GAP)
+    draw_text(draw, (_GAP, middle), title, INK, _TITLE, anchor="lm")
 
 
 def draw_box(
@@ -132,23 +133,35 @@ def _draw_iou(picture: Image.Image, iou: float) -> None:
 
 def text_lines(text: str, width: int) -> list[str]:
     """The text in at most `_LINES` lines of `width` pixels; one that does not fit ends in "…"."""
-    font = ImageFont.load_default(_LETTERS)
     lines: list[str] = []
     words = text.split()
     # As many words on a line as fit, one at least; the last line takes what is left.
     while words and len(lines) < _LINES - 1:
+        # Scripts without spaces, as Chinese is, break between letters.
+        if not is_plain(words[0]) and text_width(words[0], _LETTERS) > width:
+            head = _longest_start(words[0], _LETTERS, width)
+            words[:1] = [head, words[0][len(head) :]]
         count = 1
-        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+        while count < len(words) and text_width(" ".join(words[: count + 1]), _LETTERS) <= width:
             count += 1
-        lines.append(_fitted_text(" ".join(words[:count]), font, width))
+        lines.append(_fitted_text(" ".join(words[:count]), _LETTERS, width))
         words = words[count:]
-    return [*lines, _fitted_text(" ".join(words), font, width)] if words else lines
+    return [*lines, _fitted_text(" ".join(words), _LETTERS, width)] if words else lines
 
 
-def _fitted_text(text: str, font: _Font, width: int | float) -> str:
+def _fitted_text(text: str, size: int, width: int | float) -> str:
     """The text, or as much of it as fits before an ellipsis."""
-    if font.getlength(text) <= width:
+    if text_width(text, size) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
+    text = text[: max(1, int(width))]  # letters have a pixel at least
+    while text and text_width(text + "…", size) > width:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def _longest_start(word: str, size: int, width: int | float) -> str:
+    """As many of a word's first letters as fit, one at least; marks stay with their letter."""
+    end = max(1, min(len(word) - 1, int(width)))
+    while end > 1 and (text_width(word[:end], size) > width or category(word[end])[0] == "M"):
+        end -= 1
+    return word[:end]
