@@ -30,6 +30,9 @@ from date_jax.networks.layouts import (
 from date_jax.run.user_paths import user_path
 
 Tensors = Mapping[str, np.ndarray]
+_INDEX = ".safetensors.index.json"  # the end of the name of a list of files
+_LFS_POINTER = b"version https://git-lfs"
+_QUANTISED = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8"}
 _MAX_NAMES = 4  # in a line of a message
 _MAX_MISSING = 0.1  # share of an extractor's tensors that a file may lack
 
@@ -133,7 +136,9 @@ def require_same_sizes(kind: str, config: Any, file_config: Mapping[str, Any], w
     for theirs, ours, value in LAYOUTS[kind].requirements(config):
         file_value = file_config.get(theirs, value)
         if file_value != value and not (
-            isinstance(value, float) and math.isclose(file_value, value)
+            isinstance(value, float)
+            and isinstance(file_value, int | float)
+            and math.isclose(file_value, value)
         ):
             name = f"config.model.{kind}.{ours}" if ours else "this network"
             wrong.append(f"  {theirs} is {file_value} there, {name} has {value}")
@@ -179,6 +184,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     Raises:
         CheckpointError: it is absent, damaged, or of a kind that would have to be unpickled.
     """
+    # The index of a model in several files stands for its folder.
+    if path.name.endswith(".index.json") and path.exists():
+        path = path.parent
+    if path.is_dir():
+        _require_all_parts(path)
     # A pickle is named, so that the user knows what to do with it.
     folder = _folder(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
@@ -197,20 +207,71 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
         tensors |= part
 
     config_file = folder / "config.json"
+    if not config_file.exists():
+        return tensors, None
     try:
-        return tensors, json.loads(config_file.read_text()) if config_file.exists() else None
+        file_config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{config_file}: is no JSON ({error})") from error
+    if not isinstance(file_config, dict):
+        raise CheckpointError(
+            f"{config_file}: holds a {type(file_config).__name__}, not the settings of a network\n"
+            "  copy the one that was published with the weights, or remove it"
+        )
+    return tensors, file_config
+
+
+def _require_all_parts(folder: Path) -> None:
+    """Raises CheckpointError where an index in the folder names a file that is not in it."""
+    for index in sorted(folder.glob(f"*{_INDEX}")):
+        if index.with_name(index.name.removesuffix(".index.json")).exists():
+            continue  # the same model in one file
+        try:
+            names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{index}: is no index of weights, which has a weight_map; download it again"
+            ) from error
+        if missing := sorted(name for name in names if not (folder / name).exists()):
+            more = f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
+            raise CheckpointError(
+                f"{folder}: lacks {', '.join(missing[:_MAX_NAMES])}{more}, of the {len(names)} "
+                f"files that {index.name} names\n  download what is missing into this folder"
+            )
 
 
 def _file_tensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of one safetensors file, none of them quantised."""
+    # Git LFS leaves a few lines of text in the place of a file that was not downloaded.
+    try:
+        with file.open("rb") as opened_file:
+            is_pointer = opened_file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    if is_pointer:
+        raise CheckpointError(
+            f"{file}: is a Git LFS pointer, not the weights\n"
+            "  run `git lfs install` and `git lfs pull` in its repository, or download the file"
+        )
     if file.suffix != ".safetensors":
         raise CheckpointError(f"{file}: not a safetensors file" + _no_pickle(file))
     try:
         with safe_open(file, framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = [*opened.keys()]
+            for name in names:
+                _require_plain_numbers(file, name, opened.get_slice(name).get_dtype())
+            return {name: opened.get_tensor(name) for name in names}
     except (SafetensorError, OSError, TypeError) as error:
         raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
+
+
+def _require_plain_numbers(file: Path, name: str, dtype: str) -> None:
+    """Raises CheckpointError where a tensor is quantised: its scales stand elsewhere, if at all."""
+    if dtype in _QUANTISED or (dtype.startswith("F") and dtype not in ("F16", "F32", "F64")):
+        raise CheckpointError(
+            f"{file}: holds {_QUANTISED.get(dtype, dtype)} ({name}), which cannot be trained on\n"
+            "  save it as float16 or float32: model.float().save_pretrained(folder)"
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -237,7 +298,8 @@ def fitting_values(
         where: the file's name, for messages.
 
     Raises:
-        CheckpointError: shapes differ, or too much is missing for it to be this network.
+        CheckpointError: shapes differ, numbers are NaN or infinite, or too much is missing for it
+            to be this network.
     """
     # Every parameter looks for its tensor; what none asked for is left over.
     plain, renamed = _plain_tensors(tensors, LAYOUTS[kind].anchor, where)
@@ -253,6 +315,12 @@ def fitting_values(
             continue
         # Half precision is widened. A misfit is reported with the shape that the file has.
         tensor = np.asarray(plain.pop(name), np.float32)
+        if not np.isfinite(tensor).all():
+            count = np.count_nonzero(~np.isfinite(tensor))
+            raise CheckpointError(
+                f"{where}: {name} holds {count} numbers that are NaN or infinite\n"
+                "  the file is damaged, or its training diverged; take another one"
+            )
         value = our_tensor(path, tensor, leaf.shape) if theirs else tensor
         if value.shape != leaf.shape:
             misfits.append(f"  {name}: {tensor.shape} in the file, {path} is {leaf.shape}")

@@ -23,6 +23,7 @@ from date_jax.run.preemption import Preemption
 from date_jax.step import State
 
 VOCAB = 30
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440449768\n"
 
 
 def extractor(kind: str, **changes: Any) -> Any:
@@ -219,6 +220,9 @@ def test_a_file_of_another_kind_is_refused() -> None:
         ("model.safetensors", b"not one", "", "cannot be read as safetensors"),
         ("other.txt", b"", "", "no .*safetensors in this folder"),
         ("other.txt", b"", "absent.safetensors", "no such file"),
+        ("model.safetensors", POINTER, "", r"is a Git LFS pointer.*\n.*git lfs pull"),
+        ("pytorch_model.bin", POINTER, "pytorch_model.bin", "is a Git LFS pointer"),
+        ("model.safetensors.index.json", b"{", "absent.index.json", "no such file"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_unopened(
@@ -327,6 +331,68 @@ def test_a_tensor_in_two_files_of_a_folder_is_refused(tmp_path: Path) -> None:
         save_file({"word": np.zeros(2, np.float32)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(CheckpointError, match=r"b\.safetensors: word stands in another file"):
         pretrained.read(tmp_path)
+
+
+def write_index(folder: Path, files: dict[str, str]) -> Path:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return index
+
+
+def test_the_index_of_several_files_stands_for_its_folder(tmp_path: Path) -> None:
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    for tensor, name in names.items():
+        save_file({tensor: np.ones(2, np.float32)}, tmp_path / name)
+    tensors, _ = pretrained.read(write_index(tmp_path, names))
+    assert tensors.keys() == pretrained.read(tmp_path)[0].keys() == {"a", "b"}
+
+
+def test_a_file_that_an_index_names_and_the_folder_lacks_is_named(tmp_path: Path) -> None:
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / names["a"])
+    index = write_index(tmp_path, names)
+    for path in (tmp_path, index):
+        with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002\.safetensors, of"):
+            pretrained.read(path)
+    # The same model in one file needs no parts; a list of nothing is no index.
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="is no index of weights"):
+        pretrained.read(tmp_path)
+    (tmp_path / names["a"]).rename(tmp_path / "model.safetensors")
+    assert pretrained.read(tmp_path)[0].keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("F8_E4M3", "float8_e4m3fn"), ("F8_E5M2", "float8_e5m2"), ("I8", "int8")]
+)
+def test_quantised_weights_are_refused_with_their_type(
+    tmp_path: Path, dtype: str, name: str
+) -> None:
+    header = {"word": {"dtype": dtype, "shape": [4], "data_offsets": [0, 4]}}
+    head = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(CheckpointError, match=rf"holds {name} \(word\).*\n.*float16 or float32"):
+        pretrained.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_with_their_tensor(number: float) -> None:
+    params = extractor("text")
+    tensors = pretrained.published_tensors("text", params)
+    name = "encoder.layer.1.output.dense.bias"
+    tensors[name] = np.full_like(tensors[name], number)
+    with pytest.raises(CheckpointError, match=rf"{name} holds 8 numbers that are NaN or infinite"):
+        pretrained.fitting_values("text", params, tensors, where="a")
+
+
+def test_a_config_of_an_odd_form_is_refused(tiny_config: ConfigDict, tmp_path: Path) -> None:
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="holds a list, not the settings"):
+        pretrained.read(tmp_path)
+    text = tiny_config.model.text
+    with pytest.raises(UsageError, match="layer_norm_eps is small there"):
+        pretrained.require_same_sizes("text", text, {"layer_norm_eps": "small"}, tmp_path)
 
 
 def test_weights_that_cannot_be_read_stop_a_run_before_it_begins(
