@@ -250,6 +250,7 @@ def question(
 def _prepared_picture(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
     """A picture of the user's, in the size and the fit of the run's pictures."""
     from date_jax.data import decode
+    from date_jax.data.files import photos
     from date_jax.data.files.preprocess import UnreadablePictureError, prepared_jpeg
 
     try:
@@ -257,7 +258,8 @@ def _prepared_picture(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 
             Path(picture), image_size=data.image_size, fit=data.fit, max_pixels=data.max_pixels
         )
     except UnreadablePictureError as error:
-        raise DataError(f"--picture={picture}: {error}") from error
+        reason = photos.naming_advice(Path(), picture) or str(error)
+        raise DataError(f"--picture={photos.short_name(picture)}: {reason}") from error
     return decode.pictures([jpeg], data.image_size)[0]
 
 

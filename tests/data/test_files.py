@@ -345,6 +345,31 @@ def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: P
         load(data_config(path, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (r"images\0.png", r"images\\0\.png has Windows' backslashes: write /"),
+        (
+            "https://pictures.example/0.png",
+            "0.png is an address: fetch it first with python -m date_jax.data.download",
+        ),
+        ("data:image/png;base64," + "A" * 3000, r"data:image/png;base64,A+… is an address"),
+        (r"images\absent.png", "cannot be opened: No such file"),
+    ],
+)
+def test_a_name_that_is_no_path_here_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["image"] = name
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=rf"(?s)of 1 of 12 rows.*{advice}") as caught:
+        load(data_config(path, tmp_path))
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 8
+    assert max(map(len, lines)) <= 250
+
+
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:
     truncate(tmp_path / "one.jpg")
     assert header(tmp_path / "one.jpg", max_pixels=10_000)[:2] == (90, 90)

@@ -16,6 +16,8 @@ from date_jax.run.countdown import Countdown
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 REASONS = 3  # unreadable pictures named in a message
 PART = ".part"  # ending of a file that is being fetched
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+_NAME_LENGTH = 80  # letters of a picture's name in a message, at most
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 A = TypeVar("A")
@@ -132,7 +134,8 @@ class Photos:
         try:
             return preprocess.header(self._folder / name, max_pixels=self._max_pixels)
         except UnreadablePictureError as error:
-            return error
+            advice = naming_advice(self._folder, name)
+            return UnreadablePictureError(advice) if advice else error
 
     def _jpeg(self, name: str) -> bytes | UnreadablePictureError:
         """A prepared picture, or why there is none."""
@@ -152,7 +155,9 @@ class Photos:
 
     def _reasons(self, count: int) -> list[str]:
         """The reasons why pictures cannot be read, of the first `count` of them."""
-        reasons = [f"{name} {reason}" for name, reason in self._unreadable.items()][:count]
+        reasons = [f"{short_name(name)} {reason}" for name, reason in self._unreadable.items()][
+            :count
+        ]
         return [*reasons, *(["…"] if len(self._unreadable) > count else [])]
 
     def _check_budget(self) -> None:
@@ -172,6 +177,25 @@ class Photos:
                     ]
                 )
             )
+
+
+def naming_advice(folder: Path, name: str) -> str:
+    """What to do about a name under which no picture can be read, if the name itself tells; or "".
+
+    Args:
+        folder: where pictures are looked for.
+        name: of the picture, as a row or a flag has it.
+    """
+    if _ADDRESS.match(name):
+        return "is an address: fetch it first with python -m date_jax.data.download, name the file"
+    if "\\" in name and (folder / name.replace("\\", "/")).is_file():
+        return "has Windows' backslashes: write /, for that file is there"
+    return ""
+
+
+def short_name(name: str) -> str:
+    """A picture's name for a message: of a long one, as data: addresses are, the beginning."""
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 
 def checked_id(where: str, text: str) -> str:
