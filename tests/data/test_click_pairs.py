@@ -442,6 +442,60 @@ def test_a_folder_without_tables_and_one_of_two_kinds_are_refused(
     assert "both .parquet and .csv files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_clicked_may_be_one_and_zero_as_floats(tmp_path: Path, kind: str) -> None:
+    shown = [row | {"clicked": 0.0, "offer_id": "c"} for row in CLICKED]
+    unknown = [row | {"clicked": None, "offer_id": "c"} for row in CLICKED]
+    rows = [*(row | {"clicked": 1.0} for row in CLICKED), *shown, *unknown]
+    if kind == "csv":
+        lines = [
+            ",".join("" if row[name] is None else str(row[name]) for name in LOG) for row in rows
+        ]
+        (tmp_path / "floats.csv").write_text("\n".join([",".join(LOG), *lines]) + "\n")
+        assert ",1.0\n" in (tmp_path / "floats.csv").read_text()
+    else:
+        rows += [row | {"clicked": float("nan")} for row in shown]
+        write(tmp_path / "floats.parquet", rows, LOG | {"clicked": "float64"})
+    arguments = command(tmp_path, f"--log={tmp_path}/floats.{kind}")
+    assert click_pairs.main(arguments) == 0
+    (pair,) = pyarrow.csv.read_csv(tmp_path / "pairs.csv").to_pylist()
+    assert (pair["trigger_id"], pair["offer_id"], pair["coclicks"]) == ("a", "b", 3)
+
+
+def test_ids_that_never_meet_are_shown_from_both_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    number = {"a": 1001.0, "b": 1002.0}
+    log = [row | {"offer_id": number[row["offer_id"]]} for row in CLICKED]
+    write(tmp_path / "floats.parquet", log, LOG | {"offer_id": "float64"})
+    offers = [row | {"offer_id": str(1001 + place)} for place, row in enumerate(OFFERS)]
+    write(tmp_path / "numbers.csv", offers, CATALOGUE)
+    flags = [f"--log={tmp_path}/floats.parquet", f"--catalogue={tmp_path}/numbers.csv"]
+    assert click_pairs.main(command(tmp_path, *flags)) == DataError.exit_code
+    message = capsys.readouterr().err
+    assert "6 with words in the query, 0 of an offer in the catalogue" in message
+    assert "such as '1001.0', '1002.0'; the catalogue's '1001', '1002', '1003'" in message
+    assert len(message.splitlines()) <= 8
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"clicked": False}, "6 rows, 0 clicked"),
+        ({"session": None}, "6 clicked, 0 with user and session"),
+        ({"query": "?!"}, "6 with user and session, 0 with words in the query"),
+    ],
+)
+def test_the_condition_that_leaves_no_click_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, change: dict[str, Any], says: str
+) -> None:
+    log = write(tmp_path / "none.csv", [row | change for row in CLICKED], LOG)
+    assert click_pairs.main(command(tmp_path, f"--log={log}")) == DataError.exit_code
+    message = capsys.readouterr().err
+    assert says in message
+    assert "such as" not in message
+
+
 def test_the_query_is_over_the_columns_of_the_given_log(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -58,7 +58,7 @@ def mine(
     with database(memory_gb) as connection:
         clicks = file_table(connection, "log", log, LOG)
         offers = file_table(connection, "catalogue", catalogue, CATALOGUE)
-        funnel = Funnel(connection, settings, clicks.count().to_pyarrow().as_py())
+        funnel = Funnel(connection, settings, clicks)
         pairs = click_rules.mined_pairs(
             clicks, offers, settings, without=without, after=funnel.run_step
         )
@@ -77,16 +77,16 @@ class Funnel:
     Args:
         connection: to the database that runs them.
         settings: of the rules.
-        count: of the log's rows.
+        log: of clicks.
 
     Attributes:
         count: of the last step's rows.
     """
 
-    def __init__(self, connection: Backend, settings: Settings, count: int) -> None:
-        self._connection, self._settings = connection, settings
+    def __init__(self, connection: Backend, settings: Settings, log: Table) -> None:
+        self._connection, self._settings, self._log = connection, settings, log
         self._last_table = ""
-        self.count = count
+        self.count = count = _row_count(log)
         print(f"{'rule':<11}{'left':>13}{'removed':>13}{'seconds':>9}  keeps")
         print(f"{'(log)':<11}{count:>13,}", flush=True)
 
@@ -99,9 +99,10 @@ class Funnel:
         start = time.monotonic()
         # Not `name` itself: the catalogue's and the log's own tables have such names.
         table = self._connection.create_table(f"after_{name}", expression, temp=True)
-        count = table.count().to_pyarrow().as_py()
+        count = _row_count(table)
         if name == "offers":  # stays to the end, for several steps read it
             check_offers(table, count)
+            self._offers = table
             return table
         self._print_step(name, count, time.monotonic() - start)
         # All that follows reads this table, so the one before may go.
@@ -120,8 +121,50 @@ class Funnel:
             raise DataError(
                 f"no {step.unit} are left by '{name}' ({keeps})"
                 + (f"\n  loosen it, or leave it out: --without={name}" if name in RULES else "")
+                + (lost_clicks(self._log, self._offers) if name == "clicks" else "")
             )
         self.count = count
+
+
+def lost_clicks(log: Table, offers: Table) -> str:
+    """The lines of a message that say which condition of a click leaves no row of the log.
+
+    Args:
+        log: of clicks, as `rules.clicks` reads it.
+        offers: of the catalogue, with an `offer_id` each.
+    """
+    # One condition after the other, as `rules.clicks` has them.
+    clicked = log.filter(click_rules.is_clicked(log.clicked))
+    known = clicked.filter(clicked.user.notnull(), clicked.session.notnull())
+    searched = known.filter(click_rules.words(known.query.cast("string")).length() > 0)
+    ids = searched.select(offer_id=searched.offer_id.cast("string"))
+    counts = {
+        "rows": _row_count(log),
+        "clicked": _row_count(clicked),
+        "with user and session": _row_count(known),
+        "with words in the query": _row_count(searched),
+        "of an offer in the catalogue": _row_count(ids.semi_join(offers, "offer_id")),
+    }
+    lines = ["  of the log: " + ", ".join(f"{count:,} {name}" for name, count in counts.items())]
+    # Where only the offers do not meet, their ids show why.
+    if counts["with words in the query"]:
+        lines.append(
+            f"  the log's ids of offers are such as {_examples(ids)}; the catalogue's "
+            f"{_examples(offers)}"
+        )
+    return "".join(f"\n{line}" for line in lines)
+
+
+def _row_count(table: Table) -> int:
+    """The number of a table's rows, counted by the database."""
+    return int(table.count().to_pyarrow().as_py())
+
+
+def _examples(table: Table) -> str:
+    """The first three of a table's different offer ids, for a message."""
+    ids = table.filter(table.offer_id.notnull()).select("offer_id").distinct()
+    first = ids.order_by("offer_id").limit(3).to_pyarrow()["offer_id"].to_pylist()
+    return ", ".join(repr(offer_id[:40]) for offer_id in first) or "(none)"
 
 
 def _write(pairs: Table, out: Path) -> None:

@@ -57,7 +57,7 @@ def clicks(log: Table, offers: Table, settings: Settings) -> Table:
     users = (settings.salt + log.user.cast("string")).hexdigest("sha256")
     scored = {"score": log.relevance.cast("float64")} if "relevance" in log.columns else {}
     has_user = log.user.notnull(), log.session.notnull()
-    clicked = log.filter(log.clicked.cast("boolean"), *has_user).select(
+    clicked = log.filter(is_clicked(log.clicked), *has_user).select(
         user=users,
         session=log.session.cast("string"),
         query=words(log.query.cast("string")),
@@ -76,6 +76,19 @@ def clicks(log: Table, offers: Table, settings: Settings) -> Table:
     return rated.group_by("user", "session", "query", "offer_id").agg(
         relevance=rated.relevance.max()
     )
+
+
+def is_clicked(column: Any) -> BooleanValue:
+    """Whether a row of the log is a click, of its column `clicked`.
+
+    Table programs write a column of truth values as 1.0 and 0.0 where one of them is missing.
+    """
+    kind = column.type()
+    if kind.is_floating():  # NaN is a missing one
+        return column.isnan().ifelse(False, column != 0)
+    if kind.is_string():
+        column = column.re_replace(r"\.0+$", "")
+    return column.cast("boolean")
 
 
 def words(text: StringValue) -> StringValue:
