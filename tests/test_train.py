@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,7 @@ from date_jax.errors import CheckpointError, DataError, Preempted, SetupError, U
 from date_jax.pairs import all_pairs
 from date_jax.run import workdir
 from date_jax.step import State
-from date_jax.task import Between, Change, Learner, Memory
+from date_jax.task import Between, Change, Evaluation, Learner, Memory
 
 
 def lines(directory: Path, prefix: str) -> list[dict[str, Any]]:
@@ -379,3 +380,14 @@ def test_what_one_host_cannot_read_stops_all(here: bool, monkeypatch: pytest.Mon
     says = "^shop.jsonl: no such file" if here else "^host 1 cannot read its data"
     with pytest.raises(SetupError, match=says):
         job.read_on_all_hosts(read, "its data")
+
+
+def test_what_an_evaluation_notes_is_said_below_its_measures() -> None:
+    outcome = Evaluation({"mean_iou": 0.0}, lambda *_: None, notes=("3 of 8 boxes are odd",))
+    console: list[str] = []
+    running = Mock(spec=job.Job, progress=Mock(say=console.append), preemption=Mock())
+    running.evaluate = lambda *_: [("live_val", outcome)]
+    running.task, running.record = Mock(columns=("mean_iou",)), Mock()
+    train.evaluate(running, Mock(spec=State, ema=None), 20, "val")
+    assert console[0].startswith("step 20 | live_val: mean_iou 0.000")
+    assert console[1:] == ["step 20 | live_val: 3 of 8 boxes are odd"]
