@@ -18,13 +18,15 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import NFC, BertNormalizer, Normalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, FixedLength
+from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import WordPieceTrainer
 
 from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
+MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
 MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the texts
 RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a vocab.txt
 
@@ -269,7 +271,9 @@ def check_vocabulary(encoded: EncodedTexts, *, name: str, vocab: str) -> None:
 
 def _fast_tokenizer(ids: dict[str, int], rules: Rules) -> FastTokenizer:
     """The tokenizer of the package `tokenizers` for a vocabulary and its rules."""
-    fast = FastTokenizer(WordPiece(ids, unk_token="[UNK]"))
+    word_pieces = WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD)
+    fast = FastTokenizer(word_pieces)
     fast.normalizer = rules.normalizer()
-    fast.pre_tokenizer = BertPreTokenizer()
+    # Thai, Khmer and Japanese titles have no blanks, so that one can be a single long word.
+    fast.pre_tokenizer = PreTokenizerSequence([BertPreTokenizer(), FixedLength(MAX_WORD)])
     return fast

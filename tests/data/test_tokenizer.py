@@ -197,3 +197,11 @@ def test_a_wrong_vocabulary_file_is_answered(
         tokenizer.tokenizer_of_file(path, length=8)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 8
+
+
+def test_a_long_title_without_blanks_is_no_unknown_word() -> None:
+    titles = [name * 40 for name in ("เสื้อแดง", "カラスのコップ", "mug")]
+    words = tokenizer.tokenizer_of_texts([title[:50] for title in titles], size=200, length=12)
+    encoded = words.encode(titles)
+    assert encoded.unknown == 0
+    assert len({tuple(ids) for ids in encoded.ids.tolist()}) == len(titles)
