@@ -138,8 +138,11 @@ def load(config: Any, records: str) -> Corpus:
         )
     encoded = {name: tokenizer.encode(texts[name]) for name in texts}
     # In another language most texts would be the same unknown words.
-    for name in filter(is_read.get, encoded):
-        tokenizers.check_vocabulary(encoded[name], name=name, vocab=config.vocab)
+    unknown_notes = [
+        note
+        for name in filter(is_read.get, encoded)
+        for note in tokenizers.vocabulary_notes(encoded[name], name=name, vocab=config.vocab)
+    ]
     # Columns of names become numbers, and each post finds its regions.
     numbers = {key: _numbers(prepared_splits, key) for key in parts.numbered}
     splits = {}
@@ -166,6 +169,7 @@ def load(config: Any, records: str) -> Corpus:
             *parts.notes,
             *(note for builder in parts.builders for note in _builder_notes(builder)),
             *_text_notes([encoded[name] for name in filter(is_read.get, encoded)], config),
+            *unknown_notes,
         ],
         fingerprint=_fingerprint(config, tokenizer, splits, parts, pairs),
         pairs=pairs.rows if pairs else None,

@@ -27,7 +27,7 @@ from date_jax.errors import DataError
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
 MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
-MAX_UNKNOWN = 0.2  # above this share the vocabulary is for another language than the texts
+MAX_UNKNOWN = 0.2  # above this share a given vocabulary is for another language than the texts
 RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a vocab.txt
 
 
@@ -243,30 +243,37 @@ def rules_of_file(path: Path) -> Rules:
     return Rules(**{"strip_accents": rules.get("do_lower_case", True), **rules})
 
 
-def check_vocabulary(encoded: EncodedTexts, *, name: str, vocab: str) -> None:
-    """Refuses texts in a language that the vocabulary does not hold.
+def vocabulary_notes(encoded: EncodedTexts, *, name: str, vocab: str) -> list[str]:
+    """A note for the user where a learned vocabulary lacks many words of a split, else none.
+
+    A small training set lacks words that others have; only a given vocabulary can be a wrong one.
 
     Args:
         encoded: the texts of a split.
         name: of the split, for the message.
-        vocab: `config.data.vocab`.
+        vocab: `config.data.vocab`; "" = learned from the training texts.
 
     Raises:
-        DataError: more than MAX_UNKNOWN of their pieces are unknown.
+        DataError: more than MAX_UNKNOWN of their pieces are unknown to a given vocabulary.
     """
     share = encoded.unknown / max(encoded.pieces, 1)
-    if share > MAX_UNKNOWN:
-        raise DataError(
-            "\n".join(
-                [
-                    f"{share:.0%} of the words in the texts of {name} are not in the vocabulary",
-                    *(f"  such as: {text[:60]!r}" for text in encoded.unknown_texts),
-                    f"  the vocabulary is {vocab or 'learned from the training texts'}",
-                    "  give one of their language in config.data.vocab "
-                    '("" learns it from the training texts)',
-                ]
-            )
+    if share <= MAX_UNKNOWN:
+        return []
+    problem = f"{share:.0%} of the words in the texts of {name} are not in the vocabulary"
+    if not vocab:
+        example = f"{encoded.unknown_texts[0][:60]!r}"
+        return [f"{problem}, which is learned from the training texts, such as in {example}"]
+    raise DataError(
+        "\n".join(
+            [
+                problem,
+                *(f"  such as: {text[:60]!r}" for text in encoded.unknown_texts),
+                f"  the vocabulary is {vocab}",
+                "  give one of their language in config.data.vocab "
+                '("" learns it from the training texts)',
+            ]
         )
+    )
 
 
 def _fast_tokenizer(ids: dict[str, int], rules: Rules) -> FastTokenizer:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from date_jax.data import pipeline, prepared, sources
+from date_jax.data import pipeline, prepared, sources, tokenizer
 from date_jax.data.cache import tensorflow
 from date_jax.data.domains import check_domains
 from date_jax.errors import DataError, SetupError, UsageError
@@ -127,6 +127,20 @@ def test_a_corpus_holds_every_split_with_its_small_arrays(corpus: pipeline.Corpu
     np.testing.assert_array_equal(split.records.box_xyxy()[0], np.zeros(4))
     np.testing.assert_array_equal(split.numbers["product_id"], np.arange(7))
     assert split.texts == [f"cup number {row}" for row in range(7)]
+
+
+def test_words_that_a_learned_vocabulary_lacks_are_told_and_a_given_one_is_refused(
+    corpus: pipeline.Corpus, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any("vocabulary" in note for note in corpus.notes)
+    other_language = tokenizer.Tokenizer([*tokenizer.SPECIAL, "杯"], length=8)
+    monkeypatch.setattr(tokenizer, "tokenizer_of_texts", lambda *_, **__: other_language)
+    notes = [note for note in load(data_config(cache)).notes if "not in the vocabulary" in note]
+    assert [note.partition("texts of ")[2].split()[0] for note in notes] == list(SIZES)
+    # The same pieces as a file are the user's choice, and a wrong one.
+    other_language.save_vocab(tmp_path / "vocab.txt")
+    with pytest.raises(DataError, match="100% of the words"):
+        load(data_config(cache, vocab=str(tmp_path / "vocab.txt")))
 
 
 def test_a_batch_has_the_keys_shapes_and_types_of_the_contract(corpus: pipeline.Corpus) -> None:

@@ -173,8 +173,17 @@ def test_chinese_texts_are_refused_by_an_english_vocabulary(
 ) -> None:
     encoded = learned.encode(["这个红色的杯子", "mug"])
     with pytest.raises(DataError, match=r"(?s)88% .*live_train.*这个红色的杯子.*english\.txt"):
-        tokenizer.check_vocabulary(encoded, name="live_train", vocab="english.txt")
-    tokenizer.check_vocabulary(learned.encode(TEXTS), name="mall_train", vocab="")
+        tokenizer.vocabulary_notes(encoded, name="live_train", vocab="english.txt")
+    same_language = learned.encode(TEXTS)
+    assert not tokenizer.vocabulary_notes(same_language, name="mall_train", vocab="english.txt")
+
+
+def test_words_that_a_small_training_set_lacks_are_a_note() -> None:
+    words = tokenizer.tokenizer_of_texts(["white cup 1", "red cup 2"], size=200, length=12)
+    encoded = words.encode(["jug 8 xl", "red cup"])
+    (note,) = tokenizer.vocabulary_notes(encoded, name="mall_val", vocab="")
+    assert all(part in note for part in ("60% of the words", "mall_val", "'jug 8 xl'"))
+    assert not tokenizer.vocabulary_notes(words.encode(["red cup"]), name="mall_val", vocab="")
 
 
 @pytest.mark.parametrize(
