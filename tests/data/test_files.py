@@ -500,6 +500,57 @@ def test_a_column_that_is_nearly_one_that_is_read_is_named(
         load(data_config(path, tmp_path))
 
 
+def scaled_rows(folder: Path, size: tuple[int, int], scale: int, *, sized: bool = False) -> Rows:
+    """Rows with a box each, all over pictures of one size, in shares of `scale`."""
+    rows = []
+    for number, row in enumerate(rows_of(folder)):
+        Image.new("RGB", size).save(folder / row["image"])
+        x, y = number % 4 / 4, number % 3 / 3
+        box = (x, y, 0.2, 0.3) if sized else (x, y, x + 0.2, y + 0.3)
+        rows.append(row | {"box": [round(share * scale, 2) for share in box]})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "sized", "answer"),
+    [
+        ((640, 480), 100, False, "like percent: multiply by width / 100 and height / 100"),
+        ((640, 480), 100, True, "like percent as x, y, width, height.*x_max is x.*width / 100"),
+        ((80, 60), 100, False, "like percent: multiply by width / 100"),
+        ((2400, 2000), 1000, False, "like thousandths: multiply by width / 1000"),
+        ((640, 480), 1000, False, "like thousandths: multiply by width / 1000"),
+        ((640, 480), 1000, True, "like thousandths as x, y, width, height.*width / 1000"),
+        ((640, 480), 1, True, "all look normalised, as x, y, width, height.*multiply by"),
+    ],
+)
+def test_boxes_in_another_unit_than_pixels_are_told_which(
+    tmp_path: Path, size: tuple[int, int], scale: int, sized: bool, answer: str
+) -> None:
+    path = write_jsonl(tmp_path / "s.jsonl", scaled_rows(tmp_path, size, scale, sized=sized))
+    with pytest.raises(DataError, match=f"(?s){answer}") as refusal:
+        load(data_config(path, tmp_path, max_pixels=10**7))
+    assert len(str(refusal.value).splitlines()) <= 8
+
+
+def test_pixels_that_reach_over_a_hundred_or_lie_in_small_pictures_are_pixels(
+    tmp_path: Path,
+) -> None:
+    rows = scaled_rows(tmp_path, (640, 480), 100)
+    rows[0]["box"] = [300, 200, 400, 300]
+    load(data_config(write_jsonl(tmp_path / "far.jsonl", rows), tmp_path))
+    small = scaled_rows(tmp_path, (120, 100), 100)
+    load(data_config(write_jsonl(tmp_path / "small.jsonl", small), tmp_path))
+
+
+def test_one_box_outside_its_picture_is_no_sign_of_thousandths(tmp_path: Path) -> None:
+    rows = scaled_rows(tmp_path, (640, 480), 640)
+    rows = [row | {"box": [10, 10, 600, 470]} for row in rows]
+    rows[0]["box"] = [10, 10, 700, 510]
+    with pytest.raises(DataError, match="1 outside the picture") as refusal:
+        load(data_config(write_jsonl(tmp_path / "s.jsonl", rows), tmp_path))
+    assert "thousandths" not in str(refusal.value)
+
+
 def test_boxes_for_the_unrotated_picture_are_recognised(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -297,6 +297,10 @@ def row_with(**fields: Any) -> Callable[[Rows], Rows]:
         (row_with(title=1.5), r"o\.jsonl:2: title is 1\.5: expected a text"),
         (row_with(split="trian"), r"(?s)1 rows have an unknown split.*did you mean 'train'"),
         (row_with(split=""), "(?s)1 rows have an unknown split: ''.*line 2"),
+        (
+            lambda rows: [{"Split": rows[0].pop("split")} | rows[0]],
+            r"o\.jsonl:1: Split is not read: call it split",
+        ),
         (without("supplier"), r"o\.jsonl:1: no supplier .*\n  found: offer_id, title, category"),
         (lambda rows: [], "holds no rows"),
     ],

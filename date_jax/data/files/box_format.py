@@ -1,7 +1,7 @@
 """A check that boxes are what they should be: corners in pixels of their picture."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from date_jax.data.files.photos import PhotoRow
@@ -10,6 +10,12 @@ from date_jax.data.files.text_rows import line_list
 from date_jax.errors import DataError
 
 TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there
+SCALES = {100: "percent", 1000: "thousandths"}
+# From so many boxes on it is no chance that all lie in the upper left quarter of their pictures.
+MIN_SCALED = 6
+_SIZED = "as x, y, width, height: x_max is x + width, y_max is y + height;\n  then"
+
+Box = tuple[float, float, float, float]
 
 
 def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header]) -> None:
@@ -31,6 +37,7 @@ def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header])
         if fault:
             wrong[fault].append(row)
     if not wrong:
+        _check_scale(path, boxed, headers)
         return
     # The message shows the first wrong row in full, and guesses the format from all boxes.
     wrong_rows = [row for rows in wrong.values() for row in rows]
@@ -48,6 +55,48 @@ def check_boxes(path: Path, rows: list[PhotoRow], headers: Mapping[str, Header])
             ]
         )
     )
+
+
+def _check_scale(path: Path, boxed: list[PhotoRow], headers: Mapping[str, Header]) -> None:
+    """Refuses boxes that may be pixels, but all lie where percent or thousandths would.
+
+    Args:
+        path: of the file, for the message.
+        boxed: rows with a box.
+        headers: by `PhotoRow.image`.
+
+    Raises:
+        DataError: with the way to pixels.
+    """
+    scale = _scale([row.box for row in boxed if row.box])
+    if scale and _are_large(boxed, scale, headers):
+        first = boxed[0]
+        size = headers[first.image]
+        raise DataError(
+            f"{path}: all {len(boxed)} boxes lie within [0, {scale}], though pictures are larger\n"
+            f"  line {first.line}: {list(first.box or ())} in {first.image} of "
+            f"{size.width} x {size.height}\n{_scale_advice(scale)}"
+        )
+
+
+def _scale(boxes: Sequence[Box]) -> int:
+    """100 or 1000 where the corners of all boxes fill that range in both directions, else 0."""
+    if not boxes or min(map(min, boxes)) < 0:
+        return 0
+    reach = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    return next((scale for scale in SCALES if scale / 2 < min(reach) <= max(reach) <= scale), 0)
+
+
+def _are_large(boxed: list[PhotoRow], scale: int, headers: Mapping[str, Header]) -> bool:
+    """Whether enough boxes have pictures of twice the scale, where pixels would reach further."""
+    large = [row for row in boxed if min(headers[row.image][:2]) >= 2 * scale]
+    return len(large) >= MIN_SCALED
+
+
+def _scale_advice(scale: int, *, is_sized: bool = False) -> str:
+    """The line that says how percent or thousandths become pixels."""
+    how = f" {_SIZED}" if is_sized else ":"
+    return f"  all look like {SCALES[scale]}{how} multiply by width / {scale} and height / {scale}"
 
 
 def _fault(row: PhotoRow, picture: Header) -> str:
@@ -80,27 +129,36 @@ def _likely_format(
         wrong_rows: those whose boxes are wrong.
         headers: by `PhotoRow.image`.
     """
-
-    def fits_xywh(row: PhotoRow) -> bool:
-        # Whether the box would be right as a corner and a size.
-        x, y, width, height = row.box or (0, 0, 0, 0)
-        picture = headers[row.image]
-        over = max(x + width - picture.width, y + height - picture.height)
-        return min(x, y) >= 0 and min(width, height) > 0 and over <= TOLERANCE
-
     # Empty boxes say nothing about the format of the others.
     boxed = [row for row in boxed if not _is_empty(row)]
     wrong_rows = [row for row in wrong_rows if not _is_empty(row)]
     if not wrong_rows:
         return []
+    # The boxes as they are, and as a corner and a size: corners are never in reverse.
+    boxes = [row.box for row in boxed if row.box]
+    sized = [row._replace(box=_box_of_size(box)) for row, box in zip(boxed, boxes, strict=True)]
+    is_sized = any(box[2] <= box[0] or box[3] <= box[1] for box in boxes)
     # From the surest sign to the least sure one.
     normalised = [row for row in boxed if _fault(row, headers[row.image]).startswith("normalised")]
     if len(normalised) == len(boxed):
-        return ["  all look normalised: multiply by the picture's width and height"]
+        how = f", {_SIZED}" if is_sized else ":"
+        return [f"  all look normalised{how} multiply by the picture's width and height"]
     if normalised:
         return ["  normalised boxes are mixed with boxes in pixels: give all in pixels"]
-    if all(map(fits_xywh, boxed)):
+    scale = _scale([row.box for row in sized if row.box] if is_sized else boxes)
+    if not any(_fault(row, headers[row.image]) or min(row.box or ()) < 0 for row in sized):
+        if scale and _are_large(boxed, scale, headers):
+            return [_scale_advice(scale, is_sized=True)]
         return ["  all look like x, y, width, height: x_max is x + width, y_max is y + height"]
     if all(headers[row.image].is_rotated for row in wrong_rows):
         return ["  all lie in pictures with an EXIF rotation: boxes belong to the upright picture"]
+    # A few boxes outside are mistakes; many are numbers of another scale.
+    if scale and len(boxed) >= MIN_SCALED and 4 * len(wrong_rows) >= len(boxed):
+        return [_scale_advice(scale, is_sized=is_sized)]
     return []
+
+
+def _box_of_size(box: Box) -> Box:
+    """The corners of a box that is given as x, y, width, height."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
