@@ -40,7 +40,10 @@ def utf8_text(path: Path, content: bytes) -> str:
     # A zero byte is valid UTF-8, yet what follows it is lost to many programs.
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(f"{path}:{line}: holds a zero byte\n  remove it: tr -d '\\000'")
+        raise DataError(
+            f"{path}:{line}: holds a zero byte\n"
+            f"  remove it: tr -d '\\000' < {path.name} > clean{path.suffix}"
+        )
     return text
 
 
