@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from date_jax import search
 from date_jax.data import pipeline
 from date_jax.data.cache import tensorflow
 from date_jax.data.files.preprocess import header, prepared_jpeg
@@ -353,7 +354,10 @@ def test_a_picture_s_name_that_no_path_may_have_counts_as_unreadable(tmp_path: P
             "https://pictures.example/0.png",
             "0.png is an address: fetch it first with python -m date_jax.data.download",
         ),
-        ("data:image/png;base64," + "A" * 3000, r"data:image/png;base64,A+… is an address"),
+        (
+            "data:image/png;base64," + "A" * 3000,
+            r"data:image/png;base64,A+… holds the picture itself: save it",
+        ),
         (r"images\absent.png", "cannot be opened: No such file"),
     ],
 )
@@ -368,6 +372,12 @@ def test_a_name_that_is_no_path_here_is_refused_with_what_to_do(
     lines = str(caught.value).splitlines()
     assert len(lines) <= 8
     assert max(map(len, lines)) <= 250
+
+
+def test_a_search_by_an_address_is_refused_with_what_to_do() -> None:
+    data = ConfigDict({"image_size": 16, "fit": "letterbox", "max_pixels": 1000})
+    with pytest.raises(DataError, match=r"--picture=https://a\.example/0\.png: is an address"):
+        search._prepared_picture("https://a.example/0.png", data)
 
 
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from date_jax.run.countdown import Countdown
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 REASONS = 3  # unreadable pictures named in a message
 PART = ".part"  # ending of a file that is being fetched
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _NAME_LENGTH = 80  # letters of a picture's name in a message, at most
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -186,6 +186,8 @@ def naming_advice(folder: Path, name: str) -> str:
         folder: where pictures are looked for.
         name: of the picture, as a row or a flag has it.
     """
+    if name.lower().startswith("data:"):
+        return "holds the picture itself: save it as a file and name that"
     if _ADDRESS.match(name):
         return "is an address: fetch it first with python -m date_jax.data.download, name the file"
     if "\\" in name and (folder / name.replace("\\", "/")).is_file():
