@@ -151,7 +151,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "weight_decay": 1e-4,  # of matrices
             "clip": 1.0,  # greatest norm of the gradient
             "ema": 0.99,  # share that the averaged weights, which are evaluated, keep at each step
-            "backbone_scale": 1.0,  # of the extractors' rate
+            "backbone_scale": 1.0,  # of the rate, for what may be pretrained
         }
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
