@@ -34,8 +34,8 @@ def expanded_flag(argument: str) -> str:
     Keys of a config stay as they are typed, for they are saved with the run: who opens one of their
     paths calls `user_path`.
 
-    >>> expanded_flag("--workdir=~/run")
-    '--workdir=/home/me/run'
+    >>> expanded_flag("--config.data.path=~/shop.jsonl")
+    '--config.data.path=~/shop.jsonl'
     """
     flag = re.match(r"--?(?!config\.)\w+=(?=~)", argument)
     start = flag.end() if flag else 0
