@@ -20,7 +20,7 @@ from date_jax.capture import evaluation, pretext, proposals, rules
 from date_jax.capture.batches import batches, example, load
 from date_jax.capture.network import POST_KEYS, Capture, region_count
 from date_jax.capture.predictions import predictions
-from date_jax.data.tokenizer import MIRRORED, SPECIAL
+from date_jax.data.tokenizer import SPECIAL
 from date_jax.errors import DataError
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
@@ -43,7 +43,7 @@ def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Lea
             f"config.data.vocab={config.data.vocab}: [MASK] is line {mask_id + 1}; {SPECIAL} must "
             "come first with [MASK] last of them, for what is behind it is taken for words"
         )
-    swap_table = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    swap_table = jnp.asarray(tokenizer.swap_table())
     return post_learner(config, len(tokenizer.vocab), mask_id, swap_table)
 
 

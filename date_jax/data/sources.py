@@ -160,7 +160,7 @@ def _offer_files(config: Any, cache: Path) -> Parts:
     )
 
 
-def _published(config: Any, cache: Path) -> Parts:
+def _published_offers(config: Any, cache: Path) -> Parts:
     folder = user_path(config.images)
     published = published_offers.offers_and_pairs(user_path(config.path))
     parts = _paired_offers(
@@ -224,7 +224,7 @@ SOURCES: dict[str, Source] = {  # by config.data.name
     ),
     "suppliers": Source({"offers": _suppliers}),
     "published": Source(
-        {"offers": _published},
+        {"offers": _published_offers},
         {"path": "the authors' JSON file", "images": "the folder of its pictures"},
     ),
 }

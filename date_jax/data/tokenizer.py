@@ -33,7 +33,7 @@ RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a voca
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How a text is changed before it is split into pieces, named as in a tokenizer_config.json.
+    """The changes of a text before it is split into pieces, named as in a tokenizer_config.json.
 
     Attributes:
         do_lower_case: capitals become small letters.
@@ -129,7 +129,7 @@ class Tokenizer:
         rules = json.dumps(dataclasses.asdict(self.rules), indent=2)
         Path(path).with_name(RULES_FILE).write_text(rules + "\n", encoding="utf-8")
 
-    def swap_table(self, word_pairs: Iterable[tuple[str, str]]) -> Int[np.ndarray, " V"]:
+    def swap_table(self, word_pairs: Iterable[tuple[str, str]] = MIRRORED) -> Int[np.ndarray, " V"]:
         """The id that takes the place of each id when the picture is mirrored.
 
         Args:

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
 from date_jax.data.domains import split_names
-from date_jax.data.tokenizer import MIRRORED
 from date_jax.task import Batch, record_shapes
 
 METHODS = ("date", "source_only", "oracle")  # what PG-DA sees of the target, by config.method
@@ -40,7 +39,7 @@ def stage(config: ConfigDict, step: int) -> int:
 
 def vocabulary(tokenizer: Any) -> tuple[int, Array]:
     """The number of pieces, and the piece that each becomes in a mirrored picture."""
-    return len(tokenizer.vocab), jnp.asarray(tokenizer.swap_table(MIRRORED))
+    return len(tokenizer.vocab), jnp.asarray(tokenizer.swap_table())
 
 
 def supervised_example(config: ConfigDict) -> Batch:

@@ -83,7 +83,7 @@ def collector(predict: Predict, mesh: jax.sharding.Mesh, *, rows_at_once: int = 
 
 
 def not_finite_notes(rows: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """What to say of predictions that are not finite, the outcome of a run that diverges.
+    """Notes on predictions that are not finite, the outcome of a run that diverges.
 
     Args:
         rows: predictions by name, `[N ... D]`: boxes where the name speaks of one, else embeddings.

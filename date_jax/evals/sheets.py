@@ -160,7 +160,7 @@ def _fitted_text(text: str, size: int, width: int | float) -> str:
 
 
 def _longest_start(word: str, size: int, width: int | float) -> str:
-    """As many of a word's first letters as fit, one at least; marks stay with their letter."""
+    """The longest start of a word that fits, one letter at least; marks stay with their letter."""
     end = max(1, min(len(word) - 1, int(width)))
     while end > 1 and (text_width(word[:end], size) > width or category(word[end])[0] == "M"):
         end -= 1

@@ -125,7 +125,7 @@ def require_devices() -> None:
 
 
 def device_error(error: Exception, environ: Mapping[str, str]) -> SetupError:
-    """What to tell the user where JAX fails to start.
+    """The error that tells the user why JAX does not start.
 
     Args:
         error: of JAX; its AssertionError for a platform that is not installed has no text.

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from date_jax import augment
-from date_jax.data.tokenizer import MIRRORED
 from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
@@ -31,7 +30,7 @@ SINGLES = {"both": ("text", "image"), "image": ("image",), "text": ("text",)}  #
 def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:
     """The learner for a vocabulary; it keeps nothing of rows, so `sizes` do not matter."""
     del sizes
-    swap_table = jnp.asarray(tokenizer.swap_table(MIRRORED))
+    swap_table = jnp.asarray(tokenizer.swap_table())
     return pair_learner(config, len(tokenizer.vocab), swap_table)
 
 

@@ -135,13 +135,13 @@ def lost_clicks(log: Table, offers: Table) -> str:
     """
     # One condition after the other, as `rules.clicks` has them.
     clicked = log.filter(click_rules.is_clicked(log.clicked))
-    known = clicked.filter(clicked.user.notnull(), clicked.session.notnull())
-    searched = known.filter(click_rules.words(known.query.cast("string")).length() > 0)
+    identified = clicked.filter(clicked.user.notnull(), clicked.session.notnull())
+    searched = identified.filter(click_rules.words(identified.query.cast("string")).length() > 0)
     ids = searched.select(offer_id=searched.offer_id.cast("string"))
     counts = {
         "rows": _row_count(log),
         "clicked": _row_count(clicked),
-        "with user and session": _row_count(known),
+        "with user and session": _row_count(identified),
         "with words in the query": _row_count(searched),
         "of an offer in the catalogue": _row_count(ids.semi_join(offers, "offer_id")),
     }

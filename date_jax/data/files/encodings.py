@@ -1,4 +1,4 @@
-"""Which encoding a text file of another program has, or what it is where it is no text."""
+"""The encoding of a text file from another program, or what the file is where it is no text."""
 
 import re
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     """The message for a file that is no UTF-8 from `line` on."""
     # One bad line among good ones: converting all of them would spoil the good ones.
     lines = [text for text in content.split(b"\n") if not text.isascii()]
-    if 2 * sum(_decoded(text, "utf-8") is not None for text in lines) > len(lines):
+    if 2 * sum(_text_of_bytes(text, "utf-8") is not None for text in lines) > len(lines):
         return (
             f"{path}:{line}: is not UTF-8 text, as other lines of the file are\n"
             f"  look at it: sed -n {line}p {path.name} | cat -v\n"
@@ -103,7 +103,7 @@ def likely_encodings(content: bytes) -> list[str]:
         content: of the file, which is no UTF-8.
     """
     # Kana are in every Japanese text; Hangul and the usual Chinese characters nearly alone.
-    texts = {name: _decoded(content, name) for name in EAST_ASIAN}
+    texts = {name: _text_of_bytes(content, name) for name in EAST_ASIAN}
     if _share(texts["CP932"], _is_kana) >= 0.2:
         return ["CP932"]
     if _share(texts["CP949"], _is_hangul) >= 0.9:
@@ -118,7 +118,7 @@ def likely_encodings(content: bytes) -> list[str]:
     return [*(name for name, text in texts.items() if text is not None), *OTHER_SCRIPTS]
 
 
-def _decoded(content: bytes, encoding: str) -> str | None:
+def _text_of_bytes(content: bytes, encoding: str) -> str | None:
     """The text of some bytes; None where they are not in this encoding."""
     try:
         return content.decode(encoding)

@@ -180,7 +180,7 @@ class Photos:
 
 
 def naming_advice(folder: Path, name: str) -> str:
-    """What to do about a name under which no picture can be read, if the name itself tells; or "".
+    """The advice about a name under which no picture can be read, if the name itself tells; or "".
 
     Args:
         folder: where pictures are looked for.
