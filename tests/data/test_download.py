@@ -151,6 +151,51 @@ def test_what_is_no_picture_is_listed_with_its_reason(server: Server, tmp_path: 
     assert all(server.count()[path] == 1 for path in paths)
 
 
+def test_addresses_that_browsers_open_are_fetched_and_delay_nobody(
+    server: Server, tmp_path: Path
+) -> None:
+    paths = ["/红杯.jpg", "/größe.jpg?name=ñ", "/red mug.jpg", "/a%20b.jpg?x=1&y=[2]#top"]
+    names = url_list(tmp_path, server, paths)
+    begun = time.monotonic()
+    assert not download_failures(tmp_path / "out", names)
+    assert time.monotonic() - begun < 2.0
+    assert server.count() == {
+        "/%E7%BA%A2%E6%9D%AF.jpg": 1,
+        "/gr%C3%B6%C3%9Fe.jpg?name=%C3%B1": 1,
+        "/red%20mug.jpg": 1,
+        "/a%20b.jpg?x=1&y=[2]": 1,
+    }
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 4
+
+
+def test_an_address_is_written_as_a_browser_sends_it() -> None:
+    def address(text: str) -> str:
+        return download.web_address(text)
+
+    assert address("//img.shop.example/i1/杯.jpg") == "https://img.shop.example/i1/%E6%9D%AF.jpg"
+    assert address("http://größe.example:80/a") == "http://xn--grsse-kua.example:80/a"
+    assert address("http://[::1]:8080/a b") == "http://[::1]:8080/a%20b"
+    for text in ("a.jpg", "/a/b.jpg", "ftp://host/a.jpg", "http:///a.jpg", f"//{'é' * 64}.example"):
+        with pytest.raises(download.RefusedError):
+            address(text)
+
+
+def test_an_address_that_is_none_is_refused_once_and_its_host_still_asked(
+    server: Server, tmp_path: Path
+) -> None:
+    names = url_list(tmp_path, server, ["/a.jpg"])
+    port = server.server_port
+    with names.open("a") as file:
+        file.write(
+            f"port\thttp://127.0.0.1:{port}x/a.jpg\nsign\thttp://127.0.0.1\x7f:{port}/a.jpg\n"
+        )
+    begun = time.monotonic()
+    reasons = download_failures(tmp_path / "out", names)
+    assert time.monotonic() - begun < 2.0
+    assert {name.split()[0] for name in reasons} == {"port", "sign"}
+    assert server.count() == {"/a.jpg": 1}
+
+
 def test_failures_of_another_list_stay_until_their_pictures_are_there(
     server: Server, tmp_path: Path
 ) -> None:

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import NamedTuple
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from date_jax.data import command
 from date_jax.data.files import product1m_lists
@@ -36,6 +36,7 @@ LONGEST_WAIT = 300.0  # seconds; a host that asks for more is not asked again in
 SLOWEST = 10  # timeouts that one picture may take
 CHUNK = 1 << 16
 WINDOW = 1024  # pictures handed to the threads at a time
+RESERVED = "!#$%&'()*+,/:;=?@[]~"  # signs with a meaning in an address: they stay as they are
 
 
 class Options(NamedTuple):
@@ -178,6 +179,42 @@ def opener() -> request.OpenerDirector:
     return director
 
 
+def web_address(text: str) -> str:
+    """An address as a browser asks for it, of one as people and pages write it.
+
+    Letters outside ASCII and blanks are quoted, those of a host by IDNA; `//host` is https.
+
+    >>> web_address("//shop.example/red mug.jpg?size=größe")
+    'https://shop.example/red%20mug.jpg?size=gr%C3%B6%C3%9Fe'
+
+    Args:
+        text: of the address; what is quoted in it already stays as it is.
+
+    Raises:
+        RefusedError: it is no address of HTTP or HTTPS, or names no host.
+    """
+    try:
+        url = urlsplit(text, scheme="https")
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise RefusedError("not an http or https address")
+        host = _ascii_host(url)
+    except ValueError as error:  # brackets, a port of letters, or a host of 64 letters and more
+        raise RefusedError(str(error)[:100]) from error
+    # The part behind # is the page's own: no server is asked for it.
+    path, query = (quote(part, safe=RESERVED) for part in (url.path, url.query))
+    return url._replace(netloc=host, path=path, query=query, fragment="").geturl()
+
+
+def _ascii_host(url: SplitResult) -> str:
+    """The part of an address between // and the path, its host in ASCII."""
+    user, at, _ = url.netloc.rpartition("@")
+    host = url.hostname or ""
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")
+    port = "" if url.port is None else f":{url.port}"
+    return f"{quote(user, safe=RESERVED)}{at}{f'[{host}]' if ':' in host else host}{port}"
+
+
 def response_body(director: request.OpenerDirector, url: str, options: Options) -> bytes:
     """The whole answer to one question, which is a picture.
 
@@ -198,7 +235,7 @@ def response_body(director: request.OpenerDirector, url: str, options: Options) 
             if error.code in BUSY:
                 raise BusyError(f"HTTP {error.code}", _retry_after(error.headers)) from error
             raise RefusedError(f"HTTP {error.code}") from error
-    except ValueError as error:  # no address at all
+    except (ValueError, InvalidURL) as error:  # no address at all
         raise RefusedError(str(error)[:100]) from error
     except (OSError, HTTPException) as error:
         if isinstance(error, URLError) and isinstance(error.reason, str):  # no host, other scheme
@@ -255,9 +292,7 @@ def fetch(
     director, reasons = opener(), []
     for url in picture.urls:
         try:
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise RefusedError("not an http or https address")
-            body = _body_after_retries(director, url, hosts, options)
+            body = _body_after_retries(director, web_address(url), hosts, options)
         except (RefusedError, BusyError, ValueError) as error:
             reasons.append((url, str(error)))
             continue

@@ -151,8 +151,8 @@ def write_addresses(options: argparse.Namespace) -> None:
         DataError: the file at `options.path` is malformed.
     """
     offers = offers_and_pairs(options.path, "--path").offers
-    # An address with a blank in it is none, and would make two columns of one.
-    addressed = [offer for offer in offers if re.fullmatch(r"\S+", offer.image)]
+    # An address with a tab or a line break in it would make two columns or lines of one.
+    addressed = [offer for offer in offers if re.fullmatch(r"[^\t\r\n]+", offer.image)]
     lines = (f"{offer.offer_id}\t{offer.image}\n" for offer in addressed)
-    options.out.write_text("".join(lines))
+    options.out.write_text("".join(lines), encoding="utf-8")
     print(f"{len(addressed):,} addresses of {len(offers):,} offers in {options.out}")
