@@ -21,7 +21,7 @@ FLOORS = [
     {"data", "networks", "augment"},
     {"pairs", "optim", "task"},
     {"losses", "run"},
-    {"boxes", "sharding"},
+    {"boxes", "lettering", "sharding"},
     {"errors"},
 ]
 ENTRY_POINTS = FLOORS[0]

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from date_jax.evals.lettering import draw_text
-from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, draw_title, text_lines
+from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, draw_title
+from date_jax.lettering import draw_text, text_lines
 
 _GAP, _HEAD, _TEXT, _LETTERS = 16, 44, 58, 10
 _SIDES = 208, 60  # of a query and of a post, where a query has several lines

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from unicodedata import category
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from date_jax.evals.grounding import clamped_iou, clamped_xyxy
-from date_jax.evals.lettering import draw_text, is_plain, text_width
+from date_jax.lettering import LETTERS, draw_text, fitted_text, text_lines, text_width
 
 TRUE, PREDICTED, PSEUDO = (34, 197, 94), (255, 122, 0), (59, 130, 246)
 PAPER, INK, MISS = (250, 250, 249), (41, 37, 36), (220, 38, 38)
 _SIDE, _GAP, _HEAD = 208, 16, 44
-_LINES, _LINE, _LETTERS, _TITLE = 3, 18, 14, 15
+_LINE, _TITLE = 18, 15
 
 
 def spread_rows(size: int, count: int) -> Int[np.ndarray, " _"]:
@@ -84,7 +83,7 @@ def box_sheet(
         sheet.paste(picture, at)
         for line, words in enumerate(text):
             place = (at[0], at[1] + side[1] + 4 + line * _LINE)
-            draw_text(ImageDraw.Draw(sheet), place, words, INK, _LETTERS)
+            draw_text(ImageDraw.Draw(sheet), place, words, INK, LETTERS)
     return np.array(sheet)
 
 
@@ -103,7 +102,7 @@ def draw_title(sheet: Image.Image, title: str, names: dict[str, tuple[int, int, 
         draw_text(draw, (x, middle), name, INK, _TITLE, anchor="lm")
         draw.rectangle((x - 22, middle - 7, x - 8, middle + 7), outline=colour, width=3)
         x -= 40
-    title = _fitted_text(title, _TITLE, x - _GAP)
+    title = fitted_text(title, _TITLE, x - _GAP)
     draw_text(draw, (_GAP, middle), title, INK, _TITLE, anchor="lm")
 
 
@@ -129,39 +128,3 @@ def _draw_iou(picture: Image.Image, iou: float) -> None:
     ground = (*TRUE, 235) if iou >= 0.5 else (*MISS, 235)
     draw.rectangle((0, 0, *corner), fill=ground)
     draw.text((6, 10), text, (255, 255, 255), font, anchor="lm")
-
-
-def text_lines(text: str, width: int) -> list[str]:
-    """The text in at most `_LINES` lines of `width` pixels; one that does not fit ends in "…"."""
-    lines: list[str] = []
-    words = text.split()
-    # As many words on a line as fit, one at least; the last line takes what is left.
-    while words and len(lines) < _LINES - 1:
-        # Scripts without spaces, as Chinese is, break between letters.
-        if not is_plain(words[0]) and text_width(words[0], _LETTERS) > width:
-            head = _longest_start(words[0], _LETTERS, width)
-            words[:1] = [head, words[0][len(head) :]]
-        count = 1
-        while count < len(words) and text_width(" ".join(words[: count + 1]), _LETTERS) <= width:
-            count += 1
-        lines.append(_fitted_text(" ".join(words[:count]), _LETTERS, width))
-        words = words[count:]
-    return [*lines, _fitted_text(" ".join(words), _LETTERS, width)] if words else lines
-
-
-def _fitted_text(text: str, size: int, width: int | float) -> str:
-    """The text, or as much of it as fits before an ellipsis."""
-    if text_width(text, size) <= width:
-        return text
-    text = text[: max(1, int(width))]  # letters have a pixel at least
-    while text and text_width(text + "…", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def _longest_start(word: str, size: int, width: int | float) -> str:
-    """The longest start of a word that fits, one letter at least; marks stay with their letter."""
-    end = max(1, min(len(word) - 1, int(width)))
-    while end > 1 and (text_width(word[:end], size) > width or category(word[end])[0] == "M"):
-        end -= 1
-    return word[:end]

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from PIL import ImageDraw, ImageFont
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+LETTERS = 14  # pixels, of a query below its picture
 _INVISIBLE = ("C", "Z")  # Unicode categories of controls and spaces
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
 
@@ -51,6 +52,51 @@ def draw_text(
     for run, font in font_runs(text, size):
         draw.text((x, base), run, fill, font, anchor="ls")
         x += font.getlength(run)
+
+
+def text_lines(text: str, width: int, *, size: int = LETTERS, most: int = 3) -> list[str]:
+    """The text in lines of `width` pixels; one that does not fit ends in "…".
+
+    Args:
+        text: of any script.
+        width: of the longest line.
+        size: of the letters, in pixels.
+        most: lines.
+    """
+    lines: list[str] = []
+    words = text.split()
+    # As many words on a line as fit, one at least; the last line takes what is left.
+    while words and len(lines) < most - 1:
+        # Scripts without spaces, as Chinese is, break between letters.
+        if not is_plain(words[0]) and text_width(words[0], size) > width:
+            head = _longest_start(words[0], size, width)
+            words[:1] = [head, words[0][len(head) :]]
+        count = 1
+        while count < len(words) and text_width(" ".join(words[: count + 1]), size) <= width:
+            count += 1
+        lines.append(fitted_text(" ".join(words[:count]), size, width))
+        words = words[count:]
+    return [*lines, fitted_text(" ".join(words), size, width)] if words else lines
+
+
+def fitted_text(text: str, size: int, width: int | float) -> str:
+    """The text, or as much of it as fits before an ellipsis."""
+    if text_width(text, size) <= width:
+        return text
+    text = text[: max(1, int(width))]  # letters have a pixel at least
+    while text and text_width(text + "…", size) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _longest_start(word: str, size: int, width: int | float) -> str:
+    """The longest start of a word that fits, one letter at least; marks stay with their letter."""
+    end = max(1, min(len(word) - 1, int(width)))
+    while end > 1 and (
+        text_width(word[:end], size) > width or unicodedata.category(word[end])[0] == "M"
+    ):
+        end -= 1
+    return word[:end]
 
 
 def font_runs(text: str, size: int) -> list[tuple[str, Font]]:

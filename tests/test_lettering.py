@@ -8,7 +8,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageDraw, ImageFont
 
-from date_jax.evals import lettering, sheets
+from date_jax import lettering
 
 
 def drawn(text: str) -> np.ndarray:
@@ -71,8 +71,8 @@ def test_each_run_is_drawn_in_a_font_that_has_its_letters(font_of_red: str) -> N
 
 
 def test_a_text_without_spaces_goes_over_several_lines(font_of_red: str) -> None:
-    assert sheets.text_lines("红" * 25, 140) == ["红" * 10, "红" * 10, "红" * 5]
-    lines = sheets.text_lines("红" * 99, 140)
+    assert lettering.text_lines("红" * 25, 140) == ["红" * 10, "红" * 10, "红" * 5]
+    lines = lettering.text_lines("红" * 99, 140)
     assert len(lines) == 3
     assert lines[2].endswith("…")
 
