@@ -251,16 +251,16 @@ def _prepared_picture(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 
     """A picture of the user's, in the size and the fit of the run's pictures."""
     from date_jax.data import decode
     from date_jax.data.files import photos
-    from date_jax.data.files.preprocess import UnreadablePictureError, prepared_jpeg
+    from date_jax.data.files.preprocess import UnreadablePictureError, prepared_file
 
     try:
-        jpeg = prepared_jpeg(
+        file = prepared_file(
             Path(picture), image_size=data.image_size, fit=data.fit, max_pixels=data.max_pixels
         )
     except UnreadablePictureError as error:
         reason = photos.naming_advice(Path(), picture) or str(error)
         raise DataError(f"--picture={photos.short_name(picture)}: {reason}") from error
-    return decode.pictures([jpeg], data.image_size)[0]
+    return decode.pictures([file], data.image_size)[0]
 
 
 def query_vector(

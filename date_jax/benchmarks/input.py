@@ -84,7 +84,7 @@ def rates_of_rounds(question: dict[str, Any]) -> dict[str, Any]:
         start_step=0,
         boxes=True,
     )
-    decoder, decode_raw = _raw_decoder(files[0], config.data.image_size)
+    decoder, decode_raw = _raw_decoder(files, config.data.image_size)
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
 
     def pipeline_rate() -> float:
@@ -132,17 +132,17 @@ def _some_files(corpus: pipeline.Corpus, names: list[str]) -> list[bytes]:
     return decode.picture_files(records[rows])
 
 
-def _raw_decoder(picture: bytes, side: int) -> tuple[str, Callable[[list[bytes]], int]]:
-    """The name of the fastest decoder here for pictures like this one, and the decoder.
+def _raw_decoder(files: list[bytes], side: int) -> tuple[str, Callable[[list[bytes]], int]]:
+    """The name of the fastest decoder here that reads all of these pictures, and the decoder.
 
     It returns how many files it has decoded. JPEGs go into one array again and again, which stays
     in the processor's cache: no pixels are kept.
 
     Args:
-        picture: the file.
-        side: of the picture, in pixels.
+        files: JPEG, PNG or both.
+        side: of the pictures, in pixels.
     """
-    if decode.is_jpeg(picture):
+    if all(map(decode.is_jpeg, files)):
 
         def from_jpeg(files: list[bytes]) -> int:
             pixels = np.empty((side, side, 3), np.uint8)

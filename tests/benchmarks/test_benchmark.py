@@ -171,11 +171,15 @@ def test_the_pipeline_and_the_raw_decoder_are_measured_on_the_same_pictures(
 def test_a_jpeg_is_decoded_raw_by_libjpeg_turbo() -> None:
     jpeg = BytesIO()
     Image.new("RGB", (8, 8), (10, 20, 30)).save(jpeg, "JPEG")
-    name, decode = input._raw_decoder(jpeg.getvalue(), 8)
+    name, decode = input._raw_decoder([jpeg.getvalue()], 8)
     assert "turbo" in name
     assert decode([jpeg.getvalue()] * 3) == 3
     with pytest.raises(ValueError, match="buffer"):
-        input._raw_decoder(jpeg.getvalue(), 4)[1]([jpeg.getvalue()])
+        input._raw_decoder([jpeg.getvalue()], 4)[1]([jpeg.getvalue()])
+    png = BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    mixed = [jpeg.getvalue(), png.getvalue()]
+    assert input._raw_decoder(mixed, 8)[1](mixed) == 2
 
 
 def test_a_child_answers_with_its_own_cores_and_what_it_raises_is_raised_here(

@@ -15,7 +15,7 @@ from PIL import Image
 from date_jax import search
 from date_jax.data import pipeline
 from date_jax.data.cache import tensorflow
-from date_jax.data.files.preprocess import header, prepared_jpeg
+from date_jax.data.files.preprocess import header, prepared_file
 from date_jax.data.prepared import Records
 from date_jax.errors import DataError
 
@@ -270,8 +270,8 @@ def test_any_mode_becomes_rgb_over_white(
     tmp_path: Path, name: str, save: Callable[[Path], None], expected: tuple[int, ...]
 ) -> None:
     save(tmp_path / name)
-    jpeg = prepared_jpeg(tmp_path / name, image_size=16, fit="letterbox", max_pixels=10**6)
-    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    file = prepared_file(tmp_path / name, image_size=16, fit="letterbox", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(file)
     image = np.asarray(Image.open(tmp_path / "prepared.jpg"))
     assert image.shape == (16, 16, 3)
     np.testing.assert_allclose(image[7, 8], expected, atol=3)
@@ -281,8 +281,8 @@ def test_a_large_jpeg_read_at_a_fraction_looks_like_the_whole(tmp_path: Path) ->
     x, y = np.meshgrid(np.linspace(0, 255, 800), np.linspace(0, 255, 600))
     whole = Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
     whole.save(tmp_path / "large.jpg", quality=95)
-    jpeg = prepared_jpeg(tmp_path / "large.jpg", image_size=32, fit="stretch", max_pixels=10**6)
-    (tmp_path / "prepared.jpg").write_bytes(jpeg)
+    file = prepared_file(tmp_path / "large.jpg", image_size=32, fit="stretch", max_pixels=10**6)
+    (tmp_path / "prepared.jpg").write_bytes(file)
     fraction = np.asarray(Image.open(tmp_path / "prepared.jpg")).astype(int)
     assert np.abs(fraction - np.asarray(whole.resize((32, 32)))).max() <= 6
 

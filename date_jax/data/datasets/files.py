@@ -20,7 +20,7 @@ from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
 from date_jax.run.user_paths import user_path
 
-PREPARE_VERSION = 2  # raise it when prepared pictures change: what was made before is made anew
+PREPARE_VERSION = 3  # raise it when prepared pictures change: what was made before is made anew
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -166,7 +166,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         number = 0
         # Pictures come resized to S x S, so their boxes have to follow.
-        for image, jpeg in photos.jpegs(list(rows_of), countdown):
+        for image, file in photos.prepared_files(list(rows_of), countdown):
             size = photos.headers[image][:2]
             # A row's key is its number: records stay in the order of the file's pictures.
             for row in rows_of[image]:
@@ -176,7 +176,7 @@ class Files(tfds.core.GeneratorBasedBuilder):
                 yield (
                     number,
                     {
-                        "image": io.BytesIO(jpeg),
+                        "image": io.BytesIO(file),
                         "text": row.text,
                         "box_xyxy": box,
                         "has_box": row.box is not None,

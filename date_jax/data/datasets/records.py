@@ -22,7 +22,8 @@ def features(
 
     Args:
         image_size: S; every picture is RGB, S x S.
-        encoding: of the pictures' files, `png` or `jpeg`; a builder may pass their bytes.
+        encoding: `png` or `jpeg`, of pictures that a builder passes as arrays; it may pass files'
+            bytes, of either.
         boxes: () for one box a record, (M,) for M of them.
         texts: further columns of texts that a builder has.
     """

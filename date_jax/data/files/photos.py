@@ -93,8 +93,10 @@ class Photos:
                 self._unreadable[name] = str(header)
         self._check_budget()
 
-    def jpegs(self, names: Sequence[str], countdown: Countdown) -> Iterator[tuple[str, bytes]]:
-        """Name and prepared picture of those of `names` that can be read, in their order.
+    def prepared_files(
+        self, names: Sequence[str], countdown: Countdown
+    ) -> Iterator[tuple[str, bytes]]:
+        """Name and prepared file of those of `names` that can be read, in their order.
 
         Args:
             names: of pictures.
@@ -104,13 +106,13 @@ class Photos:
             DataError: as on construction; some files show only now that they end too early.
         """
         readable = [name for name in names if name in self.headers]
-        for name, jpeg in _results_in_order(self._jpeg, readable):
+        for name, file in _results_in_order(self._prepared_file, readable):
             countdown.advance()
             # Headers may be whole where pixels are not: the budget is asked again.
-            if isinstance(jpeg, bytes):
-                yield name, jpeg
+            if isinstance(file, bytes):
+                yield name, file
             else:
-                self._unreadable[name] = str(jpeg)
+                self._unreadable[name] = str(file)
                 self._check_budget()
 
     def notes(self) -> list[str]:
@@ -137,10 +139,10 @@ class Photos:
             advice = naming_advice(self._folder, name)
             return UnreadablePictureError(advice) if advice else error
 
-    def _jpeg(self, name: str) -> bytes | UnreadablePictureError:
+    def _prepared_file(self, name: str) -> bytes | UnreadablePictureError:
         """A prepared picture, or why there is none."""
         try:
-            return preprocess.prepared_jpeg(
+            return preprocess.prepared_file(
                 self._folder / name,
                 image_size=self._size,
                 fit=self._fit,
