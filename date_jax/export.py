@@ -2,10 +2,10 @@
 
     python -m date_jax.export --workdir=runs/… --out=exported
 
-It takes the moving average of the latest checkpoint. `image/` and `text/` are the two extractors in
-Hugging Face's layout; what that layout does not know, such as [REP], keeps our names. Next to them
-are the seekers, the config of the run and a model card. `--config.init.image=exported/image` begins
-a run with them.
+It takes the moving average of the latest checkpoint: every parameter, the config, the vocabulary
+with its rules, and a model card. `image/` and `text/` are the two extractors in Hugging Face's
+layout; what that layout does not know, such as [REP], keeps our names. See `networks.exported`.
+`--config.init.image=exported/image` begins a run with an extractor.
 """
 
 import json
@@ -50,35 +50,38 @@ def export(run: Path, out: Path) -> list[str]:
 
     Raises:
         CheckpointError: there is no checkpoint.
-        UsageError: `out` exists, or the run's task exports nothing.
+        UsageError: `out` exists.
     """
-    from date_jax.tasks import TASKS  # brings the networks along, which --help does not need
+    # The networks come along here, which --help does not need.
+    from date_jax.data.tokenizer import RULES_FILE
+    from date_jax.networks import exported
+    from date_jax.networks.card import model_card
+    from date_jax.tasks import TASKS
 
-    # Refused before anything is read: what exists, and what cannot be exported.
     if out.exists():
         raise UsageError(f"--out={out}: exists already; name a new folder")
     part = checkpoint.latest_part(run)
     config = ConfigDict(part.meta["config"])
-    task = TASKS[config.task]
-    if task.export is None:
-        names = " and ".join(f"{name}'s" for name, other in TASKS.items() if other.export)
-        raise UsageError(f"{run}: a run of task {config.task}; only {names} are exported")
+    card = TASKS[config.task].card
 
-    # Under another name until it is whole.
-    folder_of_run = checkpoint.checkpoint_directory(run).parent
-    results = folder_of_run / "results.json"
-    scores = json.loads(results.read_text())["eval"] if results.exists() else {}
+    # Under another name until it is whole: the tensors first, for the card names what is there.
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    task.export(
-        partial,
-        config,
-        part.params,
-        vocab=folder_of_run / "vocab.txt",
-        step=part.step,
-        scores=scores,
-    )
+    meta = {"task": config.task, "step": part.step, "data": part.meta.get("data")}
+    exported.write(partial, config, part.params, rest=card.rest, meta=meta)
     (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+    # What the run has besides: vocabulary, its rules (early versions: BERT's), calibration, scores.
+    folder_of_run = checkpoint.checkpoint_directory(run).parent
+    (partial / "text").mkdir(exist_ok=True)
+    shutil.copy(folder_of_run / "vocab.txt", partial / "text")
+    for name, folder in ((RULES_FILE, "text"), ("calibration.json", "")):
+        if (folder_of_run / name).exists():
+            shutil.copy(folder_of_run / name, partial / folder)
+    results = folder_of_run / "results.json"
+    scores = json.loads(results.read_text())["eval"] if results.exists() else {}
+    text = model_card(config, card, step=part.step, scores=scores, folder=partial)
+    (partial / "README.md").write_text(text)
     partial.rename(out)
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 2**20
     return [*part.warnings, f"step {part.step} of {run}: {size:.1f} MiB in {out}"]

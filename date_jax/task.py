@@ -268,24 +268,28 @@ class Gallery(Protocol):
     def __call__(self, config: ConfigDict, corpus: Any, name: str) -> Iterator[Batch]: ...
 
 
-@runtime_checkable
-class Export(Protocol):
-    """Writes a network for other programs: `task.export(folder, config, params, ...)`.
+class Card(NamedTuple):
+    """The words of a task on the model card of an export.
 
-    `folder` is new. `params` are host arrays, as the learner's `init` names them. `vocab` is the
-    file of the run's word pieces. `step` and `scores`, metrics by split, are for the model card.
+    Attributes:
+        title: of the card.
+        purpose: a sentence that says what the network does.
+        paper: that it follows.
+        training: `(config) -> str`: how it was trained.
+        rows: what a batch has, such as "pairs".
+        rest: the name, without its ending, of the file of what is in no extractor.
+        rest_content: what that file holds.
+        columns: metrics of its table of scores.
     """
 
-    def __call__(
-        self,
-        folder: Path,
-        config: ConfigDict,
-        params: Params,
-        *,
-        vocab: Path,
-        step: int,
-        scores: Mapping[str, Mapping[str, float]],
-    ) -> None: ...
+    title: str
+    purpose: str
+    paper: str
+    training: Callable[[ConfigDict], str]
+    rows: str
+    rest: str
+    rest_content: str
+    columns: tuple[str, ...]
 
 
 class Task(NamedTuple):
@@ -303,9 +307,9 @@ class Task(NamedTuple):
         highlight: see `Highlight`.
         terms: of the loss, that a line of progress names.
         columns: metrics that people look at first.
+        card: see `Card`.
         between: see `MakeBetween`; None where nothing happens between steps.
         gallery: see `Gallery`; None where a run cannot be searched.
-        export: see `Export`; None where no other program could read the network.
     """
 
     contradictions: Contradictions
@@ -317,9 +321,9 @@ class Task(NamedTuple):
     highlight: Highlight
     terms: tuple[str, ...]
     columns: tuple[str, ...]
+    card: Card
     between: MakeBetween | None = None
     gallery: Gallery | None = None
-    export: Export | None = None
 
 
 def record_shapes(

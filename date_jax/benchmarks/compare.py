@@ -21,7 +21,7 @@ from date_jax import sharding
 from date_jax.benchmarks import step
 from date_jax.benchmarks.children import Child, answer
 from date_jax.errors import SetupError, UsageError
-from date_jax.networks import pretrained
+from date_jax.networks import exported
 from date_jax.networks.sizes import stride
 from date_jax.run import subprocesses
 
@@ -159,7 +159,7 @@ class Side:
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
         self._turn, self._update, self._state = 0, train_step.update, train_step.init()
         params = self._state.params
-        pretrained.write(weights, config, params["model"])
+        exported.write(weights, config, params, rest="seekers", meta={})
 
         # The outputs in float32, whatever it trains in.
         in_float32 = config.copy_and_resolve_references()

@@ -25,7 +25,7 @@ from date_jax.errors import DataError
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
+from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Task
 
 _NO_GEOMETRY = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
@@ -269,4 +269,14 @@ TASK = Task(
     highlight=evaluation.highlight,
     terms=("loss", "contrast", "joined", "words", "regions", "objectness", "box"),
     columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10", "instances"),
+    card=Card(
+        title="An encoder of every product in a picture",
+        purpose="Finds the products in a post's picture and embeds each of them.",
+        paper="CAPTURE (arXiv 2107.14572)",
+        training=lambda config: f"regions `{config.model.regions.kind}`",
+        rows="posts",
+        rest="streams",
+        rest_content="head of proposals, text, image and cross streams",
+        columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10"),
+    ),
 )

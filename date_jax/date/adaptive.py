@@ -25,7 +25,6 @@ from date_jax.date import (
     batches,
     between_steps,
     evaluation,
-    export,
     network,
     rules,
     supervised,
@@ -145,5 +144,9 @@ TASK = Task(
     terms=(*supervised.TASK.terms, "target_image", "pseudo"),
     columns=evaluation.COLUMNS,
     between=between_steps.between,
-    export=export.export_adaptive,
+    card=supervised.CARD._replace(
+        training=lambda config: (
+            f"`{config.method}`, domains `{config.data.source}` to `{config.data.target}`"
+        )
+    ),
 )

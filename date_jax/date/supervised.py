@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
-from date_jax.date import batches, evaluation, export, network, rules
+from date_jax.date import batches, evaluation, network, rules
 from date_jax.date.network import Date
 from date_jax.networks import extractors
 from date_jax.pairs import contrastive
-from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
+from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Task
 
 LOSSES = ("softmax", "sigmoid")  # of the image seeker, by config.image_seeker.loss
 PRIORS = ("none", "dual_softmax")  # of its softmax, by config.image_seeker.prior
@@ -117,6 +117,16 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Learner:
     return Learner(init, loss, network.predictions(model))
 
 
+CARD = Card(
+    title="A product seeker",
+    purpose="Finds the picture and the box that a text query asks for.",
+    paper="DATE (arXiv 2304.03669)",
+    training=lambda config: f"`supervised`, domains `{config.data.source}`",
+    rows="pairs a domain",
+    rest="seekers",
+    rest_content="projections, image seeker, object seeker",
+    columns=("acc_at_0.5", "mean_iou", "recall_at_1", "recall_at_10"),
+)
 TASK = Task(
     contradictions=rules.contradictions,
     load=evaluation.load,
@@ -127,5 +137,5 @@ TASK = Task(
     highlight=evaluation.highlight,
     terms=("loss", "box", "image", "iou"),
     columns=evaluation.COLUMNS,
-    export=export.export_supervised,
+    card=CARD,
 )

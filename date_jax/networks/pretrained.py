@@ -1,4 +1,4 @@
-"""Published weights in, a run's own out: Swin and BERT as safetensors, in the layouts of `layouts`.
+"""Published weights in: Swin and BERT as safetensors, in the layouts of `layouts`.
 
 A file is read as numbers only, never unpickled. What differs from the network in the run is refused
 with both shapes; the tables of relative positions are resized where the window differs.
@@ -15,14 +15,12 @@ import ml_dtypes  # noqa: F401 - makes bfloat16 a NumPy type, which files may ho
 import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from date_jax.errors import CheckpointError, UsageError
 from date_jax.networks.layouts import (
     DERIVED,
     LAYOUTS,
     OLD_LEAVES,
-    config_json,
     our_tensor,
     published_name,
     published_tensor,
@@ -390,29 +388,3 @@ def published_tensors(kind: str, params: Any) -> dict[str, np.ndarray]:
         value = value if name is None else published_tensor(path, value)
         tensors[name or path] = np.ascontiguousarray(value)
     return tensors
-
-
-def write(folder: Path, config: Any, params: Any) -> None:
-    """Writes a network as safetensors.
-
-    `image/` and `text/` hold the extractors as transformers reads them, `seekers.safetensors` all
-    else under our names.
-
-    Args:
-        folder: made if absent; holds neither extractor yet.
-        config: the run's.
-        params: of the network.
-    """
-    # An extractor is what transformers' from_pretrained takes: a folder with its config.
-    vocab_size = len(params["text_extractor"]["word_embedding"]["embedding"])
-    for kind in LAYOUTS:
-        (folder / kind).mkdir(parents=True)
-        tensors = published_tensors(kind, params[f"{kind}_extractor"])
-        file = folder / kind / "model.safetensors"
-        file.write_bytes(save(tensors, metadata={"format": "pt"}))
-        file_config = config_json(kind, config, vocab_size=vocab_size)
-        (folder / kind / "config.json").write_text(json.dumps(file_config, indent=2) + "\n")
-    # Seekers, projections and whatever else transformers has no network for.
-    rest = {name: part for name, part in params.items() if not name.endswith("_extractor")}
-    seekers = {name: np.ascontiguousarray(x) for name, x in flatten_dict(rest, sep="/").items()}
-    (folder / "seekers.safetensors").write_bytes(save(seekers))

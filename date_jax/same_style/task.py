@@ -20,7 +20,7 @@ from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import evaluation, matching, rules
 from date_jax.same_style.batches import batches, example, load, split_batches
 from date_jax.same_style.network import SameStyle
-from date_jax.task import Aux, Batch, Learner, Memory, Params, Prediction, Task
+from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Prediction, Task
 
 SIDES = ("trigger", "offer")
 LOSSES = ("hinge", "softmax")  # of matching and distinctiveness, by config.losses.kind
@@ -185,5 +185,15 @@ TASK = Task(
            "local_text", "local_image"),
     columns=("m-m/recall_at_1", "i-i/recall_at_1", "t-t/recall_at_1", "i-t/recall_at_1",
              "t-i/recall_at_1", "m-m/mrr"),
+    card=Card(
+        title="An encoder of products",
+        purpose="Embeds pictures, words or both of a product in one space.",
+        paper="the same-style paper (arXiv 2302.05093)",
+        training=lambda config: f"modality `{config.modality}`, losses `{config.losses.kind}`",
+        rows="pairs",
+        rest="joint_encoder",
+        rest_content="projections and joint encoder",
+        columns=("m-m/recall_at_1", "i-t/recall_at_1", "t-i/recall_at_1", "m-m/mrr"),
+    ),
     gallery=split_batches,
 )  # fmt: skip

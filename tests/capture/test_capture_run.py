@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax import train
+from date_jax import export, train
 from date_jax.errors import Preempted
+from date_jax.networks import exported
+from date_jax.run import checkpoint
 from date_jax.tasks import TASKS
 from tests.run.test_multihost import output, start
 from tests.test_train import fingerprints, lines
@@ -54,6 +57,14 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
             }
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
+
+
+def test_an_exported_run_comes_back_to_the_bit(uninterrupted: Path, tmp_path: Path) -> None:
+    export.export(uninterrupted, tmp_path / "out")
+    params = checkpoint.latest_part(uninterrupted).params
+    again = exported.exported_params(tmp_path / "out", params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert "regions `proposals`, 6 of 6 steps" in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(

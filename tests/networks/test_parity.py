@@ -21,7 +21,7 @@ from date_jax import augment
 from date_jax.benchmarks import step, torch_peer
 from date_jax.date.network import Date
 from date_jax.date.supervised import cooperation_terms
-from date_jax.networks import layouts, pretrained
+from date_jax.networks import exported, layouts, pretrained
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 from date_jax.networks.transformer import MASKED, EncoderLayer
@@ -298,7 +298,7 @@ def test_the_benchmarks_peer_has_our_outputs_and_our_loss(
     rows = jax.tree.map(jnp.asarray, batch)
     inputs = augment.plain_view(rows["image"]), rows["text"], rows["text_mask"]
     params = jax.jit(model.init)(jax.random.key(0), *inputs)["params"]
-    pretrained.write(tmp_path, config, params)
+    exported.write(tmp_path, config, {"model": params}, rest="seekers", meta={})
     peer = torch_peer.Peer(config, tmp_path).eval()
     assert sum(p.numel() for p in peer.parameters()) == sum(x.size for x in jax.tree.leaves(params))
     ours = model.apply({"params": params}, *inputs)

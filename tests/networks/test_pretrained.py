@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from date_jax import export, job, train
-from date_jax.date.export import card as model_card
 from date_jax.errors import CheckpointError, UsageError
-from date_jax.networks import layouts, pretrained
+from date_jax.networks import exported, layouts, pretrained
 from date_jax.networks.bert import TextExtractor
+from date_jax.networks.card import model_card
 from date_jax.networks.swin import ImageExtractor
 from date_jax.run.preemption import Preemption
 from date_jax.step import State
+from date_jax.tasks import TASKS
 
 VOCAB = 30
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440449768\n"
@@ -299,6 +300,10 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
     scores = {"live_test": {"acc_at_0.5": 0.75, "mean_iou": 0.5}}
     (run / "results.json").write_text(json.dumps({"eval": scores}))
     export.export(run, tmp_path / "out")
+    average = jax.tree.map(np.asarray, begun.ema)
+    again = exported.exported_params(tmp_path / "out", average)
+    jax.tree.map(np.testing.assert_array_equal, again, average)
+    assert jax.tree.structure(again) == jax.tree.structure(average)
     seekers = load_file(tmp_path / "out" / "seekers.safetensors")
     model = flatten_dict(begun.ema["model"], sep="/")
     assert seekers.keys() == {name for name in model if "_extractor/" not in name}
@@ -311,6 +316,10 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
     card = (tmp_path / "out/README.md").read_text()
     assert "| live_test | 0.750 | 0.500 | - | - |" in card
     assert "0 of 12 steps" in card
+    assert not (tmp_path / "out/calibration.json").exists()
+    (run / "calibration.json").write_text("{}")
+    export.export(run, tmp_path / "again")
+    assert (tmp_path / "again/calibration.json").read_text() == "{}"
     with pytest.raises(UsageError, match="out: exists already"):
         export.export(run, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no such directory"):
@@ -318,12 +327,18 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
 
 
 def test_a_card_says_whether_other_programs_read_the_exported_swin(
-    tiny_config: ConfigDict,
+    tiny_config: ConfigDict, tmp_path: Path
 ) -> None:
-    assert "gives the same numbers where" in model_card(tiny_config, "date", 0, {})
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/model.safetensors").touch()
+
+    def card() -> str:
+        words = TASKS["pgda"].card
+        return model_card(tiny_config, words, step=0, scores={}, folder=tmp_path)
+
+    assert "gives the same numbers where" in card()
     tiny_config.data.image_size = 64
-    card = model_card(tiny_config, "date", 0, {})
-    assert "windows are all alike, here of 4, but the last\nstage is one of 8." in card
+    assert "windows are all alike, here of 4, but the last\nstage is one of 8." in card()
 
 
 def test_a_tensor_in_two_files_of_a_folder_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -14,6 +15,8 @@ from PIL import Image
 
 from date_jax import export, search, train
 from date_jax.errors import Preempted, UsageError
+from date_jax.networks import exported
+from date_jax.run import checkpoint
 from date_jax.same_style import modes
 from date_jax.tasks import TASKS
 from tests.run.test_multihost import output, start
@@ -45,8 +48,16 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
         assert metrics["queries"] <= metrics["offers"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
-    with pytest.raises(UsageError, match="task same_style; only pgda's and date's are exported"):
-        export.export(uninterrupted, uninterrupted / "out")
+
+
+def test_an_exported_run_comes_back_to_the_bit(uninterrupted: Path, tmp_path: Path) -> None:
+    export.export(uninterrupted, tmp_path / "out")
+    params = checkpoint.latest_part(uninterrupted).params
+    again = exported.exported_params(tmp_path / "out", params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "modality `both`, losses `hinge`, 6 of 6 steps" in card
+    assert "| offer_test | 0." in card
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_bit(

@@ -1,0 +1,107 @@
+"""The model card of an export: what it is, how it was trained, what it scored, how to load it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from date_jax.networks.sizes import stride
+from date_jax.task import Card
+
+Scores = Mapping[str, Mapping[str, float]]  # metrics by split
+
+
+def model_card(config: ConfigDict, card: Card, *, step: int, scores: Scores, folder: Path) -> str:
+    """The text of the card in Markdown.
+
+    Args:
+        config: the run's.
+        card: what the task says of its networks.
+        step: of the checkpoint.
+        scores: metrics by split, of results.json; may be empty.
+        folder: of the export, whose files are there already.
+    """
+    data = config.data
+    lines = [
+        # The kind of network, its training, and its scores where it has some.
+        f"# {card.title}",
+        "",
+        f"{card.purpose} Trained with date_jax after",
+        f"{card.paper}: {card.training(config)}, {step:,} of {config.steps:,} steps of",
+        f"{config.batch_size} {card.rows}, data `{data.name}`,",
+        f"pictures of {data.image_size} px, texts of {data.text_length} pieces, seed",
+        f"{config.seed}. The weights are the moving average of training.",
+        "",
+        *_score_table(scores, card.columns),
+        *_file_table(folder, card),
+        "",
+        *_how_to_load(config, folder),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_table(scores: Scores, columns: tuple[str, ...]) -> list[str]:
+    """The metrics by split in Markdown, with an empty line after it; nothing without any."""
+    if not scores:
+        return []
+    rows = [f"| split | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for split, metrics in scores.items():
+        cells = (f"{metrics[name]:.3f}" if name in metrics else "-" for name in columns)
+        rows.append(f"| {split} | {' | '.join(cells)} |")
+    return [*rows, ""]
+
+
+def _file_table(folder: Path, card: Card) -> list[str]:
+    """The files of the folder in Markdown, and what each holds."""
+    table = {
+        "image/model.safetensors": "Swin in Hugging Face's layout; `rep`, `*/rep_bias` and the "
+        "like are ours",
+        "text/model.safetensors": "BERT in Hugging Face's layout",
+        "text/vocab.txt": "word pieces, with their rules in `tokenizer_config.json`",
+        f"{card.rest}.safetensors": f"{card.rest_content}, under our names",
+        "training": "parameters that only training uses",
+        "calibration.json": "the score as a probability",
+        "config.json": "the config of the run",
+        "export.json": "step, task, and the SHA-256 of the files of tensors",
+    }
+    rows = [f"| `{name}` | {text} |" for name, text in table.items() if (folder / name).exists()]
+    return ["| file | what it holds |", "|---|---|", *rows]
+
+
+def _how_to_load(config: ConfigDict, folder: Path) -> list[str]:
+    """A command to load it here, then the pixels and the reader that other programs need."""
+    kinds = [kind for kind in ("image", "text") if (folder / kind / "model.safetensors").exists()]
+    lines = []
+    if kinds and config.get("init"):
+        flags = [f"--config.init.{kind}=<here>/{kind}" for kind in kinds]
+        flags.append("--config.data.vocab=<here>/text/vocab.txt")
+        lines = [
+            "Begin a run with the extractors, where `config.model` has their sizes "
+            "(`config.json`):",
+            "",
+            f"    python -m date_jax.main --config=configs/{config.task}.py \\",
+            *(f"        {flag} \\" for flag in flags[:-1]),
+            f"        {flags[-1]}",
+            "",
+        ]
+    if "image" in kinds:
+        lines.append(
+            "Pixels are in [0, 1], less ImageNet's mean, over its deviation. "
+            + _plain_swin(config.model.image, config.data.image_size)
+        )
+    return lines
+
+
+def _plain_swin(image: ConfigDict, image_size: int) -> str:
+    """The card's sentence on whether transformers' `SwinModel` reads the exported tensors."""
+    grid = image_size // stride(image)
+    if grid != image.window:
+        return (
+            "transformers'\n`SwinModel` cannot read `image/`: its windows are all alike, here of "
+            f"{image.window}, but the last\nstage is one of {grid}."
+        )
+    pooling = image.get("pooling", "mean")
+    return (
+        "transformers'\n`SwinModel` reads `image/`, without `[REP]`, and gives the same numbers "
+        f"where\n`model.image.pooling` was `mean` (here: `{pooling}`)."
+    )
