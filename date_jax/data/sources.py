@@ -21,7 +21,7 @@ from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_p
 from date_jax.data.domains import domain_names
 from date_jax.data.files import catalogue, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
-from date_jax.data.files.text_rows import product_notes
+from date_jax.data.files.text_rows import product_notes, table_path
 from date_jax.data.prepared import PreparedSplit
 from date_jax.errors import UsageError, spelling_hint
 from date_jax.run.user_paths import user_path
@@ -147,7 +147,7 @@ def _suppliers(config: Any, cache: Path) -> Parts:
 
 
 def _offer_files(config: Any, cache: Path) -> Parts:
-    path = user_path(config.path)
+    path = table_path(config.path)
     offers = catalogue.offers(path)
     return _paired_offers(
         config,

@@ -7,17 +7,35 @@ import os
 import re
 from pathlib import Path
 
-from date_jax.errors import SetupError
+from date_jax.errors import SetupError, UsageError
 
+# A scheme, whose slashes a path has lost one of, or a host as web pages have it: //host.example/.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/+\S|//[\w-]+(\.[\w-]+)+/\S", re.IGNORECASE)
 _TILDE = re.compile(r"~[\w.-]*(/|$)")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address of a web page or of a store, and no path of this machine.
+
+    >>> [is_address(text) for text in ("https://a.example/b.jpg", "//a.example/b.jpg", "C:/b.jpg")]
+    [True, True, False]
+    """
+    return bool(_ADDRESS.match(text))
 
 
 def user_path(text: str | Path) -> Path:
     """A user's path with `~` and `~name` as the home that they stand for.
 
     Raises:
+        UsageError: it is an address.
         SetupError: there is no such home, as in a container whose user has none.
     """
+    if is_address(str(text)):
+        raise UsageError(
+            f"{str(text)[:100]} is an address, and files are read from this machine\n"
+            "  fetch it first, as with curl -LO ADDRESS, and name the file; "
+            "of file:/// take the path alone"
+        )
     path = os.path.expanduser(text)
     if _TILDE.match(path):  # left as it is where nobody has that home
         home = Path(path).parts[0]

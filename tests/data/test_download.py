@@ -1,7 +1,10 @@
 """Fetching pictures by a list: from a server of this machine, which remembers who asked when."""
 
+import csv
 import io
 import itertools
+import json
+import re
 import threading
 import time
 from collections import Counter
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 from date_jax.data.files import download
+from date_jax.data.files.annotations import annotations
 from date_jax.errors import DataError
 
 FAST = {"delay": 0.0, "timeout": 2.0, "tries": 3}
@@ -290,3 +294,72 @@ def test_the_command_says_what_is_wrong(
     assert download.main([f"--list={names}", out, "--delay=0"]) == 1
     (tmp_path / "file").write_text("")
     assert download.main([f"--list={names}", f"--out={tmp_path / 'file'}"]) == 5
+
+
+def test_a_table_of_addresses_becomes_one_of_files(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    table, out = tmp_path / "shop.csv", tmp_path / "pictures"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["sku", "title", "img_url", "domain", "split", "product_id"])
+        for number, name in enumerate(["a.jpg", "红杯.png", "gone", "a.jpg"]):
+            url = f"{server.address}/{name}"
+            rows.writerow([f"s{number}", "mug, striped", url, "mall", "train", "007"])
+    command = [f"--list={table}", f"--out={out}", "--delay=0", "--tries=1"]
+    assert download.main([*command, "--columns=image=img_url,query=title"]) == 1
+    assert "3 of 4 rows with their pictures are in" in capsys.readouterr().out
+    assert server.count()["/a.jpg"] == 1  # two rows share it
+    rows = annotations(out / "rows.csv")
+    assert [(row.text, row.product_id) for row in rows] == [("mug, striped", "007")] * 3
+    assert [(out / row.image).suffix for row in rows] == [".jpg", ".png", ".jpg"]
+    assert rows[0].image == rows[2].image
+    assert all((out / row.image).is_file() for row in rows)
+    # Again with a column of names: other files, and the same rows.
+    columns = "--columns=image=img_url,query=title,id=sku"
+    assert download.main([*command, columns]) == 1
+    assert [row.image for row in annotations(out / "rows.csv")] == ["s0.jpg", "s1.png", "s3.jpg"]
+
+
+def test_a_table_in_json_lines_keeps_its_boxes(server: Server, tmp_path: Path) -> None:
+    table, out = tmp_path / "shop.jsonl", tmp_path / "out"
+    row = {"image": f"{server.address}/a.jpg", "query": "mug", "domain": "mall", "split": "train"}
+    table.write_text(json.dumps(row | {"box": [1, 2, 3, 4.5]}) + "\n")
+    assert download.main([f"--list={table}", f"--out={out}"]) == 0
+    (read,) = annotations(out / "rows.jsonl")
+    assert read.box == (1, 2, 3, 4.5)
+    assert (out / read.image).is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("image=url", r"shop\.csv: no url \(did you mean 'img_url'\?\)"),
+        (
+            "",
+            r"no image .*\n  found: sku, img_url\n  name the column of addresses: --columns=image=",
+        ),
+        ("image", "expected ours=theirs with commas"),
+        ("image=img_url,query=img_url", "each column once"),
+        ("image=img_url,id=sku", r"shop\.csv:3: the id 's' has two addresses"),
+        ("image=img_url,sku=img_url", "each column once"),
+    ],
+)
+def test_a_wrong_map_of_columns_is_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture, flags: str, says: str
+) -> None:
+    (tmp_path / "shop.csv").write_text("sku,img_url\ns,//a.example/1.jpg\ns,//a.example/2.jpg\n")
+    command = [f"--list={tmp_path / 'shop.csv'}", f"--out={tmp_path}", f"--columns={flags}"]
+    assert download.main(command) in (2, 3)
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_columns_of_what_is_no_table_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "urls.tsv").write_text("a\thttp://127.0.0.1/a.jpg\n")
+    command = [f"--list={tmp_path / 'urls.tsv'}", f"--out={tmp_path / 'out'}"]
+    assert download.main([*command, "--columns=image=url"]) == 2
+    assert "is no .csv or .jsonl table" in capsys.readouterr().err
+    assert download.main(["--list=https://a.example/shop.csv", f"--out={tmp_path / 'out'}"]) == 3
+    assert "is an address: fetch it first" in capsys.readouterr().err

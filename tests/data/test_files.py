@@ -15,9 +15,10 @@ from PIL import Image
 from date_jax import search
 from date_jax.data import pipeline
 from date_jax.data.cache import tensorflow
+from date_jax.data.files.annotations import annotations
 from date_jax.data.files.preprocess import header, prepared_file
 from date_jax.data.prepared import Records
-from date_jax.errors import DataError
+from date_jax.errors import DataError, UsageError
 
 RED, BLUE = (230, 20, 20), (20, 20, 230)
 BOX = [12, 30, 44, 50]
@@ -372,6 +373,50 @@ def test_a_name_that_is_no_path_here_is_refused_with_what_to_do(
     lines = str(caught.value).splitlines()
     assert len(lines) <= 8
     assert max(map(len, lines)) <= 250
+
+
+def test_a_table_that_names_its_pictures_by_addresses_is_sent_to_the_downloader(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of(tmp_path)
+    for number, row in enumerate(rows[:8]):
+        row["image"] = f"{'https:' * (number % 2)}//pictures.example/{number}.jpg"
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    with pytest.raises(DataError, match=r"8 of 12 rows name their pictures by addresses") as caught:
+        load(data_config(path, tmp_path))
+    says = str(caught.value)
+    assert f"python -m date_jax.data.download --list={path} --out=pictures" in says
+    assert "pictures/rows.jsonl" in says
+    # Under another name the column is missing, and the message names the one that there is.
+    for row in rows:
+        row["img_url"] = row.pop("image")
+    write_jsonl(path, rows)
+    with pytest.raises(DataError, match="no image") as caught:
+        load(data_config(path, tmp_path))
+    assert "date_jax.data.download --columns=image=img_url --list=FILE" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 8
+
+
+@pytest.mark.parametrize("text", ["https://a.example/shop.jsonl", "s3://bucket/shop.csv"])
+def test_an_address_as_a_table_is_sent_to_the_downloader(tmp_path: Path, text: str) -> None:
+    config = data_config(tmp_path / "shop.jsonl", tmp_path)
+    config.path = text
+    with pytest.raises(UsageError, match=r"is an address, and files are read") as caught:
+        load(config)
+    assert f"curl -LO {text}" in str(caught.value)
+    assert "python -m date_jax.data.download --list=" in str(caught.value)
+
+
+def test_corners_in_four_fields_of_json_are_a_box(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    plain = annotations(write_jsonl(tmp_path / "shop.jsonl", rows))
+    for row in rows:
+        box = row.pop("box") or [None] * 4
+        row |= dict(zip(("x_min", "y_min", "x_max", "y_max"), box, strict=True))
+    assert annotations(write_jsonl(tmp_path / "corners.jsonl", rows)) == plain
+    rows[2]["x_min"] = None
+    with pytest.raises(DataError, match=r"corners\.jsonl:3: box is \[null, 30, 44, 50\]"):
+        annotations(write_jsonl(tmp_path / "corners.jsonl", rows))
 
 
 def test_a_search_by_an_address_is_refused_with_what_to_do() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from date_jax.data.files.encodings import utf8_text
 from date_jax.data.files.text_rows import check_separator
 from date_jax.errors import DataError, SetupError, spelling_hint
+from date_jax.run.user_paths import is_address
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
@@ -87,6 +88,11 @@ def file_table(
         DataError: there are none, or they are not what they should be.
     """
     flag = flag or f"--{name}"
+    if is_address(pattern):
+        raise DataError(
+            f"{flag}={pattern[:100]}: is an address: copy its files to this machine and name them\n"
+            "  or run the query of --sql where they are"
+        )
     paths = _paths(pattern)
     if not paths and Path(pattern).is_dir():
         raise DataError(f"{flag}: the folder {pattern} holds no .parquet or .csv files")

@@ -16,9 +16,9 @@ from date_jax.data.files.annotations import annotations
 from date_jax.data.files.box_format import check_boxes
 from date_jax.data.files.photos import PhotoRow, Photos
 from date_jax.data.files.preprocess import prepared_box
+from date_jax.data.files.text_rows import table_path
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
-from date_jax.run.user_paths import user_path
 
 PREPARE_VERSION = 3  # raise it when prepared pictures change: what was made before is made anew
 
@@ -63,7 +63,7 @@ def builder(config: Any, cache: Path) -> "Files":
             "config.data.path is empty: name your .jsonl or .csv file, "
             "as in --config.data.path=shop.jsonl"
         )
-    path = user_path(config.path)
+    path = table_path(config.path)
     # A line becomes a row; its domain and split make the name of one split.
     rows = [
         PhotoRow(

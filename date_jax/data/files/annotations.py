@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from date_jax.data.files.text_rows import (
     check_columns,
+    check_images,
     check_splits,
     check_whole_characters,
     id_text,
@@ -66,10 +67,13 @@ def annotations(path: Path) -> list[Row]:
     for line, fields in text_rows(path, _check_columns):
         if path.suffix.lower() == ".csv":
             fields["box"] = _csv_box(path, line, fields)
+        elif CORNERS[0] in fields:  # all four are there, or the columns would be refused
+            fields.setdefault("box", _corners_box(fields))
         rows.append(_row(path, line, fields))
     if not rows:
         raise DataError(f"{path} holds no rows: expected one a picture and query")
     check_splits(path, rows)
+    check_images(path, [row.image for row in rows])
     return rows
 
 
@@ -88,6 +92,12 @@ def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:
             f"{path}:{line}: box {', '.join(cells)} is not four numbers: expected columns "
             f"{', '.join(CORNERS)}, or one column box such as [10, 20, 50, 80]"
         ) from None
+
+
+def _corners_box(fields: dict[str, Any]) -> Any:
+    """The box of a JSON object that has its corners in four fields; four nulls are none."""
+    corners = [fields[corner] for corner in CORNERS]
+    return None if corners == [None] * 4 else corners
 
 
 def _check_columns(where: str, names: list[str]) -> None:

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from date_jax.data.files.text_rows import (
     check_columns,
+    check_images,
     check_splits,
     check_whole_characters,
     id_text,
@@ -76,6 +77,7 @@ def offers(path: Path) -> list[Offer]:
     if not rows:
         raise DataError(f"{path} holds no rows: expected one an offer")
     _check_unique(path, rows)
+    check_images(path, [row.image for row in rows])
     if any(offer.split for offer in rows):
         check_splits(path, rows)
     return rows

@@ -1,11 +1,17 @@
 """Fetches pictures by a list, politely, and goes on where it was stopped.
 
     python -m date_jax.data.download --list=urls.tsv --out=pictures
+    python -m date_jax.data.download --list=shop.csv --columns=image=img_url --out=pictures
 
 A line of the list is `id<TAB>URL`, or a post of Product1M's lists, whose mirror address is tried
 where the first one fails. Pictures become `<id>.jpg`, `.png` or `.webp`; those that are there are
 not asked for again. What could not be fetched is in `failures.tsv` of the folder: id, URL, reason;
 failures of pictures that are in other lists stay there.
+
+A list may also be a table, `.csv` or `.jsonl`. `--columns=image=img_url,query=title` says which of
+its columns are ours; `id=sku` names the pictures by that column, otherwise a hash of the address
+does. `rows.csv` (or `.jsonl`) of the folder is the table with our columns and the pictures' files,
+without the rows whose pictures are not there.
 """
 
 import argparse
@@ -24,7 +30,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, quote, urlsplit
 
 from date_jax.data import command
-from date_jax.data.files import product1m_lists
+from date_jax.data.files import addressed_tables, product1m_lists
+from date_jax.data.files.addressed_tables import AddressedTable, addressed_table, column_map
 from date_jax.data.files.photos import PART, checked_id
 from date_jax.data.files.text_rows import file_text
 from date_jax.errors import DataError, SetupError, UsageError
@@ -136,7 +143,11 @@ def listed_pictures(path: Path) -> list[ListedPicture]:
         pictures = [*_tab_separated_pictures(path, content)]
     if not pictures:
         raise DataError(f"{path} is empty: expected id<TAB>URL a line")
-    # Where an id stands twice, the first line counts.
+    return _first_pictures(pictures)
+
+
+def _first_pictures(pictures: Sequence[ListedPicture]) -> list[ListedPicture]:
+    """The pictures, each id once: where one stands twice, the first line counts."""
     first = {picture.name: picture for picture in reversed(pictures)}
     return list(first.values())[::-1]
 
@@ -405,7 +416,15 @@ def _fetch_all(
 def main(arguments: Sequence[str]) -> int:
     """Fetches a list; returns the exit code, 1 where some pictures failed."""
     parser = command.Parser("download", __doc__)
-    parser.add_argument("--list", type=Path, required=True, help="id<TAB>URL, or Product1M's")
+    parser.add_argument(
+        "--list",
+        type=Path,
+        required=True,
+        help="id<TAB>URL, Product1M's, or a .csv or .jsonl table",
+    )
+    parser.add_argument(
+        "--columns", default="", help="of a table: ours=theirs, as in image=img_url,query=title"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder of pictures")
     meanings = {
         "connections": "at once",
@@ -423,7 +442,7 @@ def fetch_list(flags: argparse.Namespace) -> int:
     """Fetches the pictures of a list, as the command's flags say; returns 1 where some failed.
 
     Raises:
-        UsageError: an option is not above 0.
+        UsageError: an option is not above 0, or columns are named of what is no table.
         DataError: the list is malformed.
         SetupError: the folder cannot be written, or the disk is full.
     """
@@ -431,5 +450,29 @@ def fetch_list(flags: argparse.Namespace) -> int:
     for name, value in options._asdict().items():
         if not (value > 0 or (name == "delay" and value == 0)):
             raise UsageError(f"--{name}={value}: must be above 0")
-    failures = download(listed_pictures(flags.list), flags.out, options)
+    # A table's pictures become its column of files; other lists name pictures alone.
+    columns = column_map(flags.columns)
+    if flags.list.suffix.lower() in addressed_tables.KINDS:
+        table = addressed_table(flags.list, columns, "--list")
+        pictures = [ListedPicture(*picture) for picture in table.pictures()]
+        failures = download(_first_pictures(pictures), flags.out, options)
+        _write_rows(table, flags.out)
+    elif columns:
+        kinds = " or ".join(addressed_tables.KINDS)
+        raise UsageError(f"--columns={flags.columns}: --list={flags.list} is no {kinds} table")
+    else:
+        failures = download(listed_pictures(flags.list), flags.out, options)
     return 1 if failures else 0
+
+
+def _write_rows(table: AddressedTable, folder: Path) -> None:
+    """Writes a table beside its pictures, and says where.
+
+    Raises:
+        SetupError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        path, count = table.write(folder)
+    except OSError as error:
+        raise SetupError(f"cannot write to {folder}: {error.strerror or error}") from error
+    print(f"{count:,} of {len(table.rows):,} rows with their pictures are in {path}")

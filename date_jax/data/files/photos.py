@@ -12,11 +12,11 @@ from date_jax.data.files import preprocess
 from date_jax.data.files.preprocess import Header, UnreadablePictureError
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
+from date_jax.run.user_paths import is_address
 
 WINDOW = 1024  # pictures made ahead of whoever takes them, at most
 REASONS = 3  # unreadable pictures named in a message
 PART = ".part"  # ending of a file that is being fetched
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _NAME_LENGTH = 80  # letters of a picture's name in a message, at most
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -190,7 +190,7 @@ def naming_advice(folder: Path, name: str) -> str:
     """
     if name.lower().startswith("data:"):
         return "holds the picture itself: save it as a file and name that"
-    if _ADDRESS.match(name):
+    if is_address(name):
         return "is an address: fetch it first with python -m date_jax.data.download, name the file"
     if "\\" in name and (folder / name.replace("\\", "/")).is_file():
         return "has Windows' backslashes: write /, for that file is there"

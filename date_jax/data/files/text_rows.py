@@ -12,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from date_jax.data.domains import SPLITS
 from date_jax.data.files.encodings import utf8_text
-from date_jax.errors import DataError, spelling_hint
+from date_jax.errors import DataError, UsageError, spelling_hint
+from date_jax.run.user_paths import is_address, user_path
 
 MIN_ROWS = 4  # of a file whose products are doubted
 
@@ -31,13 +32,14 @@ class SplitRow(Protocol):
 
 
 def text_rows(
-    path: Path, check: Callable[[str, list[str]], None]
+    path: Path, check: Callable[[str, list[str]], None], option: str = "config.data.path"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The line, from 1, and the fields of each row of a `.jsonl` or `.csv` file.
 
     Args:
-        path: of the file, as `config.data.path` has it.
+        path: of the file.
         check: raises DataError for a place and the names of columns there that will not do.
+        option: by which the user named the file, for the messages.
 
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
@@ -46,10 +48,49 @@ def text_rows(
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".csv"):
         raise DataError(
-            f"config.data.path={path}: expected a .jsonl (JSON Lines) or .csv file"
+            f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file"
             f"{spelling_hint(kind, ('.jsonl', '.csv'))}"
         )
-    yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path), check)
+    yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path, option), check)
+
+
+def table_path(text: str) -> Path:
+    """The path of a user's table, as `config.data.path` has it.
+
+    Raises:
+        UsageError: it is an address.
+        SetupError: it begins with a home that is not there.
+    """
+    if is_address(text):
+        raise UsageError(
+            f"config.data.path={text[:100]}: is an address, and files are read from this machine\n"
+            f"  fetch the table first: curl -LO {text[:100]}\n"
+            "  pictures that a table names by addresses are fetched with\n"
+            "  python -m date_jax.data.download --list=table.csv --out=pictures"
+        )
+    return user_path(text)
+
+
+def check_images(path: Path, images: Sequence[str]) -> None:
+    """Refuses a table that names most of its pictures by addresses.
+
+    Fewer of them count as pictures that cannot be read, which a run may leave out.
+
+    Args:
+        path: of the table.
+        images: the name of each row's picture.
+
+    Raises:
+        DataError: with the command that fetches them.
+    """
+    addresses = [name for name in images if is_address(name)]
+    if 2 * len(addresses) > len(images):
+        raise DataError(
+            f"{path}: {len(addresses):,} of {len(images):,} rows name their pictures by addresses, "
+            f"such as {addresses[0][:80]}\n"
+            f"  fetch them: python -m date_jax.data.download --list={path} --out=pictures\n"
+            f"  then read the table that it writes: pictures/rows{path.suffix.lower()}"
+        )
 
 
 def file_text(path: Path, option: str = "config.data.path") -> str:
@@ -62,6 +103,9 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
     Raises:
         DataError: it is not there, no text, or in another encoding.
     """
+    # A command's flag is a path already, which has lost one slash of an address.
+    if is_address(str(path)):
+        raise DataError(f"{option}={path}: is an address: fetch it first, as with curl -LO ADDRESS")
     # Whole, for the messages look at more than one line of it.
     try:
         content = path.read_bytes()
@@ -202,7 +246,19 @@ def check_columns(
             f"{where}: no {', '.join(missing)}{spelling_hint(missing[0], names)}\n"
             f"  found: {', '.join(names)[:200]}\n"
             f"  required: {', '.join(required)}; besides: {', '.join(optional)}"
+            f"{_download_advice(names) if 'image' in missing else ''}"
         )
+
+
+def _download_advice(names: Sequence[str]) -> str:
+    """The line of a message that says how a column of addresses becomes pictures; or ""."""
+    for name in names:
+        if re.search(r"ur[il]s?($|[\W_\d])|href|(^|[\W_])link", name.lower()):
+            return (
+                f"\n  if {name[:40]} holds addresses: python -m date_jax.data.download "
+                f"--columns=image={name[:40]} --list=FILE --out=pictures"
+            )
+    return ""
 
 
 def check_whole_characters(where: str, name: str, text: str) -> None:
