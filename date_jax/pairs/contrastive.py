@@ -5,7 +5,7 @@ tiles again. Memory grows with B, and not with its square. A tile serves both di
 complete on their device, columns are sums over devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,40 @@ from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
 
 
+def aligned_matches(
+    rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]
+) -> Bool[Array, "B t"]:
+    """Whether a row and a column have the same number in the same one of their K places.
+
+    Args:
+        rows, columns: each place has numbers of one kind, such as the product and the text.
+
+    Example: the second column has the row's numbers in other places.
+
+        >>> row, columns = jnp.uint32([[1, 2]]), jnp.uint32([[1, 3], [2, 1]])
+        >>> aligned_matches(row, columns)
+        Array([[ True, False]], dtype=bool)
+    """
+    return (rows[:, None] == columns[None]).any(axis=-1)
+
+
+def crosswise_matches(
+    rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]
+) -> Bool[Array, "B t"]:
+    """Whether a row and a column have a number in common, in whichever of their K places.
+
+    Args:
+        rows, columns: all places have numbers of one kind, such as a pair's two offers.
+
+    Example: a pair of offers, its own reverse, and a pair of two others.
+
+        >>> row, columns = jnp.uint32([[1, 2]]), jnp.uint32([[2, 1], [3, 4]])
+        >>> crosswise_matches(row, columns)
+        Array([[ True, False]], dtype=bool)
+    """
+    return (rows[:, None, :, None] == columns[None, :, None, :]).any(axis=(-2, -1))
+
+
 def softmax(
     query: Float[Array, "B D"],
     image: Float[Array, "B D"],
@@ -25,6 +59,7 @@ def softmax(
     *,
     scale: Float[Array, ""],
     prior_temperature: float = 0.0,
+    matches: Callable[[Array, Array], Array] = aligned_matches,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
     r"""Cross-entropy of images against queries, in both directions, per pair.
@@ -36,11 +71,12 @@ def softmax(
 
     Args:
         query, image: unit vectors, row i of each is a pair; `s` is their cosine.
-        identity: rows that agree in one of the K numbers are each other's positives. Targets are
-            spread evenly over them, so that another picture of the same product is never taken for
-            a negative.
+        identity: K numbers a row, of which `matches` tells the positives. Targets are spread
+            evenly over them, so that another picture of the same product is never taken for a
+            negative.
         scale: the learnt inverse temperature ℓ.
         prior_temperature: τ; with 0 there is no prior.
+        matches: `aligned_matches` or `crosswise_matches`: which rows are each other's positives.
         tile: columns at a time.
 
     Example: nothing tells two images apart, so each query has one of them by chance.
@@ -77,7 +113,7 @@ def softmax(
 
             # A query's sums grow from tile to tile; an image's are complete with this one.
             by_query = jnp.where(real[None], by_query, MASKED)
-            positive = _is_positive(identity, identities) & real[None]
+            positive = matches(identity, identities) & real[None]
             total = jnp.logaddexp(total, jax.nn.logsumexp(by_query, axis=1))
             positive_logits += jnp.where(positive, by_query, 0.0).sum(axis=1)
             image_logits = jnp.where(positive, by_image, 0.0).sum(axis=0)
@@ -113,7 +149,8 @@ def sigmoid(
         L_i = - Σ_j log σ( z_ij (ℓ s_ij + b) ),    z_ij = 1 for positives, else -1
 
     Args:
-        query, image, identity, tile: see `softmax`.
+        query, image, tile: see `softmax`.
+        identity: rows with an equal number in one of the K places are each other's positives.
         scale: the learnt inverse temperature ℓ.
         bias: the learnt b, of which a logit is so far from 0 that the many negatives begin right.
 
@@ -133,7 +170,7 @@ def sigmoid(
             loss: Array, real: Bool[Array, " t"], images: Array, identities: Array
         ) -> Array:
             # A logit's sign says what would be right; the loss is how far it is from that.
-            sign = jnp.where(_is_positive(identity, identities), 1.0, -1.0)
+            sign = jnp.where(aligned_matches(identity, identities), 1.0, -1.0)
             logits = scale * dot_products(query, images) + bias
             losses = -jax.nn.log_sigmoid(sign * logits)
             return loss + jnp.where(real[None], losses, 0.0).sum(axis=1)
@@ -194,10 +231,6 @@ def nt_xent(
         for rows, of_other_modality in zip((image, text), across, strict=True)
     ]
     return (log_sums[0] + log_sums[1]) / 2 - (image * text).sum(axis=1) / temperature
-
-
-def _is_positive(rows: UInt32[Array, "B K"], columns: UInt32[Array, "t K"]) -> Bool[Array, "B t"]:
-    return (rows[:, None] == columns[None]).any(axis=-1)
 
 
 def _log_sums(

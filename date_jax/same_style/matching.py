@@ -2,14 +2,17 @@ r"""The losses of same-style matching (arXiv 2302.05093) over the whole global b
 
 With cosines of unit vectors, B pairs of a trigger and an offer, after the official loss file:
 
-    PPM(a)   s_ij = a_i · offer_j,    l_i = (1/B) Σ_j max(0, s_ij − s_ii + m·[i≠j])
-    SD(t)    q_ij = t_i · trigger_j,  l_i = (1/B) Σ_j max(0, q_ij − q_ii + m·[i≠j])
+    PPM(a)   s_ij = a_i · offer_j,    l_i = (1/B) Σ_{j∈N_i} max(0, s_ij − s_ii + m)
+    SD(t)    q_ij = t_i · trigger_j,  l_i = (1/B) Σ_{j∈N_i} max(0, q_ij − q_ii + m)
     LC(t)    D_ij = trigger_i · offer_j, T_ij = t_i · offer_j,
              J_i = the k largest D_ij of the batch,
              l_i = (1/k) Σ_{j∈J_i} max(0, (D_ij − T_ij)² − m)
 
 Trigger and offer are encoded from picture and words; t from one of them alone, a from either or
 both. Each device keeps its rows and runs through all columns tile by tile.
+
+N_i are the pairs of the batch that have no offer in common with pair i. This is ours: the official
+file takes all j ≠ i, which pushes an offer away from itself where a batch has it in two pairs.
 """
 
 from collections.abc import Sequence
@@ -17,9 +20,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from date_jax import sharding
+from date_jax.pairs.contrastive import crosswise_matches
 from date_jax.pairs.tiles import TILE, fold_tiles
 from date_jax.pairs.vectors import dot_products
 from date_jax.sharding import Gather
@@ -30,43 +34,50 @@ NEAREST = 10  # k of LC
 def hinge(
     rows: Float[Array, "B E"],
     columns: Float[Array, "B E"],
+    identity: UInt32[Array, "B K"],
     *,
     margin: float,
     tile: int = TILE,
 ) -> Float[Array, " B"]:
-    """The hinge loss of each row against all columns, of which column i belongs to row i.
+    """The hinge loss of each row against the columns of other products; column i is row i's own.
 
-        l_i = (1/B) Σ_{j≠i} max(0, s_ij - s_ii + m),    s_ij = row_i · column_j
+        l_i = (1/B) Σ_{j∈N_i} max(0, s_ij - s_ii + m),    s_ij = row_i · column_j
+        N_i = the j of whose K numbers row i has none
 
     With offers as columns it is PPM (2302.05093), with triggers SD. Two rows of which each lies on
-    the other's column, and away from its own:
+    the other's column, and away from its own; then the same two as a pair and its own reverse:
 
-        >>> hinge(jnp.eye(2), jnp.eye(2)[::-1], margin=0.5)
+        >>> pairs = jnp.array([[0, 1], [2, 3]], jnp.uint32)
+        >>> hinge(jnp.eye(2), jnp.eye(2)[::-1], pairs, margin=0.5)
         Array([0.75, 0.75], dtype=float32)
+        >>> reverse = jnp.array([[0, 1], [1, 0]], jnp.uint32)
+        >>> hinge(jnp.eye(2), jnp.eye(2)[::-1], reverse, margin=0.5)
+        Array([0., 0.], dtype=float32)
 
     Args:
         rows, columns: unit vectors.
+        identity: numbers of the offers of each pair; pairs with one in common are no negatives.
         margin: m, by which a row's column is to be nearer than any other.
         tile: columns at a time.
     """
 
     def row_losses(all_rows: Gather, parts: Sequence[Array]) -> Float[Array, " b"]:
-        rows, columns, number = parts
+        rows, columns, identity = parts
         matching = (rows * columns).sum(axis=1, keepdims=True)
 
         def add_tile(
-            total: Array, real: Bool[Array, " t"], tile_columns: Array, tile_number: Array
+            total: Array, real: Bool[Array, " t"], tile_columns: Array, tile_identity: Array
         ) -> Array:
-            # A row's own column, and what only fills the last tile up, cost nothing.
-            is_other = number[:, None] != tile_number[None]
+            # Columns of the row's own offers, and what only fills the last tile up, cost nothing.
+            is_negative = real[None] & ~crosswise_matches(identity, tile_identity)
             excess = jnp.maximum(dot_products(rows, tile_columns) - matching + margin, 0.0)
-            return total + jnp.where(real[None] & is_other, excess, 0.0).sum(axis=1)
+            return total + jnp.where(is_negative, excess, 0.0).sum(axis=1)
 
-        all_columns, all_numbers = all_rows(columns), all_rows(number)
-        total = fold_tiles(add_tile, jnp.zeros(len(rows)), [all_columns, all_numbers], tile)
+        all_columns, all_identities = all_rows(columns), all_rows(identity)
+        total = fold_tiles(add_tile, jnp.zeros(len(rows)), [all_columns, all_identities], tile)
         return total / len(all_columns)
 
-    return sharding.map_rows(row_losses, [rows, columns, jnp.arange(len(rows))])
+    return sharding.map_rows(row_losses, [rows, columns, identity])
 
 
 def locality(
@@ -84,7 +95,8 @@ def locality(
         D_ij = trigger_i · offer_j,    T_ij = t_i · offer_j
 
     To the offers around a trigger, its picture or its words alone are to be as near as the two
-    together. One offer, at a cosine of 1 from its trigger and of 0 from the trigger's words:
+    together. There are no negatives, so pairs with an offer in common take part. One offer, at a
+    cosine of 1 from its trigger and of 0 from the trigger's words:
 
         >>> trigger, single = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
         >>> locality(trigger, single, trigger, margin=0.25)

@@ -103,18 +103,19 @@ def pair_losses(
 
         L = Σ_{a ∈ joint, text, image} PPM(a) + w1 Σ_{t ∈ text, image} SD(t) + w2 Σ_t LC(t)
 
-    Where only one modality is learnt there is one PPM and nothing else. Two pairs of which each
-    text lies on the other pair's offer, in a run of words alone:
+    Where only one modality is learnt there is one PPM and nothing else. Pairs that have an offer in
+    common, such as a pair and its own reverse, are no negatives of PPM and SD. Two pairs of which
+    each text lies on the other pair's offer, in a run of words alone:
 
         >>> outputs = {"trigger_text": jnp.eye(2)[::-1], "offer_joint": jnp.eye(2)}
         >>> outputs["trigger_joint"] = outputs["trigger_text"]
         >>> config = ConfigDict({"kind": "hinge", "match_margin": 0.5})
-        >>> pair_losses(outputs, jnp.zeros((2, 2)), ("text",), config)["loss"]
+        >>> pair_losses(outputs, jnp.uint32([[0, 1], [2, 3]]), ("text",), config)["loss"]
         Array(0.75, dtype=float32)
 
     Args:
         outputs: `trigger_joint`, `offer_joint` and `trigger_<single>`, unit vectors `[B E]`.
-        identity: numbers of each pair's trigger and offer `[B 2]`, for the softmax.
+        identity: numbers of each pair's trigger and offer `[B 2]`, of one numbering of offers.
         singles: modalities there are alone.
         config: `config.losses`.
 
@@ -125,9 +126,10 @@ def pair_losses(
 
     def matching_loss(rows: Array, columns: Array, margin: float) -> Array:
         if config.kind == "hinge":
-            return matching.hinge(rows, columns, margin=margin).mean()
+            return matching.hinge(rows, columns, identity, margin=margin).mean()
         scale = jnp.float32(1 / config.temperature)
-        return contrastive.softmax(rows, columns, identity, scale=scale).mean()
+        matches = contrastive.crosswise_matches
+        return contrastive.softmax(rows, columns, identity, scale=scale, matches=matches).mean()
 
     # PPM: every vector of a trigger is to find its offer.
     terms = {}

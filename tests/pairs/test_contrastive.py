@@ -34,6 +34,16 @@ def positives(identity: np.ndarray) -> np.ndarray:
     )
 
 
+def crosswise_positives(identity: np.ndarray) -> np.ndarray:
+    return np.array([[bool({*a} & {*b}) for b in identity.tolist()] for a in identity.tolist()])
+
+
+MATCHES = [
+    (contrastive.aligned_matches, positives),
+    (contrastive.crosswise_matches, crosswise_positives),
+]
+
+
 def softmax_by_loop(
     query: np.ndarray, image: np.ndarray, positive: np.ndarray, temperature: float
 ) -> np.ndarray:
@@ -63,15 +73,19 @@ def softmax_by_loop(
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 10.0])
-def test_the_softmax_loss_is_that_of_a_loop(temperature: float, tile: int) -> None:
+@pytest.mark.parametrize(("matches", "positive"), MATCHES)
+def test_the_softmax_loss_is_that_of_a_loop(
+    matches: Any, positive: Any, temperature: float, tile: int
+) -> None:
     query, image, identity = unit_rows(0), unit_rows(1), identities()
     actual = contrastive.softmax(
         *map(jnp.asarray, (query, image, identity)),
         scale=jnp.float32(SCALE),
         prior_temperature=temperature,
+        matches=matches,
         tile=tile,
     )
-    expected = softmax_by_loop(query, image, positives(identity), temperature)
+    expected = softmax_by_loop(query, image, positive(identity), temperature)
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
@@ -94,10 +108,9 @@ def test_the_sigmoid_loss_is_that_of_a_loop(tile: int) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def dense_softmax(query: Any, image: Any, identity: Any, scale: Any, temperature: float) -> Any:
+def dense_softmax(query: Any, image: Any, positive: Any, scale: Any, temperature: float) -> Any:
     """With the whole matrix, for gradients by JAX's own rules."""
     s = query @ image.T
-    positive = (identity[:, None] == identity[None]).any(-1)
 
     def direction(s: Any) -> Any:
         logits = scale * s
@@ -110,8 +123,9 @@ def dense_softmax(query: Any, image: Any, identity: Any, scale: Any, temperature
 
 
 @pytest.mark.parametrize("temperature", [0.0, 10.0])
+@pytest.mark.parametrize(("matches", "positive"), MATCHES)
 def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_matrix(
-    temperature: float,
+    matches: Any, positive: Any, temperature: float
 ) -> None:
     rows = 64
     inputs = [unit_rows(0, rows), unit_rows(1, rows), identities(rows)]
@@ -120,12 +134,11 @@ def test_values_and_gradients_of_tiles_on_eight_devices_are_those_of_the_whole_m
 
     def tiled(query: Any, image: Any, scale: Any, identity: Any) -> Any:
         with sharding.mesh_context(mesh):
-            return contrastive.softmax(
-                query, image, identity, scale=scale, prior_temperature=temperature, tile=12
-            ).mean()
+            options = {"prior_temperature": temperature, "matches": matches, "tile": 12}
+            return contrastive.softmax(query, image, identity, scale=scale, **options).mean()
 
     def dense(query: Any, image: Any, scale: Any, identity: Any) -> Any:
-        return dense_softmax(query, image, identity, scale, temperature)
+        return dense_softmax(query, image, positive(inputs[2]), scale, temperature)
 
     scale = jnp.float32(SCALE)
     actual = jax.jit(jax.value_and_grad(tiled, (0, 1, 2)))(

@@ -16,6 +16,14 @@ ROWS = 11
 TILES = [ROWS, 4, 3]  # one; two and a part; three and a part
 
 
+def chained_pairs(rows: int = ROWS) -> np.ndarray:
+    """Offers of pairs, of which neighbours share one; each third is the reverse of the second."""
+    number = np.arange(rows)
+    pairs = np.stack([number, number + 1], axis=1)
+    pairs[2::3] = pairs[1:-1:3, ::-1]
+    return pairs.astype(np.uint32)
+
+
 def golden(*corners: tuple[float, float]) -> jax.Array:
     x = np.array(corners)
     return jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), jnp.float32)
@@ -24,23 +32,31 @@ def golden(*corners: tuple[float, float]) -> jax.Array:
 TRIGGER = golden((1, 0), (0, 1), (1, 1))
 OFFER = golden((1, 0.2), (0.1, 1), (1, 0.8))
 SINGLE = golden((0.8, 0.6), (0, 1), (1, 0))
+APART = jnp.arange(6, dtype=jnp.uint32).reshape(3, 2)  # three pairs of six offers
 
 
 @pytest.mark.parametrize("tile", [1, 2, 3])
 def test_the_losses_have_their_golden_values(tile: int) -> None:
-    match = matching.hinge(TRIGGER, OFFER, margin=0.2, tile=tile)
-    distinct = matching.hinge(SINGLE, TRIGGER, margin=0.2, tile=tile)
+    match = matching.hinge(TRIGGER, OFFER, APART, margin=0.2, tile=tile)
+    distinct = matching.hinge(SINGLE, TRIGGER, APART, margin=0.2, tile=tile)
     local = matching.locality(TRIGGER, SINGLE, OFFER, margin=0.01, nearest=2, tile=tile)
     np.testing.assert_allclose(match, [0.000096, 0, 0.012722], atol=1e-6)
     np.testing.assert_allclose(distinct, [0.129983, 0, 0.164298], atol=1e-6)
     np.testing.assert_allclose(local, [0.018902, 0, 0.023718], atol=1e-6)
 
 
-def hinge_by_loop(rows: np.ndarray, columns: np.ndarray, margin: float) -> list[float]:
+def hinge_by_loop(
+    rows: np.ndarray, columns: np.ndarray, pairs: np.ndarray, margin: float
+) -> list[float]:
     s = rows.astype(np.float64) @ columns.astype(np.float64).T
-    count = range(len(s))
-    return [sum(max(0.0, s[i, j] - s[i, i] + margin * (i != j)) for j in count) / len(s)
-            for i in count]  # fmt: skip
+    offers = [set(pair) for pair in pairs.tolist()]
+    return [
+        sum(
+            max(0.0, s[i, j] - s[i, i] + margin) for j in range(len(s)) if not offers[i] & offers[j]
+        )
+        / len(s)
+        for i in range(len(s))
+    ]
 
 
 def locality_by_loop(
@@ -55,10 +71,13 @@ def locality_by_loop(
 
 
 @pytest.mark.parametrize("tile", TILES)
-def test_the_hinge_is_that_of_a_loop(tile: int) -> None:
+@pytest.mark.parametrize(
+    "pairs", [np.arange(2 * ROWS, dtype=np.uint32).reshape(ROWS, 2), chained_pairs()]
+)
+def test_the_hinge_is_that_of_a_loop(pairs: np.ndarray, tile: int) -> None:
     rows, columns = unit_rows(0), unit_rows(1)
-    found = matching.hinge(jnp.asarray(rows), jnp.asarray(columns), margin=0.3, tile=tile)
-    np.testing.assert_allclose(found, hinge_by_loop(rows, columns, 0.3), rtol=1e-5)
+    actual = matching.hinge(*map(jnp.asarray, (rows, columns, pairs)), margin=0.3, tile=tile)
+    np.testing.assert_allclose(actual, hinge_by_loop(rows, columns, pairs, 0.3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -71,14 +90,15 @@ def test_locality_is_that_of_a_loop(tile: int, nearest: int) -> None:
 
 
 def test_a_row_s_own_column_costs_nothing_whatever_the_margin() -> None:
-    assert matching.hinge(TRIGGER[:1], OFFER[:1], margin=5.0) == 0
+    assert matching.hinge(TRIGGER[:1], OFFER[:1], APART[:1], margin=5.0) == 0
 
 
 def whole_hinge(rows: Any, columns: Any) -> Any:
     """With the whole matrix, for gradients by JAX's own rules."""
     s = rows @ columns.T
-    margin = 0.3 * (1 - jnp.eye(len(s)))
-    return jnp.maximum(s - jnp.diag(s)[:, None] + margin, 0).mean()
+    pairs = chained_pairs(len(s))
+    has_common_offer = (pairs[:, None, :, None] == pairs[None, :, None]).any((-2, -1))
+    return jnp.where(has_common_offer, 0, jnp.maximum(s - jnp.diag(s)[:, None] + 0.3, 0)).mean()
 
 
 def whole_locality(trigger: Any, single: Any, offer: Any) -> Any:
@@ -90,7 +110,13 @@ def whole_locality(trigger: Any, single: Any, offer: Any) -> Any:
 @pytest.mark.parametrize(
     ("tiled", "whole", "arguments"),
     [
-        (lambda a, b: matching.hinge(a, b, margin=0.3, tile=12).mean(), whole_hinge, 2),
+        (
+            lambda a, b: matching.hinge(
+                a, b, jnp.asarray(chained_pairs(32)), margin=0.3, tile=12
+            ).mean(),
+            whole_hinge,
+            2,
+        ),
         (
             lambda a, b, c: matching.locality(a, b, c, margin=0.05, nearest=4, tile=12).mean(),
             whole_locality,
@@ -121,8 +147,9 @@ def test_no_array_of_all_pairs_is_made() -> None:
     shape = jax.ShapeDtypeStruct((rows, 8), jnp.float32)
 
     def total(a: Any, b: Any, c: Any) -> Any:
-        each = matching.hinge(a, b, margin=0.2, tile=tile)
-        return (each + matching.locality(a, b, c, margin=0.01, tile=tile)).mean()
+        pairs = jnp.asarray(chained_pairs(rows))
+        losses = matching.hinge(a, b, pairs, margin=0.2, tile=tile)
+        return (losses + matching.locality(a, b, c, margin=0.01, tile=tile)).mean()
 
     step = jax.jit(jax.value_and_grad(total, (0, 1, 2)))
     text = step.lower(shape, shape, shape).compile().as_text()

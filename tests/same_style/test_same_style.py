@@ -44,7 +44,13 @@ def config(tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> ConfigDi
 
 
 def batch() -> dict[str, dict[str, np.ndarray]]:
-    return {"trigger": domain(0), "offer": domain(1)}
+    """Pairs of other offers each, but for a reversed one and a chain."""
+    sides = {"trigger": domain(0), "offer": domain(1)}
+    sides["offer"]["index"] += ROWS
+    first = sides["trigger"]["index"][0], sides["offer"]["index"][0]
+    sides["offer"]["index"][1], sides["trigger"]["index"][1] = first
+    sides["offer"]["index"][-1] = first[0]
+    return sides
 
 
 def some_params(learner: Learner) -> Any:
@@ -150,6 +156,73 @@ def test_the_softmax_takes_the_hinge_s_place() -> None:
     both = [x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (logits, logits.T)]
     expected = -np.mean([np.diag(x) for x in both])
     assert float(found["softmax"]["match_text"]) == pytest.approx(expected, rel=1e-4)
+
+
+def gradient_of_cosines(cosines: np.ndarray, identity: np.ndarray, kind: str) -> np.ndarray:
+    """The gradient of matching by each cosine of a trigger (row) and an offer (column), `[B B]`."""
+
+    def matching_loss(trigger: Any) -> Any:
+        # The offers are the axes, so that a trigger's coordinates are its cosines.
+        outputs = {"trigger_joint": trigger, "trigger_text": trigger}
+        outputs["offer_joint"] = jnp.eye(len(cosines))
+        settings = ConfigDict(LOSSES | {"kind": kind, "temperature": 0.07})
+        pairs = jnp.asarray(identity, jnp.uint32)
+        return same_style.pair_losses(outputs, pairs, ("text",), settings)["loss"]
+
+    return np.asarray(jax.grad(matching_loss)(jnp.asarray(cosines, jnp.float32)))
+
+
+def has_common_offer(identity: np.ndarray) -> np.ndarray:
+    offers = [{*pair} for pair in identity.tolist()]
+    return np.array([[bool(one & other) for other in offers] for one in offers])
+
+
+def oracle_gradient(cosines: np.ndarray, identity: np.ndarray, kind: str) -> np.ndarray:
+    """`gradient_of_cosines` by the derivatives of both losses, written out in float64."""
+    s, positive = cosines.astype(np.float64), has_common_offer(identity)
+    size = len(s)
+    if kind == "hinge":
+        active = ~positive & (s - np.diag(s)[:, None] + LOSSES["match_margin"] > 0)
+        return (active - np.diag(active.sum(axis=1))) / size**2
+    exponentials = np.exp(s / 0.07)
+    by_trigger = exponentials / exponentials.sum(axis=1, keepdims=True)
+    by_offer = exponentials / exponentials.sum(axis=0, keepdims=True)
+    target = positive / positive.sum(axis=1, keepdims=True)
+    return (by_trigger + by_offer - target - target.T) / (2 * 0.07 * size)
+
+
+@pytest.mark.parametrize("kind", ["hinge", "softmax"])
+def test_a_pair_and_its_reverse_in_one_batch_have_the_gradient_of_an_oracle(kind: str) -> None:
+    # (a, b), (b, a), one that ends with a, and one of other offers.
+    identity = np.array([[0, 1], [1, 0], [2, 0], [3, 4]])
+    cosines = np.random.default_rng(0).uniform(-0.3, 0.6, (4, 4))
+    cosines[0, 1] = cosines[1, 0] = cosines[0, 2] = 1  # an offer and itself
+    actual = gradient_of_cosines(cosines, identity, kind)
+    expected = oracle_gradient(cosines, identity, kind)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reversed_pair_pushes_an_offer_from_itself_by_half_and_in_the_hinge_not_at_all() -> None:
+    # Both triggers lie on their own vector as the other pair's offer, and far from their pair's.
+    cosines, identity = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0, 1], [1, 0]])
+    softmax = gradient_of_cosines(cosines, identity, "softmax")
+    assert softmax[0, 1] == pytest.approx(1 / 0.07 / 4, rel=1e-4)  # 1 / 0.07 / 2 as a negative
+    assert not gradient_of_cosines(cosines, identity, "hinge").any()
+
+
+@pytest.mark.parametrize("kind", ["hinge", "softmax"])
+def test_no_offer_of_a_batch_is_a_negative_of_itself_or_of_its_pair(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        # 12 pairs of 20 offers, of which many are in several, some with the reverse of another.
+        identity = np.array([rng.permutation(20)[:2] for _ in range(8)])
+        identity = rng.permutation(np.concatenate([identity, identity[:4, ::-1]]))
+        gradient = gradient_of_cosines(np.zeros((12, 12)), identity, kind)
+        # Where all cosines are equal, a negative's falls and a positive's rises.
+        is_itself = identity[:, :1] == identity[:, 1]
+        assert is_itself.sum() >= 8
+        assert (gradient[is_itself] <= 0).all()
+        np.testing.assert_array_equal(gradient > 0, ~has_common_offer(identity))
 
 
 def test_predictions_are_the_network_s_vectors_of_what_is_shown(config: ConfigDict) -> None:
