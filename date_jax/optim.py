@@ -30,6 +30,9 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate by step: a linear warm-up, then a cosine to zero or a drop to a tenth.
 
+    The first update of a warm-up has the rate 0, as in optax and in Hugging Face's schedules: it
+    moves no parameter, and AdamW's averages begin with its gradient. That is one update of a run.
+
     Args:
         peak: the highest rate.
         steps: of the whole run.

@@ -34,6 +34,18 @@ def test_the_rate_rises_evenly_to_its_peak() -> None:
     assert [schedule("cosine", step) for step in (0, 3, 9)] == pytest.approx([0, 0.5 / 3, 0.5])
 
 
+def test_the_first_update_of_a_warm_up_begins_the_averages_and_moves_nothing() -> None:
+    rates = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.1, schedule="cosine")
+    options = {"beta2": 0.999, "weight_decay": 0.1, "clip": 1e9, "backbone_scale": 1.0}
+    tx = optim.optimizer(rates, backbone_mask=published_mask, **options)
+    changes, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(changes))
+    for leaf in jax.tree.leaves(optax.tree.get(state, "mu")):
+        np.testing.assert_allclose(leaf, 0.1)
+    changes, _ = tx.update(PARAMS, state, PARAMS)
+    assert all(np.all(leaf) for leaf in jax.tree.leaves(changes))
+
+
 @pytest.mark.parametrize("kind", ["cosine", "step"])
 def test_without_warm_up_the_first_step_has_the_peak(kind: str) -> None:
     schedule = optim.learning_rate_schedule(peak=0.5, steps=90, warmup=0.0, schedule=kind)

@@ -138,8 +138,12 @@ def test_an_update_that_is_not_finite_is_left_out(
     for tree in (state.params, state.ema):
         assert jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(tree), before))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(state.opt_state)))
+    # The optimizer counts the updates that its averages hold, the state all steps.
     state, metrics = step.update(state, sharding.global_batch(mesh, batch_of(tiny_config, 1)))
     assert not bool(metrics["skipped"])
+    assert int(state.step) == 2
+    counts = [int(count) for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
+    assert counts == [1, 1]  # of Adam, and of the learning rate's schedule
 
 
 def test_memory_lives_where_the_learner_says(

@@ -193,6 +193,19 @@ def test_a_product_of_half_the_rows_is_not_doubted(tmp_path: Path) -> None:
     assert not any(" are product " in note for note in corpus.notes)
 
 
+@pytest.mark.parametrize(
+    "box", [[79.5, 30, 81, 50], [-1, 30, 0.02, 50], [12, -1, 44, 0.5], [12.0, 59.98, 44.0, 61]]
+)
+def test_a_box_over_the_border_by_a_pixel_keeps_area(tmp_path: Path, box: list[float]) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["box"] = box
+    corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))
+    stored = corpus.splits["mall_train"].records.box_xyxy()[0]
+    assert (stored[2:] > stored[:2]).all()
+    assert stored.min() >= 0
+    assert stored.max() <= 1
+
+
 def test_a_csv_may_hold_the_box_in_one_column_and_start_with_a_byte_order_mark(
     tmp_path: Path,
 ) -> None:
@@ -465,6 +478,9 @@ def every(**fields: Any) -> Callable[[Rows], Rows]:
         ),
         (with_boxes([12, 30, 90, 50]), "1 outside the picture: line 1"),
         (with_boxes([-5, 30, 9, 50]), "1 outside the picture: line 1"),
+        (with_boxes([80, 30, 81, 50]), "1 without area in the picture: write null .*: line 1"),
+        (with_boxes([-1, 30, 0, 50]), "1 without area in the picture: write null .*: line 1"),
+        (with_boxes([12, 30, 44, 30.001]), "1 without area in the picture: write null"),
         (with_boxes(BOX, [0.1, 0.2, 0.5, 0.6]), "(?s)1 normalised.*line 2.*mixed"),
         (every(box=[0.1, 0.2, 0.5, 0.6]), "(?s)12 normalised.*lines 1, 2, 3, 4, 5, ….*multiply"),
         (every(box=[40, 30, 20, 10]), "(?s)12 of 12.*12 reversed.*look like x, y, width, height"),

@@ -10,6 +10,7 @@ from date_jax.data.files.text_rows import line_list
 from date_jax.errors import DataError
 
 TOLERANCE = 1.0  # pixels a box may reach over the border; it is clipped there
+MIN_SIDE = 0.01  # pixels of a box that must be left then; float32 boxes tell so many apart
 SCALES = {100: "percent", 1000: "thousandths"}
 # From so many boxes on it is no chance that all lie in the upper left quarter of their pictures.
 MIN_SCALED = 6
@@ -111,7 +112,14 @@ def _fault(row: PhotoRow, picture: Header) -> str:
     if x_max <= x_min or y_max <= y_min:
         return "reversed (x_max <= x_min or y_max <= y_min)"
     over = max(x_max - picture.width, y_max - picture.height, -x_min, -y_min)
-    return "outside the picture" if over > TOLERANCE else ""
+    if over > TOLERANCE:
+        return "outside the picture"
+    # A box within the tolerance alone would be clipped to none.
+    wide = min(x_max, picture.width) - max(x_min, 0)
+    high = min(y_max, picture.height) - max(y_min, 0)
+    if min(wide, high) < MIN_SIDE:
+        return "without area in the picture: write null for a row without a box"
+    return ""
 
 
 def _is_empty(row: PhotoRow) -> bool:
