@@ -13,8 +13,8 @@ from date_jax.data.cache import cache_folder, folder_lock, quiet_tfds
 from date_jax.data.clicks.training_pairs import TrainingPairs
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepare_splits
-from date_jax.data.sources import PAIRED, Parts, reader
-from date_jax.data.tokenizer import EncodedTexts, Tokenizer
+from date_jax.data.sources import PAIRED, SOURCES, Parts, reader
+from date_jax.data.tokenizer import ALPHABET, EncodedTexts, Tokenizer
 from date_jax.run.user_paths import user_path
 
 
@@ -135,6 +135,8 @@ def load(config: Any, records: str) -> Corpus:
             (text for name in train for text in texts[name]),
             size=config.vocab_size,
             length=config.text_length,
+            # Rendered texts are made of the same words in all splits; a user's are not.
+            alphabet=ALPHABET if SOURCES[config.name].needs else "",
         )
     encoded = {name: tokenizer.encode(texts[name]) for name in texts}
     # In another language most texts would be the same unknown words.

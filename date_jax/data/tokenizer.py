@@ -8,8 +8,10 @@ same form, with its rules.
 
 import dataclasses
 import json
+import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
+ALPHABET = string.ascii_lowercase + string.digits  # of article numbers and sizes anywhere
 MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
 MAX_UNKNOWN = 0.2  # above this share a given vocabulary is for another language than the texts
 RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a vocab.txt
@@ -142,10 +145,18 @@ class Tokenizer:
         return table
 
 
-def tokenizer_of_texts(texts: Iterable[str], *, size: int, length: int) -> Tokenizer:
-    """A tokenizer whose vocabulary of at most `size` pieces is learned from `texts`.
+def tokenizer_of_texts(
+    texts: Iterable[str], *, size: int, length: int, alphabet: str = ""
+) -> Tokenizer:
+    """A tokenizer whose vocabulary is learned from texts.
 
     Equal texts give equal vocabularies, in any order and in any process.
+
+    Args:
+        texts: to learn from.
+        size: of the vocabulary, at most.
+        length: T, the number of ids a text.
+        alphabet: letters that the vocabulary has as far as there is room, also those of no text.
     """
     fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)}, LEARNED)
     words = Counter(
@@ -172,7 +183,12 @@ def tokenizer_of_texts(texts: Iterable[str], *, size: int, length: int) -> Token
     )
     fast.train_from_iterator((" ".join([word] * words[word]) for word in sorted(words)), trainer)
     pieces = fast.get_vocab()
-    return Tokenizer(sorted(pieces, key=pieces.__getitem__), length=length, rules=LEARNED)
+    vocab = sorted(pieces, key=pieces.__getitem__)
+    # A handful of texts lacks letters by chance: a word with one of them would be unknown.
+    letter_pieces = (piece for letter in alphabet for piece in (letter, "##" + letter))
+    absent = (piece for piece in letter_pieces if piece not in pieces)
+    vocab += islice(absent, max(size - len(vocab), 0))
+    return Tokenizer(vocab, length=length, rules=LEARNED)
 
 
 def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:

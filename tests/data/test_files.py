@@ -138,6 +138,15 @@ def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers == numbers[0], same)
 
 
+def test_a_word_of_letters_that_no_training_text_has_is_not_unknown(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    rows[2]["query"] = "jug 8 xl"  # of the test split
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    corpus = load(data_config(path, tmp_path, vocab_size=200))
+    assert not any("not in the vocabulary" in note for note in corpus.notes)
+    assert corpus.tokenizer.encode(["jug 8 xl"]).unknown == 0
+
+
 def test_the_pictures_of_a_batch_are_to_the_bit_what_pillow_decodes(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     corpus = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path))

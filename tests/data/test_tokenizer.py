@@ -186,6 +186,16 @@ def test_words_that_a_small_training_set_lacks_are_a_note() -> None:
     assert not tokenizer.vocabulary_notes(words.encode(["red cup"]), name="mall_val", vocab="")
 
 
+def test_letters_of_the_alphabet_are_in_a_learned_vocabulary_that_has_room_for_them() -> None:
+    texts = ["white cup 1", "red cup 2"]
+    words = tokenizer.tokenizer_of_texts(texts, size=200, length=12, alphabet=tokenizer.ALPHABET)
+    assert words.encode(["jug 8 xl", "mug 1.5"]).unknown == 1  # the point
+    learned_pieces = tokenizer.tokenizer_of_texts(texts, size=200, length=12).vocab
+    assert words.vocab[: len(learned_pieces)] == learned_pieces
+    full = tokenizer.tokenizer_of_texts(TEXTS, size=100, length=12, alphabet=tokenizer.ALPHABET)
+    assert len(full.vocab) == len(set(full.vocab)) == 100
+
+
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
