@@ -7,6 +7,7 @@ The same command with the same --workdir goes on where it was stopped.
 
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,8 @@ def main(_: list[str]) -> None:
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir()
-    train(config, workdir, profile=profile)
+    command = commandline.resuming_command("date_jax.main", sys.argv[1:], workdir)
+    train(config, workdir, profile=profile, command=command)
 
 
 def _start_jax(config: ConfigDict) -> None:

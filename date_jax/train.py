@@ -21,6 +21,7 @@ from date_jax.errors import DataError, Preempted, UsageError
 from date_jax.evals import sheets
 from date_jax.job import LAYOUT, Job, prepare
 from date_jax.run import progress
+from date_jax.run.checkpoint import steps_in
 from date_jax.run.countdown import duration
 from date_jax.run.preemption import Preemption
 from date_jax.run.workdir import Workdir
@@ -38,13 +39,16 @@ class Pending(NamedTuple):
     rows: dict[str, list[int]]
 
 
-def train(config: ConfigDict, directory: Path, *, profile: range = range(0)) -> dict[str, Any]:
+def train(
+    config: ConfigDict, directory: Path, *, profile: range = range(0), command: str = ""
+) -> dict[str, Any]:
     """Begins, or goes on with, the run in `directory`.
 
     Args:
         config: validated.
         directory: for checkpoints, logs and results; on several hosts one that all share.
         profile: steps to trace into `directory/profile`, for Perfetto or TensorBoard.
+        command: the shell's words that go on with the run; "" where the caller has none.
 
     Returns:
         What results.json holds.
@@ -52,18 +56,27 @@ def train(config: ConfigDict, directory: Path, *, profile: range = range(0)) -> 
     Raises:
         Preempted: the machine asked for itself back; all that was done is saved.
         UserError: see `errors`.
-        KeyboardInterrupt: with a text that says what is saved.
+        KeyboardInterrupt: the user did, and all is saved too.
     """
-    with Preemption() as preemption, Workdir(directory):
-        job, state = prepare(config, directory, preemption)
+
+    def ending() -> str:
+        """The sentence for a run that stops: what is saved, and how to go on."""
+        saved = steps_in(directory / "checkpoints")
+        what = f"step {saved[-1]} is saved in {directory}" if saved else "nothing was saved"
+        return f"{what}; to go on:\n  {command}" if command else f"{what}; the same command goes on"
+
+    with Preemption(ending) as preemption, Workdir(directory):
+        try:
+            job, state = prepare(config, directory, preemption)
+        except (Preempted, KeyboardInterrupt) as stop:
+            raise type(stop)(ending()) from None
         try:
             state = train_to_end(job, state, profile)
             results = finish(job, state)
         except (Preempted, KeyboardInterrupt) as stop:
             job.checkpoints.close()
-            saved = job.checkpoints.last_step
-            what = "nothing was saved" if saved is None else f"step {saved} is saved in {directory}"
-            raise type(stop)(f"{what}; the same command goes on") from None
+            kind = KeyboardInterrupt if preemption.by_hand else type(stop)
+            raise kind(ending()) from None
         finally:
             job.progress.close()
         return results

@@ -194,15 +194,20 @@ def test_a_stop_while_pairs_are_counted_loses_none_of_them(
     assert not (tmp_path / "counts0.npz").exists()
 
 
-def test_ctrl_c_says_what_is_saved(tiny_config: ConfigDict, tmp_path: Path, stop_at: Any) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    tiny_config: ConfigDict, tmp_path: Path, stop_at: Any
+) -> None:
     stop_at(5, signal.SIGINT)
     # A shell that starts the tests in its background has Ctrl-C ignored for them.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt, match="step 4 is saved"):
-            train.train(tiny_config, tmp_path)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            train.train(tiny_config, tmp_path, command="the whole command")
     finally:
         signal.signal(signal.SIGINT, previous)
+    # Not the regular checkpoint of step 4: the step that was on its way is done and saved too.
+    assert str(stop.value) == f"step 6 is saved in {tmp_path}; to go on:\n  the whole command"
+    assert (tmp_path / "checkpoints/6").is_dir()
 
 
 def test_another_config_does_not_go_on_with_the_run(

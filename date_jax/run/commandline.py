@@ -7,10 +7,12 @@ import errno
 import math
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -83,6 +85,25 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         if code == 1 or "--debug" in argv:
             traceback.print_exc()
     leave(code)
+
+
+def resuming_command(module: str, arguments: Sequence[str], workdir: Path) -> str:
+    """The command, as one types it into a shell, that goes on with the run in `workdir`.
+
+        .venv/bin/python -m date_jax.main --config=configs/pgda.py --workdir=runs/one
+
+    Args:
+        module: of the program.
+        arguments: those that the run was started with; a default folder would be new each time.
+        workdir: of the run.
+    """
+    python = Path(sys.executable)
+    # As short as it can be typed here; a virtual environment's link must not be followed.
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    names = [argument.lstrip("-").partition("=")[0] for argument in arguments]
+    where = [] if "workdir" in names else [f"--workdir={workdir}"]
+    return shlex.join([str(python), "-m", module, *arguments, *where])
 
 
 def process(argv: Sequence[str] = ()) -> tuple[int, int]:
