@@ -1,8 +1,10 @@
 """Mining pairs from a click log: against loops over the rows, in several engines' words."""
 
+import gzip
 import itertools
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -377,6 +379,61 @@ def command(folder: Path, *arguments: str, kind: str = "csv") -> list[str]:
     offers = write(folder / f"catalogue.{kind}", OFFERS, CATALOGUE)
     flags = [f"--log={log}", f"--catalogue={offers}", f"--out={folder / f'pairs.{kind}'}"]
     return [*flags, "--min_support=3", *arguments]
+
+
+@pytest.mark.parametrize("packing", ["gz", "zst"])
+def test_packed_logs_are_read_one_by_one_and_as_a_folder(
+    tmp_path: Path, packing: str, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = command(tmp_path)
+    assert click_pairs.main(arguments) == 0
+    pairs = (tmp_path / "pairs.csv").read_bytes()
+    codec = pa.Codec({"gz": "gzip", "zst": "zstd"}[packing])
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name in ("log", "catalogue"):
+        content = (tmp_path / f"{name}.csv").read_bytes()
+        packed = codec.compress(content, asbytes=True)
+        (tmp_path / f"{name}.csv").write_bytes(packed)  # under a name that does not tell
+        (folder / f"{name}.csv.{packing}").write_bytes(packed)
+    assert click_pairs.main(arguments) == 0
+    assert (tmp_path / "pairs.csv").read_bytes() == pairs
+    shutil.move(folder / f"catalogue.csv.{packing}", tmp_path)
+    flags = [f"--log={folder}", f"--catalogue={tmp_path}/catalogue.csv.{packing}"]
+    assert click_pairs.main([*arguments, *flags]) == 0
+    assert (tmp_path / "pairs.csv").read_bytes() == pairs
+    # One part that is not packed as the others are cannot be read with them.
+    shutil.copy(tmp_path / "catalogue.csv", folder / "z.csv")
+    (folder / "z.csv").write_text(HEADER.decode())
+    capsys.readouterr()
+    assert click_pairs.main([*arguments, *flags]) == 3
+    assert_readable(capsys.readouterr().err, "z.csv: is not packed as", "or none")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "says"),
+    [
+        ("größer", "latin-1", "(line 6002): it looks like LATIN1"),
+        ("赤いマグカップ", "cp932", "(line 6002): it looks like CP932"),
+        ("红色的杯子", "gbk", "(line 6002): it looks like GBK"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_another_encoding_behind_the_first_lines_is_told_with_its_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    text: str,
+    encoding: str,
+    says: str,
+    packed: bool,
+) -> None:
+    arguments = command(tmp_path)
+    lines = HEADER + b"u,1,red mug of a name,a,1\n" * 6000
+    assert len(lines) > 2 * click_tables.HEAD
+    content = lines + f"u,1,{text},a,1\n".encode(encoding) + b"u,1,mug,a,1\n" * 9
+    (tmp_path / "log.csv").write_bytes(gzip.compress(content) if packed else content)
+    assert click_pairs.main(arguments) == 3
+    assert_readable(capsys.readouterr().err, says, "iconv -f")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

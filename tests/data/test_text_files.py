@@ -1,5 +1,6 @@
 """Texts that other programs cut, pack or write in other encodings: each is told with a way out."""
 
+import bz2
 import gzip
 import io
 import json
@@ -8,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 
 from date_jax.data.clicks import tables
-from date_jax.data.files import annotations, catalogue, download, published_offers
+from date_jax.data.files import annotations, catalogue, download, encodings, published_offers
 from date_jax.errors import DataError
 
 CUT = "red mug \ud83d"  # as programs cut an emoji that count a text in units of UTF-16
@@ -88,16 +90,16 @@ READERS = (
     [
         (workbook(), "is no text file but an Excel workbook or a zip file"),
         (b"\xd0\xcf\x11\xe0" + bytes(500), "is no text file but an old Excel workbook"),
-        (gzip.compress(LINES.encode()), "is no text file but a gzip file: unpack it with gunzip"),
+        (gzip.compress(LINES.encode())[:-9], "rows.csv: a gzip file that is damaged or cut off"),
         (LINES.replace("red", "r\0d", 1).encode(), "rows.csv:2: holds a zero byte"),
         (LINES.encode("utf-16"), "it looks like UTF-16\n"),
         (LINES.encode("utf-16-le"), "it looks like UTF-16LE\n"),
         (LINES.encode("utf-16-be"), "it looks like UTF-16BE\n"),
         (LINES.encode("utf-32"), "it looks like UTF-32\n"),
     ],
-    ids=("zip", "xls", "gzip", "zero", "utf-16", "utf-16-le", "utf-16-be", "utf-32"),
+    ids=("zip", "xls", "cut gzip", "zero", "utf-16", "utf-16-le", "utf-16-be", "utf-32"),
 )
-def test_packed_files_and_zero_bytes_are_called_what_they_are(
+def test_binary_files_and_zero_bytes_are_called_what_they_are(
     tmp_path: Path, content: bytes, says: str, read: Callable[[Path], Any]
 ) -> None:
     message = refusal(tmp_path / "rows.csv", content, read)
@@ -147,3 +149,52 @@ def test_one_bad_line_among_utf8_ones_is_named_and_no_conversion_advised(tmp_pat
     message = refusal(tmp_path / "rows.csv", content, annotations.annotations)
     assert "rows.csv:58: is not UTF-8 text, as other lines of the file are" in message
     assert "iconv" not in message
+
+
+PACKED = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda content: pyarrow.Codec("zstd").compress(content, asbytes=True),
+}
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_packed_tables_are_read_under_any_name(tmp_path: Path, ending: str) -> None:
+    rows = f"{json.dumps(PICTURE | {'query': 'größer'})}\n"
+    offers = "offer_id,title,supplier,category,image\na,größer,s,c,a.jpg\n"
+    for name in (f"rows.jsonl{ending}", "rows.jsonl"):
+        (tmp_path / name).write_bytes(PACKED[ending](rows.encode()))
+        (read,) = annotations.annotations(tmp_path / name)
+        assert read.text == "größer"
+    (tmp_path / f"rows.csv{ending}").write_bytes(PACKED[ending](LINES[: len(LINES) // 9].encode()))
+    assert annotations.annotations(tmp_path / f"rows.csv{ending}")[0].text == "red mug"
+    (tmp_path / f"offers.CSV{ending}").write_bytes(PACKED[ending](offers.encode()))
+    assert catalogue.offers(tmp_path / f"offers.CSV{ending}")[0].title == "größer"
+    (tmp_path / f"urls.tsv{ending}").write_bytes(PACKED[ending](b"a\thttps://a.example/a.jpg\n"))
+    assert download.listed_pictures(tmp_path / f"urls.tsv{ending}")[0].name == "a"
+    (tmp_path / f"pairs.json{ending}").write_bytes(PACKED[ending](json.dumps([PAIR]).encode()))
+    pairs = published_offers.offers_and_pairs(tmp_path / f"pairs.json{ending}").pairs
+    assert pairs.offer_id == ["b"]
+
+
+def test_advice_about_a_packed_file_unpacks_it(tmp_path: Path) -> None:
+    content = gzip.compress(LINES.replace("red", "赤いマグ").encode("cp932"))
+    message = refusal(tmp_path / "rows.csv.gz", content, annotations.annotations)
+    assert "gunzip -c rows.csv.gz | iconv -f CP932 -t UTF-8 > utf8.csv" in message
+    (tmp_path / "rows.txt.gz").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"expected a \.jsonl .* or one of them packed: \.gz, \.bz2"
+    ):
+        annotations.annotations(tmp_path / "rows.txt.gz")
+
+
+def test_a_large_file_is_looked_at_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encodings, "CHUNK", 100)
+    path = tmp_path / "rows.csv"
+    path.write_bytes((LINES * 9).encode())
+    encodings.check_utf8(path)
+    path.write_bytes((LINES * 9).encode() + "a.jpg,gelbe Töpfe,mall,train\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"rows\.csv is not UTF-8 text \(line 163\)"):
+        encodings.check_utf8(path)

@@ -3,14 +3,16 @@
 import contextlib
 import csv
 import glob
+import re
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from date_jax.data.files.encodings import utf8_text
-from date_jax.data.files.text_rows import check_separator
+from date_jax.data.files.encodings import check_utf8, utf8_text
+from date_jax.data.files.packed import packing, unpacked_file
+from date_jax.data.files.text_rows import check_separator, table_kind
 from date_jax.errors import DataError, SetupError, spelling_hint
 from date_jax.run.user_paths import is_address
 
@@ -61,9 +63,23 @@ def database(memory_gb: float) -> Iterator[Backend]:
                 f"  {_first_lines(error)}\n  give it more, or a larger TMPDIR"
             ) from error
         except (duckdb.Error, ibis.IbisError) as error:
+            _check_encoding(str(error))
             raise DataError(f"the data cannot be read as it is\n  {_first_lines(error)}") from error
         finally:
             connection.disconnect()
+
+
+def _check_encoding(complaint: str) -> None:
+    """Says where a file is no UTF-8, if that is what DuckDB complains of.
+
+    Its beginning was looked at before: this byte stands behind it, maybe after gigabytes.
+
+    Raises:
+        DataError: with the line and what to do.
+    """
+    file = re.search(r"^\s*file = (.+)$", complaint, re.MULTILINE)
+    if file and "utf-8" in complaint:
+        check_utf8(Path(file[1]))
 
 
 def _first_lines(error: Exception) -> str:
@@ -104,13 +120,13 @@ def file_table(
     # DuckDB would guess where a file is not what its name says.
     for path in paths:
         _check_kind(flag, Path(path))
-    other = [path for path in paths if Path(path).suffix.lower() != Path(paths[0]).suffix.lower()]
+    other = [path for path in paths if table_kind(Path(path)) != table_kind(Path(paths[0]))]
     if other:
         raise DataError(
             f"{flag}={pattern}: both .parquet and .csv files: {paths[0]}, {other[0]}\n"
             "  name those of one kind with a pattern that ends in *.parquet or *.csv"
         )
-    if paths[0].lower().endswith(".parquet"):
+    if table_kind(Path(paths[0])) == ".parquet":
         table = connection.read_parquet(paths, table_name=name)
     else:
         table = connection.read_csv(paths, table_name=name, **_csv_options(paths))
@@ -136,7 +152,7 @@ def _paths(pattern: str) -> list[str]:
     for match in map(Path, names):
         for path in match.rglob("*") if match.is_dir() else [match]:
             # Whoever names a single file may call it anything; `_check_kind` says what it is not.
-            is_table = not match.is_dir() or path.suffix.lower() in KINDS
+            is_table = not match.is_dir() or table_kind(path) in KINDS
             if is_table and not path.is_dir() and not _is_below_mark(path, pattern):
                 paths.add(str(path))
     return sorted(paths)
@@ -157,14 +173,28 @@ def _csv_options(paths: list[str]) -> dict[str, Any]:
     other = [path for path in paths if _column_names(path) != names]
     if other:
         raise DataError(f"{other[0]}: its columns are not those of {paths[0]}: {', '.join(names)}")
-    columns = dict.fromkeys(names, "VARCHAR")
-    return {"columns": columns, "auto_detect": False, "header": True, "delim": ",", "quote": '"'}
+    # DuckDB unpacks all files alike, by the name that it is told.
+    kinds = [packing(Path(path)) for path in paths]
+    mixed = [path for path, kind in zip(paths, kinds, strict=True) if kind != kinds[0]]
+    if mixed:
+        raise DataError(
+            f"{mixed[0]}: is not packed as {paths[0]} is: pack all files of a table, or none"
+        )
+    return {
+        "columns": dict.fromkeys(names, "VARCHAR"),
+        "auto_detect": False,
+        "header": True,
+        "delim": ",",
+        "quote": '"',
+        "compression": kinds[0].name if kinds[0] else "none",
+    }
 
 
 def _column_names(path: str) -> list[str]:
     """The first line of a CSV file; a longer one than 64 KiB is cut."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader([file.readline(1 << 16)]), [])
+    with unpacked_file(Path(path)) as file:
+        line = file.readline(HEAD).decode("utf-8-sig", errors="replace")
+    return next(csv.reader([line]), [])
 
 
 def _check_kind(flag: str, path: Path) -> None:
@@ -173,12 +203,15 @@ def _check_kind(flag: str, path: Path) -> None:
     Raises:
         DataError: it is one.
     """
-    kind = path.suffix.lower()
+    kind = table_kind(path)
     if kind not in KINDS:
         raise DataError(
             f"{flag}={path}: expected .parquet or .csv files{spelling_hint(kind, KINDS)}"
         )
-    with path.open("rb") as file:
+    # Parquet packs its own columns; of a CSV file it is what lies inside that counts.
+    if kind == ".csv" and (form := packing(path)) and form.name == "bzip2":
+        raise DataError(f"{path} is a bzip2 file: unpack it with bunzip2, or pack it with gzip")
+    with path.open("rb") if kind == ".parquet" else unpacked_file(path) as file:
         head = file.read(HEAD)
     if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):
         raise DataError(f"{path} is no {kind[1:]} file: it begins with {head[:16]!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data.files.photos import checked_id
-from date_jax.data.files.text_rows import id_text, text_rows
+from date_jax.data.files.text_rows import id_text, table_kind, text_rows
 from date_jax.errors import DataError, UsageError, spelling_hint
 
 KINDS = (".csv", ".jsonl")
@@ -142,4 +142,4 @@ def addressed_table(path: Path, columns: Mapping[str, str], option: str) -> Addr
         names.append(name)
     if not rows:
         raise DataError(f"{path} holds no rows: expected one a picture")
-    return AddressedTable(path.suffix.lower(), rows, names)
+    return AddressedTable(table_kind(path), rows, names)

@@ -15,6 +15,7 @@ from date_jax.data.files.text_rows import (
     check_splits,
     check_whole_characters,
     id_text,
+    table_kind,
     text_rows,
 )
 from date_jax.errors import DataError
@@ -65,7 +66,7 @@ def annotations(path: Path) -> list[Row]:
     """
     rows = []
     for line, fields in text_rows(path, _check_columns):
-        if path.suffix.lower() == ".csv":
+        if table_kind(path) == ".csv":
             fields["box"] = _csv_box(path, line, fields)
         elif CORNERS[0] in fields:  # all four are there, or the columns would be refused
             fields.setdefault("box", _corners_box(fields))

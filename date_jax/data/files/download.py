@@ -33,7 +33,7 @@ from date_jax.data import command
 from date_jax.data.files import addressed_tables, product1m_lists
 from date_jax.data.files.addressed_tables import AddressedTable, addressed_table, column_map
 from date_jax.data.files.photos import PART, checked_id
-from date_jax.data.files.text_rows import file_text
+from date_jax.data.files.text_rows import file_text, table_kind
 from date_jax.errors import DataError, SetupError, UsageError
 from date_jax.run.countdown import Countdown
 
@@ -452,7 +452,7 @@ def fetch_list(flags: argparse.Namespace) -> int:
             raise UsageError(f"--{name}={value}: must be above 0")
     # A table's pictures become its column of files; other lists name pictures alone.
     columns = column_map(flags.columns)
-    if flags.list.suffix.lower() in addressed_tables.KINDS:
+    if table_kind(flags.list) in addressed_tables.KINDS:
         table = addressed_table(flags.list, columns, "--list")
         pictures = [ListedPicture(*picture) for picture in table.pictures()]
         failures = download(_first_pictures(pictures), flags.out, options)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from date_jax.data.files.packed import PACKINGS, unpacked_file, unpacked_name
 from date_jax.errors import DataError
 
 # What files begin with that are no text, and what to do with them.
@@ -19,30 +20,52 @@ BINARY = {
 EAST_ASIAN = ("GBK", "CP932", "CP949", "BIG5")
 OTHER_SCRIPTS = ("WINDOWS-1251", "WINDOWS-1253")  # Cyrillic, Greek: nearly all bytes are valid
 LETTERS = 10_000  # of a file, by which its encoding is guessed
+CHUNK = 1 << 24  # bytes of a file that are looked at together
 
 
-def utf8_text(path: Path, content: bytes) -> str:
+def check_utf8(path: Path) -> None:
+    """Refuses a file that is no UTF-8 at some place, however large it is.
+
+    Args:
+        path: of the file, which may be packed.
+
+    Raises:
+        DataError: as `utf8_text`, with the line.
+    """
+    line = 1
+    with unpacked_file(path) as file:
+        # Whole lines, for a chunk may end within a letter.
+        while chunk := file.read(CHUNK):
+            chunk += file.readline()
+            utf8_text(path, chunk, first_line=line)
+            line += chunk.count(b"\n")
+
+
+def utf8_text(path: Path, content: bytes, *, first_line: int = 1) -> str:
     """The text of a file's bytes.
 
     Args:
         path: of the file, for the messages.
-        content: of the file, or whole lines from its start.
+        content: of the file, unpacked, or whole lines of it.
+        first_line: of these lines in the file, from 1.
 
     Raises:
         DataError: it is no text, or in another encoding: which, and how to convert it.
     """
-    _check_no_binary(path, content)
+    if first_line == 1:
+        _check_no_binary(path, content)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = first_line + content[: error.start].count(b"\n")
         raise DataError(_advice(path, content, line)) from None
     # A zero byte is valid UTF-8, yet what follows it is lost to many programs.
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
+        line = first_line + text[: text.index("\0")].count("\n")
+        command = _piped(path, "tr -d '\\000'", "< ")
         raise DataError(
             f"{path}:{line}: holds a zero byte\n"
-            f"  remove it: tr -d '\\000' < {path.name} > clean{path.suffix}"
+            f"  remove it: {command} > clean{unpacked_name(path).suffix}"
         )
     return text
 
@@ -63,12 +86,28 @@ def _check_no_binary(path: Path, content: bytes) -> None:
         raise DataError(_conversion(path, "", "UTF-16LE" if odd > even else "UTF-16BE"))
 
 
+def _piped(path: Path, command: str, sign: str = "") -> str:
+    """A command of the shell that reads a file, unpacked where its name says that it is packed.
+
+    Args:
+        path: of the file.
+        command: that reads what comes from another one, or, after `sign`, a file.
+        sign: "< " where the command takes no file's name.
+    """
+    for packing in PACKINGS:
+        if path.suffix.lower() == packing.ending:
+            return f"{packing.command} {path.name} | {command}"
+    return f"{command} {sign}{path.name}"
+
+
 def _conversion(path: Path, where: str, encoding: str) -> str:
     """The message for a file whose encoding is known."""
-    excel = "\n  or in Excel: Save As, CSV UTF-8" if path.suffix.lower() == ".csv" else ""
+    kind = unpacked_name(path).suffix
+    excel = "\n  or in Excel: Save As, CSV UTF-8" if kind.lower() == ".csv" else ""
+    command = _piped(path, f"iconv -f {encoding} -t UTF-8")
     return (
         f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
-        f"  convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}{excel}"
+        f"  convert it: {command} > utf8{kind}{excel}"
     )
 
 
@@ -79,7 +118,7 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     if 2 * sum(_text_of_bytes(text, "utf-8") is not None for text in lines) > len(lines):
         return (
             f"{path}:{line}: is not UTF-8 text, as other lines of the file are\n"
-            f"  look at it: sed -n {line}p {path.name} | cat -v\n"
+            f"  look at it: {_piped(path, f'sed -n {line}p')} | cat -v\n"
             "  mend or remove this line; a text may be cut within a character"
         )
     encodings = likely_encodings(content)
@@ -88,7 +127,8 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     return (
         f"{path} is not UTF-8 text (line {line}): it may be {', '.join(encodings)}\n"
         "  save it as UTF-8 with the program that wrote it (Excel: Save As, CSV UTF-8)\n"
-        f"  or try each: iconv -f ENCODING -t UTF-8 {path.name} > utf8{path.suffix}\n"
+        f"  or try each: {_piped(path, 'iconv -f ENCODING -t UTF-8')} "
+        f"> utf8{unpacked_name(path).suffix}\n"
         "  and look at the letters: a wrong encoding gives other ones without an error"
     )
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from date_jax.data.domains import SPLITS
 from date_jax.data.files.encodings import utf8_text
+from date_jax.data.files.packed import ENDINGS, unpacked_file, unpacked_name
 from date_jax.errors import DataError, UsageError, spelling_hint
 from date_jax.run.user_paths import is_address, user_path
 
@@ -45,13 +46,22 @@ def text_rows(
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
     # The name decides: of one line nobody could tell which it is.
-    kind = path.suffix.lower()
+    kind = table_kind(path)
     if kind not in (".jsonl", ".csv"):
         raise DataError(
-            f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file"
-            f"{spelling_hint(kind, ('.jsonl', '.csv'))}"
+            f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file, or one of them packed: "
+            f"{', '.join(ENDINGS)}{spelling_hint(kind, ('.jsonl', '.csv'))}"
         )
     yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path, option), check)
+
+
+def table_kind(path: Path) -> str:
+    """The ending of a table's name in small letters, without that of a packed file.
+
+    >>> table_kind(Path("shop.CSV.gz"))
+    '.csv'
+    """
+    return unpacked_name(path).suffix.lower()
 
 
 def table_path(text: str) -> Path:
@@ -89,12 +99,12 @@ def check_images(path: Path, images: Sequence[str]) -> None:
             f"{path}: {len(addresses):,} of {len(images):,} rows name their pictures by addresses, "
             f"such as {addresses[0][:80]}\n"
             f"  fetch them: python -m date_jax.data.download --list={path} --out=pictures\n"
-            f"  then read the table that it writes: pictures/rows{path.suffix.lower()}"
+            f"  then read the table that it writes: pictures/rows{table_kind(path)}"
         )
 
 
 def file_text(path: Path, option: str = "config.data.path") -> str:
-    """The whole text of a UTF-8 file.
+    """The whole text of a UTF-8 file, which may be packed.
 
     Args:
         path: of the file.
@@ -108,7 +118,8 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
         raise DataError(f"{option}={path}: is an address: fetch it first, as with curl -LO ADDRESS")
     # Whole, for the messages look at more than one line of it.
     try:
-        content = path.read_bytes()
+        with unpacked_file(path) as file:
+            content = file.read()
     except FileNotFoundError:
         near = spelling_hint(path.name, (other.name for other in path.parent.glob("*")))
         raise DataError(f"{option}: no file {path}{near}\n  looked from {Path.cwd()}") from None
