@@ -28,12 +28,12 @@ ENTRY_POINTS = FLOORS[0]
 # The same inside data/.
 DATA_FLOORS = [
     {"click_pairs", "click_trials", "download", "published_offers", "region_files"},  # commands
-    {"shop", "simulated_clicks", "suites", "suppliers"},  # commands too
+    {"convert", "shop", "simulated_clicks", "suites", "suppliers"},  # commands too
     {"pipeline"},
     {"corpus"},
     {"sources"},
     {"datasets"},
-    {"clicks"},
+    {"clicks", "conversion"},
     {"files", "rendering"},
     {"decode", "domains", "prepared", "tokenizer"},
     {"cache", "command", "streams"},

@@ -64,6 +64,7 @@ class Photos:
 
     Attributes:
         headers: of the readable pictures, by name.
+        unreadable: why each of the other pictures cannot be read, by name.
 
     Raises:
         DataError: more rows than the budget allows have no readable picture.
@@ -83,14 +84,14 @@ class Photos:
         self._rows_of = Counter(names)
         self._size, self._fit, self._max_pixels = image_size, fit, max_pixels
         self._budget = budget
-        self._unreadable: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self.headers: dict[str, Header] = {}
         # Most faults show in a header: they are told before an hour of decoding.
         for name, header in _results_in_order(self._header, list(self._rows_of)):
             if isinstance(header, Header):
                 self.headers[name] = header
             else:
-                self._unreadable[name] = str(header)
+                self.unreadable[name] = str(header)
         self._check_budget()
 
     def prepared_files(
@@ -112,8 +113,21 @@ class Photos:
             if isinstance(file, bytes):
                 yield name, file
             else:
-                self._unreadable[name] = str(file)
+                self.unreadable[name] = str(file)
                 self._check_budget()
+
+    def results(self, function: Callable[[Path], A], countdown: Countdown) -> Iterator[A]:
+        """What a function makes of the file of each picture whose header was read, in their order.
+
+        Args:
+            function: of a picture's path; it is called by several threads.
+            countdown: is advanced by one for each.
+        """
+        for _, result in _results_in_order(
+            lambda name: function(self._folder / name), list(self.headers)
+        ):
+            countdown.advance()
+            yield result
 
     def notes(self) -> list[str]:
         """The user's notes: which pictures were turned, and which were left out."""
@@ -124,7 +138,7 @@ class Photos:
                 f"{turned} pictures were turned upright after their EXIF tag; "
                 "their boxes are taken to belong to the upright picture"
             )
-        if self._unreadable:
+        if self.unreadable:
             notes.append(
                 f"{self._lost_rows()} of {self._rows_of.total()} rows are left out, since their "
                 f"pictures cannot be read: {'; '.join(self._reasons(10))}"
@@ -153,14 +167,14 @@ class Photos:
 
     def _lost_rows(self) -> int:
         """The number of rows whose pictures cannot be read."""
-        return sum(self._rows_of[name] for name in self._unreadable)
+        return sum(self._rows_of[name] for name in self.unreadable)
 
     def _reasons(self, count: int) -> list[str]:
         """The reasons why pictures cannot be read, of the first `count` of them."""
-        reasons = [f"{short_name(name)} {reason}" for name, reason in self._unreadable.items()][
+        reasons = [f"{short_name(name)} {reason}" for name, reason in self.unreadable.items()][
             :count
         ]
-        return [*reasons, *(["…"] if len(self._unreadable) > count else [])]
+        return [*reasons, *(["…"] if len(self.unreadable) > count else [])]
 
     def _check_budget(self) -> None:
         """Refuses more rows without a picture than the user allows."""

@@ -1,0 +1,1 @@
+"""Other programs' annotations of pictures, written as this project's JSON Lines."""

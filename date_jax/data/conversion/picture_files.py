@@ -1,0 +1,76 @@
+"""The files of pictures whose names come from another machine, lack endings or folders."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from date_jax.run.user_paths import is_address
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class PictureFiles:
+    """Files by the names that sources give them.
+
+    Args:
+        folders: in which pictures may lie, the likeliest first; those that are not there count not.
+
+    Attributes:
+        folders: those that are there.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self.folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def path(self, name: str) -> Path | None:
+        """The picture of that name, None where none or several could be it.
+
+        Looked for, in this order: the name in each folder; the name with a picture's ending; the
+        last part of the name anywhere below the folders.
+        """
+        if is_address(name):
+            name = unquote(urlsplit(name).path).lstrip("/")
+        name = name.replace("\\", "/")
+        for folder in self.folders:
+            for ending in ("", *ENDINGS):
+                if _is_file(folder / (name + ending)):
+                    return folder / (name + ending)
+        # A name of another machine: its folders tell nothing, so the file's name has to.
+        last = name.rpartition("/")[2]
+        files = self._files_by_name().get(last, [])
+        return files[0] if len(files) == 1 else None
+
+    def _files_by_name(self) -> dict[str, list[Path]]:
+        """All pictures below the folders, by their names; read when first wanted."""
+        if self._by_name is None:
+            self._by_name = {}
+            seen: set[Path] = set()
+            for folder in self.folders:
+                for file in pictures_below(folder):
+                    if file not in seen:
+                        seen.add(file)
+                        self._by_name.setdefault(file.name, []).append(file)
+        return self._by_name
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures in a folder and in those below it, in order."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
+
+
+def relative_name(picture: Path, folder: Path) -> str:
+    """The name of a picture relative to a folder, with forward slashes."""
+    # Both without links on the way, since `..` leads out of the folder that a link stands for.
+    return Path(
+        os.path.relpath(picture.parent.resolve() / picture.name, folder.resolve())
+    ).as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
