@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from date_jax import sharding
+from date_jax.data import mirrored_words
 from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.networks import pretrained
 from date_jax.run import progress, workdir
@@ -127,6 +128,10 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
         ]
     lines = [*report, *(f"warning: {warning}" for warning in warnings)]
+    if corpus.regions is None:  # a detector's regions are not mirrored
+        train = [split for name, split in corpus.splits.items() if name.endswith("_train")]
+        texts = [text for split in train for text in split.texts]
+        lines += mirrored_words.notes(texts, corpus.tokenizer, config.augment.flip)
     # A resumed run also says what has changed since it was saved.
     if restored:
         lines.append(f"going on at step {int(state.step)} of {config.steps}")

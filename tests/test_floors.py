@@ -34,7 +34,7 @@ DATA_FLOORS = [
     {"sources"},
     {"datasets"},
     {"clicks", "conversion"},
-    {"files", "rendering"},
+    {"files", "mirrored_words", "rendering"},
     {"decode", "domains", "prepared", "tokenizer"},
     {"cache", "command", "streams"},
 ]

@@ -27,7 +27,8 @@ from tokenizers.trainers import WordPieceTrainer
 from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MIRRORED = (("left", "right"), ("左", "右"))  # words that a mirrored picture exchanges
+# Words that a mirrored picture exchanges.
+MIRRORED = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("左", "右"))
 ALPHABET = string.ascii_lowercase + string.digits  # of article numbers and sizes anywhere
 MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
 MAX_UNKNOWN = 0.2  # above this share a given vocabulary is for another language than the texts
@@ -126,6 +127,10 @@ class Tokenizer:
             mask[row, : len(framed)] = True
         return EncodedTexts(ids, mask, cut, empty, pieces, unknown, unknown_texts)
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text, as they are split into pieces."""
+        return _words(self._fast, text)
+
     def save_vocab(self, path: str | Path) -> None:
         """Writes `vocab.txt`, one piece a line, and its rules next to it."""
         Path(path).write_text("".join(piece + "\n" for piece in self.vocab), encoding="utf-8")
@@ -159,11 +164,7 @@ def tokenizer_of_texts(
         alphabet: letters that the vocabulary has as far as there is room, also those of no text.
     """
     fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)}, LEARNED)
-    words = Counter(
-        word
-        for text in texts
-        for word, _ in fast.pre_tokenizer.pre_tokenize_str(fast.normalizer.normalize_str(text))
-    )
+    words = Counter(word for text in texts for word in _words(fast, text))
     letter_count: Counter[str] = Counter()
     for word, count in words.items():
         letter_count.update({letter: count * word.count(letter) for letter in set(word)})
@@ -300,3 +301,9 @@ def _fast_tokenizer(ids: dict[str, int], rules: Rules) -> FastTokenizer:
     # Thai, Khmer and Japanese titles have no blanks, so that one can be a single long word.
     fast.pre_tokenizer = PreTokenizerSequence([BertPreTokenizer(), FixedLength(MAX_WORD)])
     return fast
+
+
+def _words(fast: FastTokenizer, text: str) -> list[str]:
+    """The words of a text, changed by the rules of a tokenizer."""
+    text = fast.normalizer.normalize_str(text)
+    return [word for word, _ in fast.pre_tokenizer.pre_tokenize_str(text)]
