@@ -18,7 +18,7 @@ from date_jax import sharding
 from date_jax.capture import evaluation
 from date_jax.capture.task import TASK as CAPTURE
 from date_jax.data import pipeline
-from date_jax.data.files import photos, product1m_lists, region_files
+from date_jax.data.files import download, photos, product1m_lists, region_files
 from date_jax.errors import DataError, UsageError
 from date_jax.task import Learner
 from tests.capture.test_ranked_lists import counted
@@ -292,6 +292,40 @@ def test_labels_are_a_multiset_and_a_post_told_again_counts_once(tmp_path: Path)
     assert posts[0].urls == ("http://a.example/7.jpg", "http://b.example/7.jpg")
     bare, _ = product1m_lists.posts(tmp_path / "list.txt", labelled=False)
     assert [post.labels for post in bare] == [(), ()]
+
+
+def published_line(number: int) -> str:
+    """A made-up line of the published lists' form: two addresses, labels with blanks, repeated."""
+    post_id = 558_000_000_000 + 7_919 * number
+    titles = (
+        "【限时】NOVA 晨露套盒 3件（水+霜）",
+        "现货&nbsp;NOVA&amp;LUMI&nbsp;晨露水",
+        "NOVA/lumi 晨露霜50ml#1",
+    )
+    labels = ("NOVA 晨露霜#;#NOVA 晨露水#;#NOVA 晨露水", "NOVA 晨露水#;#NOVA 晨露水", "NOVA 晨露霜")
+    endings = ("_!!0-item_pic.jpg", "_!!2206.bmp", "-0-psf.png")
+    address = (
+        f"https://img.shop.example/imgextra//i{number % 4 + 1}/{number}/O1CN01{endings[number % 3]}"
+    )
+    mirror = f"http://mirror.oss.example/alin/product1m/datasets/images/{post_id}.jpg"
+    return "#####".join([str(post_id), titles[number % 3], address, mirror, labels[number % 3]])
+
+
+@pytest.mark.parametrize(("split", "count"), [("suite_val", 2_673), ("suite_test", 6_547)])
+def test_lists_of_the_published_form_and_size_are_read_whole(
+    tmp_path: Path, split: str, count: int
+) -> None:
+    path = tmp_path / product1m_lists.FILES[split]
+    path.write_text("".join(f"{published_line(n)}\n" for n in range(count)), encoding="utf-8")
+    posts, again = product1m_lists.posts(path, labelled=True)
+    assert (len(posts), again) == (count, 0)
+    assert all(len(post.urls) == 2 for post in posts)
+    assert posts[0].labels == ("NOVA 晨露霜", "NOVA 晨露水", "NOVA 晨露水")
+    assert posts[1].title == "现货\xa0NOVA&LUMI\xa0晨露水"  # as a browser shows it
+    pictures = download.listed_pictures(path)
+    assert len(pictures) == count
+    assert pictures[1].name == str(558_000_000_000 + 7_919)
+    assert [download.web_address(url) for url in pictures[1].urls] == [*posts[1].urls]
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,7 @@ def test_advice_about_a_packed_file_unpacks_it(tmp_path: Path) -> None:
     message = refusal(tmp_path / "rows.csv.gz", content, annotations.annotations)
     assert "gunzip -c rows.csv.gz | iconv -f CP932 -t UTF-8 > utf8.csv" in message
     (tmp_path / "rows.txt.gz").write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"expected a \.jsonl .* or one of them packed: \.gz, \.bz2"
-    ):
+    with pytest.raises(DataError, match=r"expected a \.jsonl .* which may be packed \(\.gz, \.bz2"):
         annotations.annotations(tmp_path / "rows.txt.gz")
 
 

@@ -1,9 +1,10 @@
 """Product1M's own lists of posts (2107.14572): titles, pictures' addresses, and labels of some.
 
 A line is a post: `id#####title#####URL#####mirror URL`, and of queries and gallery a fifth field,
-labels joined by `#;#`, with repetitions.
+labels joined by `#;#`, with repetitions. Titles come from web pages, some with their `&nbsp;`.
 """
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def _post(where: str, line: int, content: str, *, labelled: bool) -> Post:
     if labelled and not labels:
         raise DataError(f"{where}: no labels: queries and gallery have one or more, each")
     urls = tuple(filter(None, fields[2:4]))
-    return Post(line, checked_id(where, fields[0]), fields[1], urls, labels if labelled else ())
+    title = html.unescape(fields[1])
+    return Post(line, checked_id(where, fields[0]), title, urls, labels if labelled else ())
 
 
 def _line_form(labelled: bool) -> str:

@@ -49,8 +49,8 @@ def text_rows(
     kind = table_kind(path)
     if kind not in (".jsonl", ".csv"):
         raise DataError(
-            f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file, or one of them packed: "
-            f"{', '.join(ENDINGS)}{spelling_hint(kind, ('.jsonl', '.csv'))}"
+            f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file"
+            f"{spelling_hint(kind, ('.jsonl', '.csv'))}, which may be packed ({', '.join(ENDINGS)})"
         )
     yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path, option), check)
 
