@@ -20,7 +20,7 @@ from configs import date
 from date_jax import export, job, sharding, tasks, train
 from date_jax.data import pipeline
 from date_jax.data.corpus import Corpus
-from date_jax.date import between_steps, evaluation
+from date_jax.date import between_steps, confidence, evaluation
 from date_jax.errors import CheckpointError, DataError, Preempted, SetupError, UsageError
 from date_jax.pairs import all_pairs
 from date_jax.run import workdir
@@ -100,6 +100,14 @@ def test_a_run_leaves_its_results(uninterrupted: Path, tiny_config: ConfigDict) 
     assert 0.7 * results["wall_seconds"] < sum(spent.values()) <= results["wall_seconds"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert (uninterrupted / "failures_live_test.png").stat().st_size > 10_000
+    # The confidence is fitted where boxes are known, and measured on the tests.
+    calibration = confidence.read(uninterrupted)
+    assert calibration is not None
+    assert calibration.splits == ("mall_val",)
+    for split in ("mall_test", "live_test"):
+        assert {"ece", "aurc", "absent_auc"} <= results["eval"][split].keys()
+        assert (uninterrupted / f"reliability_{split}.csv").exists()
+    assert not {"ece", "aurc"} & results["eval"]["mall_val"].keys()
     assert [entry["step"] for entry in results["history"]] == [6, 12]
     assert results["history"][1]["eval"] == results["eval"]
     for found in results["eval"]["live_val"], results["history"][0]["eval"]["live_val"]:
@@ -295,6 +303,9 @@ def test_supervised_training_needs_no_target(tiny_config: ConfigDict, tmp_path: 
     assert "train/target_image" not in lines(tmp_path / "run", "train/")[-1]
     told = export.export(tmp_path / "run", tmp_path / "out")
     assert told[-1].startswith("step 12 of")
+    calibration = confidence.read(tmp_path / "out")
+    assert calibration is not None
+    assert calibration.splits == ("mall_val", "live_val")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "domains `mall+live`," in card
     assert "--config=configs/date.py" in card

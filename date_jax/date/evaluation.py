@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from date_jax import boxes
 from date_jax.data import pipeline
 from date_jax.data.domains import domain_names, split_names
-from date_jax.date import aligner
+from date_jax.date import aligner, calibration, confidence
 from date_jax.errors import DataError
 from date_jax.evals import grounding, retrieval, sheets
 from date_jax.evals.collect import Collect, Predict, collector, not_finite_notes
@@ -131,10 +131,13 @@ def evaluator(
     """The evaluation of retrieval, and of grounding where there are boxes, on every domain.
 
     On the target it also measures how far the features are from the source's, see
-    `domain_distance`.
+    `domain_distance`. The last evaluation, that of the tests, also calibrates the confidence of the
+    boxes and measures it, see `calibration`.
     """
     predict = required_predictions(learner.predict)
     collect = collector(predict, mesh, rows_at_once=config.model.rows_at_once)
+    with_picture = {**learner.predict, "picture": picture_hash}
+    answers = calibration.answer_reader(config, corpus, with_picture, mesh)
 
     def evaluate_split(
         name: str,
@@ -166,9 +169,21 @@ def evaluator(
     def evaluate(
         params: Any, kinds: Sequence[str], should_stop: ShouldStop
     ) -> Iterator[tuple[str, Evaluation]]:
+        # The confidence is calibrated on the source's validation, before the tests measure it.
+        fitted = calibration.fitted_splits(config, corpus) if "test" in kinds else []
+        fitted_answers = [answers(name, params, should_stop) for name in fitted]
+        calibrated = calibration.calibration_of(fitted_answers, fitted)
         features: dict[str, dict[str, np.ndarray]] = {}
         for name in splits_in_order(config.data.source, corpus.splits, kinds):
-            yield name, evaluate_split(name, params, features, should_stop)
+            evaluation = evaluate_split(name, params, features, should_stop)
+            metrics, files = evaluation.metrics, evaluation.files
+            if calibrated is not None and name == fitted[0]:
+                files = {**files, confidence.FILE: partial(confidence.write, calibrated)}
+            elif calibrated is not None and name.endswith("_test") and "boxes" in metrics:
+                test_answers = answers(name, params, should_stop)
+                metrics = metrics | calibration.metrics(calibrated, test_answers)
+                files = {**files, **calibration.files(calibrated, name, test_answers)}
+            yield name, evaluation._replace(metrics=metrics, files=files)
 
     return evaluate
 

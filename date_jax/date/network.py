@@ -1,6 +1,7 @@
 """DATE's network (2304.03669): two extractors, a projection of each into one space, two seekers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment
+from date_jax.date import confidence
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs.tiles import map_chunks
@@ -114,7 +116,8 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
 def predictions(model: Date) -> dict[str, Prediction]:
     """The predictions that evaluation, search and export may ask for.
 
-    `image_embedding [B D]` and `query_embedding [B D]` have length 1; `box_cxcywh [B 4]`.
+    `image_embedding [B D]` and `query_embedding [B D]` have length 1; `box_cxcywh [B 4]`, and
+    `confidence_features [B F]`, from which `confidence.probability` tells how good that box is.
     """
     apply: Callable[..., Any] = model.apply
 
@@ -139,4 +142,5 @@ def predictions(model: Date) -> dict[str, Prediction]:
         "image_embedding": image_embedding,
         "query_embedding": query_embedding,
         "box_cxcywh": box_cxcywh,
+        "confidence_features": partial(confidence.features, apply),
     }

@@ -1,0 +1,78 @@
+"""Queries for what a picture does not show, and what is fitted on the answers to them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from date_jax.date import calibration, confidence
+from date_jax.date.calibration import Answers
+
+FEATURES = len(confidence.NAMES)
+
+
+def test_an_absent_query_belongs_to_no_row_of_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.stack([np.arange(300) // 3, np.zeros(300, int)], axis=1).astype(np.uint32)
+    product = rng.integers(0, 12, 300)
+    text = rng.integers(0, 3, (300, 2))  # nine texts
+    rows = calibration.absent_query_rows(picture, product, text)
+    assert (rows >= 0).mean() > 0.9
+    for row, other in enumerate(rows):
+        same = np.flatnonzero(picture[:, 0] == picture[row, 0])
+        if other >= 0:
+            assert product[other] not in product[same]
+            assert text[other].tolist() not in text[same].tolist()
+    np.testing.assert_array_equal(rows, calibration.absent_query_rows(picture, product, text))
+
+
+def test_where_all_show_one_product_nothing_is_absent() -> None:
+    picture = np.stack([np.arange(5), np.arange(5)], axis=1)
+    rows = calibration.absent_query_rows(picture, np.zeros(5, int), np.arange(10).reshape(5, 2))
+    assert rows.tolist() == [-1] * 5
+    assert calibration.absent_query_rows(picture[:1], np.zeros(1, int), np.zeros((1, 2), int)) == -1
+
+
+def answers(rows: int, seed: int) -> Answers:
+    """Boxes whose first feature tells whether they are right; where nothing is shown it is low."""
+    rng = np.random.default_rng(seed)
+    present = rng.normal(1.0, 1.0, (rows, FEATURES))
+    is_right = rng.random(rows) < 1 / (1 + np.exp(-3 * present[:, 0]))
+    return Answers(present, is_right, rng.normal(-1.0, 1.0, (rows, FEATURES)))
+
+
+def test_the_confidence_is_right_on_other_rows_and_low_where_nothing_is_shown() -> None:
+    fitted = calibration.calibration_of([answers(600, 0), answers(400, 1)], ["a_val", "b_val"])
+    assert fitted is not None
+    assert (fitted.splits, fitted.rows) == (("a_val", "b_val"), 2000)
+    test = answers(1000, 2)
+    metrics = calibration.metrics(fitted, test)
+    assert metrics["ece"] < 0.08
+    assert metrics["confidence"] == pytest.approx(test.is_right.mean(), abs=0.06)
+    assert metrics["aurc"] < 0.6 * (1 - test.is_right.mean())
+    assert metrics["absent_auc"] > 0.9
+    assert metrics["absent_confidence"] < 0.2
+
+
+def test_without_true_boxes_there_is_neither_calibration_nor_measure() -> None:
+    empty = Answers(np.zeros((0, FEATURES)), np.zeros(0, bool), np.zeros((0, FEATURES)))
+    assert calibration.calibration_of([], []) is None
+    assert calibration.calibration_of([empty], ["mall_val"]) is None
+    fitted = calibration.calibration_of([answers(50, 0)], ["mall_val"])
+    assert fitted is not None
+    assert calibration.metrics(fitted, empty) == {}
+    assert not calibration.files(fitted, "live_test", empty)
+
+
+def test_the_reliability_table_counts_the_pairs_as_they_are(tmp_path: Path) -> None:
+    fitted, test = calibration.calibration_of([answers(300, 0)], ["mall_val"]), answers(200, 3)
+    assert fitted is not None
+    ((name, write),) = calibration.files(fitted, "live_test", test).items()
+    write(tmp_path / name)
+    assert name == "reliability_live_test.csv"
+    rows = [*csv.DictReader((tmp_path / name).read_text().splitlines())]
+    assert sum(int(row["rows"]) for row in rows) == 200
+    right = sum(int(row["rows"]) * float(row["right"]) for row in rows)
+    assert right == pytest.approx(test.is_right.sum(), abs=0.2)
+    assert all(float(row["from"]) <= float(row["confidence"]) <= float(row["to"]) for row in rows)
