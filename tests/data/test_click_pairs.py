@@ -22,6 +22,7 @@ import sqlglot
 from date_jax.data.clicks import mining as click_pairs
 from date_jax.data.clicks import rules as click_rules
 from date_jax.data.clicks import tables as click_tables
+from date_jax.data.clicks import training_pairs
 from date_jax.data.clicks.rules import CATALOGUE, LOG, RULES, STEPS, Settings
 from date_jax.errors import DataError, SetupError
 
@@ -379,6 +380,38 @@ def command(folder: Path, *arguments: str, kind: str = "csv") -> list[str]:
     offers = write(folder / f"catalogue.{kind}", OFFERS, CATALOGUE)
     flags = [f"--log={log}", f"--catalogue={offers}", f"--out={folder / f'pairs.{kind}'}"]
     return [*flags, "--min_support=3", *arguments]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("column", ["user", "session", "offer_id"])
+def test_words_for_empty_cells_are_no_ids_of_a_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture, kind: str, column: str
+) -> None:
+    arguments = command(tmp_path, kind=kind)
+    clean = [*rows_with(CLICKED, {"user": "eve@home"}, user="u")]
+    words = ("nan", "None", "NULL", "<NA>", "N/A")
+    extra = [row | {column: word} for row, word in zip(clean * 5, words * 9, strict=False)]
+    write(tmp_path / f"log.{kind}", [*clean, *extra], LOG)
+    assert click_pairs.main(arguments) == 0
+    lines = dict(line.split(maxsplit=2)[:2] for line in capsys.readouterr().out.splitlines()[1:3])
+    assert lines == {"(log)": str(len(clean) + len(extra)), "clicks": str(len(clean))}
+
+
+def test_a_catalogue_without_some_ids_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = command(tmp_path)
+    write(tmp_path / "catalogue.csv", [*OFFERS, *[OFFERS[0] | {"offer_id": "nan"}] * 2], CATALOGUE)
+    assert click_pairs.main(arguments) == 3
+    assert_readable(capsys.readouterr().err, "2 rows have no offer_id", "such as nan, NaN, None")
+
+
+def test_nan_and_words_are_no_pairs(tmp_path: Path) -> None:
+    ids = {"trigger_id": [1.0, float("nan")], "offer_id": ["b", "c"]}
+    pa.parquet.write_table(pa.table(ids), tmp_path / "pairs.parquet")
+    assert training_pairs.id_pairs(str(tmp_path / "pairs.parquet")).offer_id == ["b"]
+    (tmp_path / "pairs.csv").write_text("trigger_id,offer_id\na,b\nnan,c\na,NULL\n")
+    assert training_pairs.id_pairs(str(tmp_path / "pairs.csv")) == (["a"], ["b"])
 
 
 @pytest.mark.parametrize("packing", ["gz", "zst"])

@@ -186,7 +186,19 @@ def test_nan_is_an_empty_field_and_a_whole_float_is_the_id_without_its_point(
     assert not any(" are product " in note for note in corpus.notes)
 
 
-@pytest.mark.parametrize("word", ["nan", "None", "NULL", "0"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NULL", "N/A", "<NA>", "#N/A"])
+def test_a_word_for_an_empty_cell_is_no_product(tmp_path: Path, word: str, kind: str) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["product_id"] = rows[1]["product_id"] = ""
+    write = {"csv": write_csv, "jsonl": write_jsonl}[kind]
+    empty = annotations(write(tmp_path / f"empty.{kind}", rows))
+    rows[0]["product_id"] = rows[1]["product_id"] = word
+    assert annotations(write(tmp_path / f"words.{kind}", rows)) == empty
+    assert empty[0].product_id != empty[1].product_id
+
+
+@pytest.mark.parametrize("word", ["unknown", "0"])
 def test_a_product_of_most_rows_is_named_with_its_count(tmp_path: Path, word: str) -> None:
     rows = rows_of(tmp_path)
     for row in rows[:7]:

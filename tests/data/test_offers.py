@@ -18,7 +18,7 @@ from configs import same_style as configs
 from date_jax import config as rules
 from date_jax import sharding
 from date_jax.data import pipeline
-from date_jax.data.files import catalogue, published_offers
+from date_jax.data.files import catalogue, published_offers, text_rows
 from date_jax.errors import DataError, UsageError
 from date_jax.same_style.task import TASK as SAME_STYLE
 from date_jax.task import Learner
@@ -146,11 +146,22 @@ def test_offers_with_nan_and_whole_floats_are_those_without_them(tmp_path: Path)
 def test_a_product_of_most_offers_is_named_with_its_count(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     for row in rows[2:]:
-        row["product_id"] = "NULL"
+        row["product_id"] = "unknown"
     offers = catalogue.offers(write(tmp_path / "shop.csv", rows))
     placed = catalogue.offers_with_products(offers, catalogue.IdPairs([], []))
     (note,) = (note for note in catalogue.notes(offers, placed) if " are product " in note)
-    assert note.startswith("10 of 12 rows are product 'NULL'")
+    assert note.startswith("10 of 12 rows are product 'unknown'")
+
+
+@pytest.mark.parametrize("word", text_rows.EMPTY_WORDS)
+def test_a_word_for_an_empty_cell_is_no_product_and_no_offer(tmp_path: Path, word: str) -> None:
+    rows = rows_of(tmp_path)
+    rows[0]["product_id"] = rows[1]["product_id"] = word
+    offers = catalogue.offers(write(tmp_path / "shop.csv", rows))
+    assert [offer.product_id for offer in offers[:2]] == ["", ""]
+    rows[3]["offer_id"] = word
+    with pytest.raises(DataError, match=r"shop\.csv:5: offer_id is .*, a word for an empty cell"):
+        catalogue.offers(write(tmp_path / "shop.csv", rows))
 
 
 def test_pairs_that_do_not_join_two_training_offers_are_left_out_and_counted(

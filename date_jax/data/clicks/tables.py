@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from date_jax.data.files.encodings import check_utf8, utf8_text
 from date_jax.data.files.packed import packing, unpacked_file
-from date_jax.data.files.text_rows import check_separator, table_kind
+from date_jax.data.files.text_rows import EMPTY_WORDS, check_separator, table_kind
 from date_jax.errors import DataError, SetupError, spelling_hint
 from date_jax.run.user_paths import is_address
 
@@ -23,6 +23,7 @@ else:  # imported where it is needed: a wrong command need not wait for Ibis
     Backend = Table = Any
 
 KINDS = (".parquet", ".csv")
+IDS = ("user", "session", "offer_id", "trigger_id", "supplier", "category", "image_hash")
 MARKS = ("_", ".")  # first letters of files that hold no rows, such as _SUCCESS
 HEAD = 1 << 16  # bytes of a file by which its kind and encoding are known
 
@@ -137,7 +138,21 @@ def file_table(
             f"  found: {', '.join(table.columns)[:200]}\n  required: {', '.join(columns)}"
             + ("; besides: relevance" if name == "log" else "")
         )
-    return table
+    return _without_empty_words(table)
+
+
+def _without_empty_words(table: Table) -> Table:
+    """The table with no id where a column of ids has a word for an empty cell, or NaN."""
+    import ibis
+
+    known = {}
+    for name in set(IDS) & set(table.columns):
+        column = table[name]
+        if column.type().is_string():
+            known[name] = column.isin(EMPTY_WORDS).ifelse(ibis.null(), column)
+        elif column.type().is_floating():
+            known[name] = column.isnan().ifelse(ibis.null(), column)
+    return table.mutate(**known) if known else table
 
 
 def _paths(pattern: str) -> list[str]:
@@ -236,6 +251,12 @@ def check_offers(offers: Table, count: int) -> None:
         raise DataError("--catalogue holds no rows: expected one an offer")
     # Counted by DuckDB: a catalogue may have more rows than Python could hold.
     counts = offers.group_by("offer_id").agg(rows=offers.count())
+    nameless = counts.filter(counts.offer_id.isnull()).to_pyarrow()["rows"].to_pylist()
+    if nameless:
+        raise DataError(
+            f"--catalogue: {nameless[0]:,} rows have no offer_id: it is empty, or a word for that "
+            f"such as {', '.join(EMPTY_WORDS[:3])}\n  every offer has one"
+        )
     twice = counts.filter(counts.rows > 1).order_by("offer_id").to_pyarrow().to_pylist()
     if twice:
         raise DataError(

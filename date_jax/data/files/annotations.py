@@ -15,6 +15,7 @@ from date_jax.data.files.text_rows import (
     check_splits,
     check_whole_characters,
     id_text,
+    known_id,
     table_kind,
     text_rows,
 )
@@ -135,7 +136,10 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
         raise DataError(
             f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
-    names = {name: id_text(fields.get(name)) for name in ("product_id", "category")}
+    names = {
+        "product_id": known_id(fields.get("product_id")),
+        "category": id_text(fields.get("category")),
+    }
     for name, value in (texts | names).items():
         check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.

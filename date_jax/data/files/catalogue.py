@@ -21,6 +21,7 @@ from date_jax.data.files.text_rows import (
     check_splits,
     check_whole_characters,
     id_text,
+    known_id,
     line_list,
     product_notes,
     text_rows,
@@ -87,9 +88,15 @@ def _offer(path: Path, line: int, fields: dict[str, Any]) -> Offer:
     """One row, each of its fields checked."""
     where = f"{path}:{line}"
     texts = {name: field_text(where, name, fields.get(name)) for name in (*REQUIRED, *OPTIONAL)}
+    texts["product_id"] = known_id(texts["product_id"])
     for name in ("offer_id", "category", "image"):
         if not texts[name]:
             raise DataError(f"{where}: {name} is empty: every offer has one")
+    if not known_id(texts["offer_id"]):
+        raise DataError(
+            f"{where}: offer_id is {texts['offer_id']!r}, a word for an empty cell: "
+            "every offer has one"
+        )
     return Offer(line, **texts)
 
 

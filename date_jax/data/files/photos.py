@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from date_jax.data.files import preprocess
 from date_jax.data.files.preprocess import Header, UnreadablePictureError
+from date_jax.data.files.text_rows import EMPTY_WORDS
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
 from date_jax.run.user_paths import is_address
@@ -232,6 +233,8 @@ def checked_id(where: str, text: str) -> str:
             f"{where}: the id {text[:60]!r} cannot name a picture's file: expected letters, "
             "digits, _, - and ."
         )
+    if text in EMPTY_WORDS:
+        raise DataError(f"{where}: the id {text!r} is a word for an empty cell: every row has one")
     return text
 
 

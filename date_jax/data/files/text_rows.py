@@ -17,6 +17,8 @@ from date_jax.errors import DataError, UsageError, spelling_hint
 from date_jax.run.user_paths import is_address, user_path
 
 MIN_ROWS = 4  # of a file whose products are doubted
+# Words that pandas, R, Excel and databases write for an empty cell: in a column of ids, one too.
+EMPTY_WORDS = ("nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A", "NaT")
 
 
 @runtime_checkable
@@ -172,10 +174,23 @@ def id_text(field: Any) -> str:
     return str(int(field) if isinstance(field, float) and field.is_integer() else field)
 
 
+def known_id(field: Any) -> str:
+    """An id as a text; "" where the field is empty or holds one of EMPTY_WORDS.
+
+    >>> [known_id(field) for field in (7.0, "nan", "NULL", None)]
+    ['7', '', '', '']
+
+    Args:
+        field: as JSON or CSV has it.
+    """
+    text = id_text(field)
+    return "" if text.strip() in EMPTY_WORDS else text
+
+
 def product_notes(product_ids: Iterable[str]) -> tuple[str, ...]:
     """The user's note that one product holds more than half of all rows, if one does.
 
-    Such a product is often a word for an empty cell: nan, None, NULL or 0.
+    Such a product is often a word for an empty cell, such as 0 or unknown.
 
     Args:
         product_ids: of all rows.
