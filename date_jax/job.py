@@ -222,7 +222,8 @@ def introduce(job: Job, lines: list[str]) -> None:
     job.progress.say(f"run {job.directory}")
     job.progress.say(f"{len(devices)} x {kind} on {jax.process_count()} host(s), mesh: {sizes}")
     parameters = progress.parameter_lines(job.step.shapes.params, job.directory / "parameters.txt")
-    for line in [*job.corpus.notes, *parameters, *lines]:
+    watch = f"curves: {progress.tensorboard_command(job.directory)}"
+    for line in [*job.corpus.notes, *parameters, *lines, watch]:
         job.progress.say(line)
     if jax.process_index() == 0:
         text = json.dumps(job.config.to_dict(), indent=2)

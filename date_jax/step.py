@@ -96,16 +96,20 @@ def updated_state(
     return state, aux.metrics | {"gradient_norm": norm, "skipped": ~finite}
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer that `config.optim` asks for, over `config.steps`."""
-    schedule = optim.learning_rate_schedule(
+def learning_rates(config: ConfigDict) -> optax.Schedule:
+    """The learning rate by step that `config.optim` asks for, over `config.steps`."""
+    return optim.learning_rate_schedule(
         peak=config.optim.learning_rate,
         steps=config.steps,
         warmup=config.optim.warmup,
         schedule=config.optim.schedule,
     )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer that `config.optim` asks for."""
     return optim.optimizer(
-        schedule,
+        learning_rates(config),
         beta2=config.optim.beta2,
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,

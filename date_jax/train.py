@@ -25,7 +25,7 @@ from date_jax.run.checkpoint import steps_in
 from date_jax.run.countdown import duration
 from date_jax.run.preemption import Preemption
 from date_jax.run.workdir import Workdir
-from date_jax.step import State
+from date_jax.step import State, learning_rates
 from date_jax.task import Evaluation
 
 MAX_SKIPPED = 10  # updates in a row that were not finite
@@ -95,7 +95,7 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
     batches = job.task.batches(config, job.corpus, step)
     pending: Pending | None = None
     skipped: list[Pending] = []  # in a row
-    compiled: set[Any] = set()
+    compiled: dict[Any, float] = {}  # seconds that it took, by the form of a batch
     # Each host has a folder: the profiler takes whatever it finds there for its own.
     trace = Trace(job.directory / "profile" / f"host{jax.process_index()}", profile)
     if profile and not range(max(first, profile.start), min(config.steps, profile.stop)):
@@ -120,6 +120,9 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
             local = next(batches)
             batch = sharding.global_batch(job.mesh, local)
             waited = time.perf_counter() - begun
+            if tuple(batch) not in compiled:
+                previous = max(compiled.values(), default=None)
+                job.progress.say(progress.compiling_line(state.params, previous=previous))
             state, metrics = job.step.update(state, batch)
             step += 1
             # The devices are busy with this step while the host looks at the one before.
@@ -130,8 +133,8 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
             if tuple(batch) in compiled:
                 record.book_step(examples=config.batch_size * len(batch), wait=waited)
             else:
-                compiled.add(tuple(batch))
                 jax.block_until_ready(metrics)
+                compiled[tuple(batch)] = time.perf_counter() - begun
                 if len(compiled) == 1:
                     passed = time.perf_counter() - job.ready
                     job.progress.say(f"first training step {passed:.0f} s after the data was ready")
@@ -221,6 +224,7 @@ def settle(job: Job, pending: Pending | None, skipped: list[Pending]) -> list[Pe
         job.progress.add_scalars(
             step,
             {f"train/{name}": mean for name, mean in means.items()}
+            | {"train/learning_rate": float(learning_rates(config)(step - 1))}
             | {f"time/{name}": value for name, value in lap.items()}
             | {"time/run_seconds": job.record.seconds},
         )

@@ -24,7 +24,7 @@ from date_jax.date import between_steps, confidence, evaluation
 from date_jax.errors import CheckpointError, DataError, Preempted, SetupError, UsageError
 from date_jax.pairs import all_pairs
 from date_jax.run import workdir
-from date_jax.step import State
+from date_jax.step import State, learning_rates
 from date_jax.task import Between, Change, Evaluation, Learner, Memory
 
 
@@ -203,8 +203,9 @@ def test_a_stop_while_pairs_are_counted_loses_none_of_them(
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    tiny_config: ConfigDict, tmp_path: Path, stop_at: Any
+    tiny_config: ConfigDict, tmp_path: Path, stop_at: Any, capsys: pytest.CaptureFixture
 ) -> None:
+    tiny_config.log.every = 1
     stop_at(5, signal.SIGINT)
     # A shell that starts the tests in its background has Ctrl-C ignored for them.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -216,6 +217,19 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     # Not the regular checkpoint of step 4: the step that was on its way is done and saved too.
     assert str(stop.value) == f"step 6 is saved in {tmp_path}; to go on:\n  the whole command"
     assert (tmp_path / "checkpoints/6").is_dir()
+    # What a user reads while the step compiles, and after it.
+    console = capsys.readouterr().out.splitlines()
+    curves, compiling, first, second, third = console[-10:-5]
+    assert curves.startswith("curves: ")
+    assert curves.endswith(f"tensorboard --logdir={tmp_path}")
+    assert compiling.startswith("compiling the training step (about 0m")
+    assert first.startswith("first training step ")
+    assert second.startswith("step  1/12 | ")
+    assert "examples/s" not in second
+    assert "examples/s" in third
+    rates = [entry["train/learning_rate"] for entry in lines(tmp_path, "train/l")]
+    schedule = learning_rates(tiny_config)
+    assert rates == pytest.approx([float(schedule(step)) for step in range(6)])
 
 
 def test_another_config_does_not_go_on_with_the_run(

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from date_jax.run.countdown import duration
+
+# Of compiling a step on a CPU: the 165 arrays of configs/pgda.py took 20 to 40 s on 2 cores.
+SECONDS_PER_ARRAY = 0.2
 
 
 class Progress:
@@ -98,18 +103,44 @@ def window_line(
         steps: of the whole run.
         label: the part of the training that the step belongs to; "" for none.
         means: of the losses, by name.
-        lap: of `Record.end_lap`.
+        lap: of `Record.end_lap`; where it has nothing, no speed is told.
         terms: the losses that the line has, of those that were measured.
     """
     names = (*terms, "gradient_norm")
     values = " ".join(f"{name} {means[name]:.3f}" for name in names if name in means)
     part = f"{label} | " if label else ""
     skipped = f" | {means['skipped_updates']:.0f} skipped" if means["skipped_updates"] else ""
+    line = f"step {step:>{len(str(steps))}}/{steps} | {part}{values}{skipped}"
+    if not lap:
+        return line
     return (
-        f"step {step:>{len(str(steps))}}/{steps} | {part}{values}{skipped} | "
-        f"{lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
+        f"{line} | {lap['examples_per_second']:.0f} examples/s | input {lap['input_wait']:.0%} | "
         f"{duration((steps - step) * lap['step_seconds'])} left"
     )
+
+
+def compiling_line(params: Any, *, previous: float | None) -> str:
+    """The line before a step is compiled, which takes long and says nothing meanwhile.
+
+    Args:
+        params: of the network, whose arrays are as many as its operations, roughly.
+        previous: seconds that an earlier compilation of this start took; None for none.
+    """
+    if previous is not None:
+        return f"compiling the step of new batches (about {duration(previous)})"
+    seconds = SECONDS_PER_ARRAY * len(jax.tree.leaves(params))
+    return (
+        f"compiling the training step (about {duration(5.0 * round(seconds / 5))}; less where an "
+        "earlier start has done it)"
+    )
+
+
+def tensorboard_command(directory: Path) -> str:
+    """The command that shows a run's curves and pictures in a browser."""
+    program = Path(sys.executable).with_name("tensorboard")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return shlex.join([str(program), f"--logdir={directory}"])
 
 
 def spent_line(spent: dict[str, float]) -> str:

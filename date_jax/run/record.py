@@ -97,14 +97,19 @@ class Record:
         return seconds | {"train": seconds["train"] - wait, "input_wait": wait}
 
     def end_lap(self) -> dict[str, float]:
-        """`examples_per_second`, `input_wait` (a share) and `step_seconds` since the last lap."""
+        """`examples_per_second`, `input_wait` (a share) and `step_seconds` since the last lap.
+
+        Nothing where all of its steps were compiled, for their time tells no speed.
+        """
         lap = {name: total - self._lap[name] for name, total in self.totals.items()}
         self._lap = dict(self.totals)
+        if not lap["steps"]:
+            return {}
         seconds = max(lap["train_seconds"], 1e-9)
         return {
             "examples_per_second": lap["examples"] / seconds,
             "input_wait": lap["wait_seconds"] / seconds,
-            "step_seconds": seconds / max(lap["steps"], 1),
+            "step_seconds": seconds / lap["steps"],
         }
 
 
