@@ -1,9 +1,9 @@
 """Words to numbers: a WordPiece vocabulary, learned from the training texts or read from a file.
 
 A published `vocab.txt` is read with BERT's rules (lower case, accents stripped, Chinese characters
-one by one), or with those of the tokenizer_config.json next to it. A learned vocabulary keeps
-marks: without them words of Japanese, Thai or Vietnamese become other words. It is written in the
-same form, with its rules.
+one by one), or with those of the tokenizer_config.json or tokenizer.json next to it. A learned
+vocabulary keeps marks: without them words of Japanese, Thai or Vietnamese become other words. It
+is written in the same form, with its rules.
 """
 
 import dataclasses
@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from tokenizers import Regex
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import NFC, BertNormalizer, Normalizer
+from tokenizers.normalizers import NFC, NFD, BertNormalizer, Normalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
-from tokenizers.pre_tokenizers import BertPreTokenizer, FixedLength
+from tokenizers.pre_tokenizers import BertPreTokenizer, FixedLength, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import WordPieceTrainer
 
@@ -32,22 +34,37 @@ MIRRORED = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("å·¦", "å
 ALPHABET = string.ascii_lowercase + string.digits  # of article numbers and sizes anywhere
 MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
 MAX_UNKNOWN = 0.2  # above this share a given vocabulary is for another language than the texts
-RULES_FILE = "tokenizer_config.json"  # as Hugging Face names it, next to a vocab.txt
+# As Hugging Face names them, next to a vocab.txt.
+RULES_FILE = "tokenizer_config.json"
+WHOLE_FILE = "tokenizer.json"
+_NAMES_THERE = {  # of the rules, in the normalizer of a tokenizer.json
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The changes of a text before it is split into pieces, named as in a tokenizer_config.json.
+    """What happens to a text before its words become pieces.
+
+    The first three are named as in a tokenizer_config.json; published vocabularies lack the others.
 
     Attributes:
         do_lower_case: capitals become small letters.
         strip_accents: letters lose their marks; else letter and marks become one character (NFC).
         tokenize_chinese_chars: each Chinese character is a word.
+        split_marks: marks that are kept are letters too, and so are the parts of a Korean syllable
+            (NFD): a few dozen letters give every syllable.
+        split_unknown: a letter outside the vocabulary is a word. Else it makes its whole word
+            unknown, and a title without blanks is one word.
     """
 
     do_lower_case: bool = True
     strip_accents: bool = True
     tokenize_chinese_chars: bool = True
+    split_marks: bool = False
+    split_unknown: bool = False
 
     def normalizer(self) -> Normalizer:
         """The step of the package `tokenizers` that changes a text by these rules."""
@@ -57,11 +74,15 @@ class Rules:
             strip_accents=self.strip_accents,
             lowercase=self.do_lower_case,
         )
-        return bert if self.strip_accents else NormalizerSequence([NFC(), bert])
+        if self.strip_accents:
+            return bert
+        return NormalizerSequence([NFD() if self.split_marks else NFC(), bert])
 
 
+_RULE_FIELDS = dataclasses.fields(Rules)
+_RULES_ADVICE = "mend it, or remove it to read the vocabulary with BERT's uncased rules"
 UNCASED = Rules()  # those of BERT's uncased vocabularies
-LEARNED = Rules(strip_accents=False)
+LEARNED = Rules(strip_accents=False, split_marks=True, split_unknown=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +184,9 @@ def tokenizer_of_texts(
         length: T, the number of ids a text.
         alphabet: letters that the vocabulary has as far as there is room, also those of no text.
     """
-    fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)}, LEARNED)
+    # Until there is a vocabulary, no letter is outside of it.
+    rules = dataclasses.replace(LEARNED, split_unknown=False)
+    fast = _fast_tokenizer({piece: number for number, piece in enumerate(SPECIAL)}, rules)
     words = Counter(word for text in texts for word in _words(fast, text))
     letter_count: Counter[str] = Counter()
     for word, count in words.items():
@@ -195,7 +218,7 @@ def tokenizer_of_texts(
 def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
     """The tokenizer whose vocabulary is a `vocab.txt`, one piece a line.
 
-    Its rules are those of the tokenizer_config.json next to the file; without one, BERT's.
+    Its rules are those of `rules_next_to` the file.
 
     Raises:
         DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces; or its rules
@@ -231,33 +254,64 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
                     f"vocabulary {path} holds {piece!r} twice, on lines {line_of[piece]} and "
                     f"{line}: ids would be ambiguous; remove the second"
                 )
-    return Tokenizer(vocab, length=length, rules=rules_of_file(Path(path).with_name(RULES_FILE)))
+    return Tokenizer(vocab, length=length, rules=rules_next_to(Path(path)))
 
 
-def rules_of_file(path: Path) -> Rules:
-    """The rules that a tokenizer_config.json states; BERT's where there is no such file.
+def rules_next_to(path: Path) -> Rules:
+    """The rules that a tokenizer_config.json or a tokenizer.json states; BERT's without both.
 
-    Accents that it does not mention are stripped exactly where capitals become small letters.
+    The first file counts before the second. Accents that neither mentions are stripped exactly
+    where capitals become small letters.
+
+    Args:
+        path: of the vocabulary that they lie next to.
 
     Raises:
-        DataError: the file is no JSON object, or states a rule that is neither true nor false.
+        DataError: a file is no JSON object, or states a rule that is neither true nor false.
     """
+    rules = _rules_of_config(path.with_name(RULES_FILE))
+    rules = _rules_of_normalizer(path.with_name(WHOLE_FILE)) | rules
+    return Rules(**{"strip_accents": rules.get("do_lower_case", True), **rules})
+
+
+def _rules_of_config(path: Path) -> dict[str, bool]:
+    """The rules that a tokenizer_config.json states, by name; none where there is no such file."""
+    fields = _json_object(path)
+    return _stated_rules(path, {field.name: fields.get(field.name) for field in _RULE_FIELDS})
+
+
+def _rules_of_normalizer(path: Path) -> dict[str, bool]:
+    """The rules that BERT's normalizer has in a tokenizer.json; none where it has another."""
+    whole = _json_object(path).get("normalizer")
+    # A step, or several in order.
+    steps = whole.get("normalizers", [whole]) if isinstance(whole, dict) else []
+    bert = [s for s in steps if isinstance(s, dict) and s.get("type") == "BertNormalizer"]
+    fields = bert[0] if bert else {}
+    return _stated_rules(path, {name: fields.get(there) for name, there in _NAMES_THERE.items()})
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file next to a vocabulary; an empty one where there is no file."""
     if not path.exists():
-        return UNCASED
-    advice = "mend it, or remove it to read the vocabulary with BERT's uncased rules"
+        return {}
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}\n  {advice}") from None
+        raise DataError(f"{path} cannot be read: {error}\n  {_RULES_ADVICE}") from None
     if not isinstance(fields, dict):
-        raise DataError(f"{path} is not a JSON object\n  {advice}")
-    # null means the same as a missing rule.
-    names = [field.name for field in dataclasses.fields(Rules)]
-    rules = {name: fields[name] for name in names if fields.get(name) is not None}
+        raise DataError(f"{path} is not a JSON object\n  {_RULES_ADVICE}")
+    return fields
+
+
+def _stated_rules(path: Path, rules: dict[str, Any]) -> dict[str, bool]:
+    """The rules that a file states; null means the same as a missing rule."""
+    rules = {name: rule for name, rule in rules.items() if rule is not None}
     for name, rule in rules.items():
         if not isinstance(rule, bool):
-            raise DataError(f"{path}: {name} is {rule!r:.60}, neither true nor false\n  {advice}")
-    return Rules(**{"strip_accents": rules.get("do_lower_case", True), **rules})
+            raise DataError(
+                f"{path}: {name} is {rule!r:.60}, neither true nor false\n  {_RULES_ADVICE}"
+            )
+    return rules
 
 
 def vocabulary_notes(encoded: EncodedTexts, *, name: str, vocab: str) -> list[str]:
@@ -299,7 +353,8 @@ def _fast_tokenizer(ids: dict[str, int], rules: Rules) -> FastTokenizer:
     fast = FastTokenizer(word_pieces)
     fast.normalizer = rules.normalizer()
     # Thai, Khmer and Japanese titles have no blanks, so that one can be a single long word.
-    fast.pre_tokenizer = PreTokenizerSequence([BertPreTokenizer(), FixedLength(MAX_WORD)])
+    steps = [BertPreTokenizer(), *(_unknown_splits(ids) if rules.split_unknown else [])]
+    fast.pre_tokenizer = PreTokenizerSequence([*steps, FixedLength(MAX_WORD)])
     return fast
 
 
@@ -307,3 +362,18 @@ def _words(fast: FastTokenizer, text: str) -> list[str]:
     """The words of a text, changed by the rules of a tokenizer."""
     text = fast.normalizer.normalize_str(text)
     return [word for word, _ in fast.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def _unknown_splits(vocab: Iterable[str]) -> list[Split]:
+    """The steps that make words of the letters without a piece: anywhere, then within a word."""
+    pieces = set(vocab)
+    first = {piece for piece in pieces if len(piece) == 1}
+    inner = {piece[2:] for piece in pieces if len(piece) == 3 and piece.startswith("##")}
+    patterns = _other_letter(first), rf"(?!\A){_other_letter(inner)}"
+    return [Split(Regex(pattern), "isolated") for pattern in patterns]
+
+
+def _other_letter(letters: Iterable[str]) -> str:
+    """The pattern of every character but these."""
+    codes = "".join(rf"\x{{{ord(letter):x}}}" for letter in sorted(letters))
+    return f"[^{codes}]" if codes else "."

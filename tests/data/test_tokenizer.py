@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from date_jax.data import tokenizer
 from date_jax.errors import DataError
+from tests.data.titles import TITLES
+from tests.data.unknown_words import published, without_marks
 
 TEXTS = [
     "2024 new striped red mug, kitchen gift",
@@ -81,6 +85,46 @@ def test_a_published_vocabulary_is_read_by_the_rules_next_to_it(
     (tmp_path / "vocab.txt").write_text(SPECIAL + lines, encoding="utf-8")
     if config is not None:
         (tmp_path / "tokenizer_config.json").write_text(config)
+    words = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    assert pieces(words, "Über Case 红色")[1:-1] == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "config", "expected"),
+    [
+        ({"type": "BertNormalizer", "lowercase": False}, None, "Über Case 红 色"),
+        (
+            {"type": "BertNormalizer", "lowercase": True, "strip_accents": None},
+            None,
+            "uber case 红 色",
+        ),
+        (
+            {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "NFC"},
+                    {"type": "BertNormalizer", "handle_chinese_chars": False},
+                ],
+            },
+            None,
+            "uber case 红色",
+        ),
+        (
+            {"type": "BertNormalizer", "lowercase": True},
+            {"do_lower_case": False},
+            "Über Case 红 色",
+        ),
+        (None, None, "uber case 红 色"),
+    ],
+)
+def test_a_published_vocabulary_is_read_by_the_tokenizer_json_next_to_it(
+    tmp_path: Path, normalizer: object, config: dict[str, bool] | None, expected: str
+) -> None:
+    lines = "uber\nUber\nüber\nÜber\ncase\nCase\n红\n色\n红色\n"
+    (tmp_path / "vocab.txt").write_text(SPECIAL + lines, encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"normalizer": normalizer}))
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     words = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
     assert pieces(words, "Über Case 红色")[1:-1] == expected.split()
 
@@ -182,8 +226,34 @@ def test_words_that_a_small_training_set_lacks_are_a_note() -> None:
     words = tokenizer.tokenizer_of_texts(["white cup 1", "red cup 2"], size=200, length=12)
     encoded = words.encode(["jug 8 xl", "red cup"])
     (note,) = tokenizer.vocabulary_notes(encoded, name="mall_val", vocab="")
-    assert all(part in note for part in ("60% of the words", "mall_val", "'jug 8 xl'"))
+    assert all(part in note for part in ("62% of the words", "mall_val", "'jug 8 xl'"))
     assert not tokenizer.vocabulary_notes(words.encode(["red cup"]), name="mall_val", vocab="")
+
+
+@pytest.mark.parametrize("language", TITLES)
+def test_titles_of_ten_languages_are_read_whole_and_with_their_marks(language: str) -> None:
+    titles = TITLES[language]
+    words = tokenizer.tokenizer_of_texts(titles, size=1000, length=256)
+    assert words.encode(titles).unknown == 0
+    assert published(titles).encode(titles).unknown == 0
+    for title in titles:
+        plain = without_marks(title)
+        same = words.encode([title]).ids.tolist() == words.encode([plain]).ids.tolist()
+        assert same == (plain == unicodedata.normalize("NFD", title))
+
+
+def test_a_letter_outside_a_learned_vocabulary_leaves_the_rest_of_its_word() -> None:
+    words = tokenizer.tokenizer_of_texts(["เสื้อ แมว", "red mug"], size=200, length=12)
+    shirt, fire, cat = (pieces(words, text)[1:-1] for text in ("เสื้อ", "🔥", "แมว"))
+    assert fire == ["[UNK]"]
+    assert pieces(words, "เสื้อ🔥แมว")[1:-1] == [*shirt, *fire, *cat]
+    assert words.encode(["🔥red🔥"]).unknown == 2
+
+
+def test_a_korean_word_that_no_training_text_has_is_read_from_its_letters() -> None:
+    words = tokenizer.tokenizer_of_texts(["한글 자석 놀이", "머그컵"], size=200, length=24)
+    assert words.encode(["하마 고모"]).unknown == 0
+    assert not (words.encode(["하마"]).ids == words.encode(["호모"]).ids).all()
 
 
 def test_letters_of_the_alphabet_are_in_a_learned_vocabulary_that_has_room_for_them() -> None:
