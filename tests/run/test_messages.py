@@ -395,6 +395,28 @@ def test_a_reader_that_leaves_early_gets_no_traceback(root: Path) -> None:
     assert (process.returncode, process.stdout, process.stderr) == (141, "a line a ", "")
 
 
+SLOW_TO_END = """
+import atexit, time
+from date_jax.errors import DataError
+from date_jax.run.commandline import run
+class Slow:
+    def __del__(self):
+        time.sleep(60)
+slow = Slow()
+def main(_):
+    atexit.register(print, "goodbye")
+    raise DataError("no rows")
+run(main)
+"""
+
+
+def test_a_command_ends_at_once_when_all_is_said(root: Path) -> None:
+    command = [sys.executable, "-c", SLOW_TO_END]
+    process = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=30)
+    assert (process.returncode, process.stdout) == (3, "goodbye\n")
+    assert process.stderr == "error: no rows\n"
+
+
 def test_debug_shows_the_traceback_of_a_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
