@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from date_jax import sharding
 from date_jax.data import mirrored_words
+from date_jax.data.tokenizer import require_same_rules
 from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.networks import pretrained
 from date_jax.run import progress, workdir
@@ -75,6 +76,7 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
     if "text" in published:
         pretrained.require_same_vocabulary(published["text"].path, corpus.tokenizer.vocab)
+        require_same_rules(published["text"].path, corpus.tokenizer, config.data.vocab)
 
     # The learner and its step on the mesh; nothing is compiled yet.
     mesh = sharding.device_mesh(config.mesh.fsdp)

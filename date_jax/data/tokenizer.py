@@ -26,7 +26,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, FixedLength, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import WordPieceTrainer
 
-from date_jax.errors import DataError
+from date_jax.errors import DataError, UsageError
+from date_jax.run import git_lfs
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Words that a mirrored picture exchanges.
@@ -235,6 +236,10 @@ def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
             f"cannot read the vocabulary {path}: {error.strerror} (looked from {Path.cwd()})\n"
             '  set config.data.vocab to a vocab.txt, or to "" to learn one from the texts'
         ) from None
+    if git_lfs.is_pointer(text[:64].encode()):
+        raise DataError(
+            f"vocabulary {path} is a Git LFS pointer, not the file\n  {git_lfs.WAY_OUT}"
+        )
     # Ids are line numbers: an empty line counts, the newline of the last one does not.
     vocab = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     lacking = [piece for piece in SPECIAL if piece not in vocab]
@@ -312,6 +317,48 @@ def _stated_rules(path: Path, rules: dict[str, Any]) -> dict[str, bool]:
                 f"{path}: {name} is {rule!r:.60}, neither true nor false\n  {_RULES_ADVICE}"
             )
     return rules
+
+
+def require_same_rules(weights: Path, tokenizer: Tokenizer, vocab: str) -> None:
+    """Refuses text weights next to which other rules are stated than those of the vocabulary.
+
+    The pieces may be the same: with other rules the network still reads other words than those that
+    it was trained on, such as `mug` for each `Mug`.
+
+    Args:
+        weights: the file or folder of `config.init.text`.
+        tokenizer: the run's.
+        vocab: `config.data.vocab`; with "" the vocabulary is learned, and nothing is compared.
+
+    Raises:
+        UsageError: the rules differ.
+        DataError: the file next to the weights cannot be read.
+    """
+    path = (weights if weights.is_dir() else weights.parent) / RULES_FILE
+    # A file that states none, as of another kind of tokenizer, says nothing about the words.
+    if not vocab or not (
+        _rules_of_config(path) or _rules_of_normalizer(path.with_name(WHOLE_FILE))
+    ):
+        return
+    stated = dataclasses.asdict(rules_next_to(path))
+    used = dataclasses.asdict(tokenizer.rules)
+    differences = [name for name in stated if stated[name] != used[name]]
+    if differences:
+        lines = (
+            f"  {name} is {str(stated[name]).lower()} there, {str(used[name]).lower()} here"
+            for name in differences
+        )
+        raise UsageError(
+            "\n".join(
+                [
+                    f"{path.parent}: the rules there are not those that config.data.vocab={vocab} "
+                    "is read with",
+                    *lines,
+                    f"  copy {RULES_FILE} or {WHOLE_FILE} next to {Path(vocab).name}, or set "
+                    "--config.data.vocab to the vocab.txt next to the weights",
+                ]
+            )
+        )
 
 
 def vocabulary_notes(encoded: EncodedTexts, *, name: str, vocab: str) -> list[str]:

@@ -25,11 +25,11 @@ from date_jax.networks.layouts import (
     published_name,
     published_tensor,
 )
+from date_jax.run import git_lfs
 from date_jax.run.user_paths import user_path
 
 Tensors = Mapping[str, np.ndarray]
 _INDEX = ".safetensors.index.json"  # the end of the name of a list of files
-_LFS_POINTER = b"version https://git-lfs"
 _QUANTISED = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8"}
 _MAX_NAMES = 4  # in a line of a message
 _MAX_MISSING = 0.1  # share of an extractor's tensors that a file may lack
@@ -242,15 +242,11 @@ def _file_tensors(file: Path) -> dict[str, np.ndarray]:
     """The tensors of one safetensors file, none of them quantised."""
     # Git LFS leaves a few lines of text in the place of a file that was not downloaded.
     try:
-        with file.open("rb") as opened_file:
-            is_pointer = opened_file.read(len(_LFS_POINTER)) == _LFS_POINTER
+        is_pointer = git_lfs.is_pointer_file(file)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
     if is_pointer:
-        raise CheckpointError(
-            f"{file}: is a Git LFS pointer, not the weights\n"
-            "  run `git lfs install` and `git lfs pull` in its repository, or download the file"
-        )
+        raise CheckpointError(f"{file}: is a Git LFS pointer, not the weights\n  {git_lfs.WAY_OUT}")
     if file.suffix != ".safetensors":
         raise CheckpointError(f"{file}: not a safetensors file" + _no_pickle(file))
     try:

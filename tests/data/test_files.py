@@ -330,6 +330,10 @@ def test_a_changed_picture_is_prepared_anew(tmp_path: Path) -> None:
     assert load(data_config(path, tmp_path)).fingerprint != before
 
 
+def pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4000\n")
+
+
 def html(path: Path) -> None:
     path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
 
@@ -345,6 +349,7 @@ def bomb(path: Path) -> None:
 
 
 BAD_PICTURES = [
+    (pointer, r"is a Git LFS pointer, not the picture: run `git lfs install`"),
     (html, r"is no JPEG, PNG or WEBP: it begins with b'<!DOCTYPE html>"),
     (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
     (truncate, "cannot be decoded: .*truncated"),

@@ -96,6 +96,10 @@ def write_pickle(folder: Path) -> None:
         (without("ids.txt"), r"ids\.txt: cannot be read"),
         (cut, r"features\.npy: not a whole \.npy file of numbers"),
         (write_pickle, r"mask\.npy: not a whole \.npy file of numbers"),
+        (
+            lambda folder: (folder / "mask.npy").write_text("version https://git-lfs.github.com/x"),
+            r"mask\.npy is a Git LFS pointer\n.*git lfs pull",
+        ),
         (lambda folder: (folder / "mask.npy").write_text("x"), r"mask\.npy: not a whole \.npy"),
         (
             array_writer("boxes.npy", np.zeros((3, 2, 4), np.float32)),

@@ -16,6 +16,7 @@ from date_jax.data.clicks import tables
 from date_jax.data.files import annotations, catalogue, download, encodings, published_offers
 from date_jax.errors import DataError
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440449768\n"
 CUT = "red mug \ud83d"  # as programs cut an emoji that count a text in units of UTF-16
 PICTURE = {"image": "a.jpg", "query": "mug", "domain": "mall", "split": "train"}
 OFFER = {"offer_id": "a", "title": "mug", "supplier": "s", "category": "c", "image": "a.jpg"}
@@ -89,6 +90,7 @@ READERS = (
     ("content", "says"),
     [
         (workbook(), "is no text file but an Excel workbook or a zip file"),
+        (POINTER, "rows.csv is a Git LFS pointer"),
         (b"\xd0\xcf\x11\xe0" + bytes(500), "is no text file but an old Excel workbook"),
         (gzip.compress(LINES.encode())[:-9], "rows.csv: a gzip file that is damaged or cut off"),
         (LINES.replace("red", "r\0d", 1).encode(), "rows.csv:2: holds a zero byte"),
@@ -97,7 +99,7 @@ READERS = (
         (LINES.encode("utf-16-be"), "it looks like UTF-16BE\n"),
         (LINES.encode("utf-32"), "it looks like UTF-32\n"),
     ],
-    ids=("zip", "xls", "cut gzip", "zero", "utf-16", "utf-16-le", "utf-16-be", "utf-32"),
+    ids=("zip", "pointer", "xls", "cut gzip", "zero", "utf-16", "utf-16-le", "utf-16-be", "utf-32"),
 )
 def test_binary_files_and_zero_bytes_are_called_what_they_are(
     tmp_path: Path, content: bytes, says: str, read: Callable[[Path], Any]
@@ -196,3 +198,11 @@ def test_a_large_file_is_looked_at_to_its_end(
     path.write_bytes((LINES * 9).encode() + "a.jpg,gelbe Töpfe,mall,train\n".encode("cp1252"))
     with pytest.raises(DataError, match=r"rows\.csv is not UTF-8 text \(line 163\)"):
         encodings.check_utf8(path)
+
+
+def test_a_pointer_in_place_of_a_parquet_log_is_named(tmp_path: Path) -> None:
+    message = refusal(
+        tmp_path / "log.parquet", POINTER, lambda path: tables._check_kind("--log", path)
+    )
+    assert "log.parquet is a Git LFS pointer" in message
+    assert "git lfs pull" in message

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from date_jax.data import tokenizer
-from date_jax.errors import DataError
+from date_jax.errors import DataError, UsageError
 from tests.data.titles import TITLES
 from tests.data.unknown_words import published, without_marks
 
@@ -143,6 +144,44 @@ def test_wrong_rules_next_to_a_vocabulary_are_answered(
     (tmp_path / "vocab.txt").write_text(SPECIAL)
     (tmp_path / "tokenizer_config.json").write_text(config)
     with pytest.raises(DataError, match=rf"tokenizer_config\.json.*{pattern}"):
+        tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_rules_next_to_text_weights_that_differ_from_the_vocabulary_s_are_told(
+    tmp_path: Path, name: str
+) -> None:
+    weights, elsewhere = tmp_path / "weights", tmp_path / "elsewhere"
+    weights.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "vocab.txt").write_text(SPECIAL)
+    vocab = str(elsewhere / "vocab.txt")
+    words = tokenizer.tokenizer_of_file(vocab, length=8)
+    tokenizer.require_same_rules(weights / name, words, vocab)  # no rules next to the weights
+    (weights / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 9}')
+    tokenizer.require_same_rules(weights / name, words, vocab)
+    (weights / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(
+        UsageError, match=r"the rules there are not those that config\.data\.vocab="
+    ) as said:
+        tokenizer.require_same_rules(weights / name, words, vocab)
+    assert "do_lower_case is false there, true here" in str(said.value)
+    assert "strip_accents is false there, true here" in str(said.value)
+    assert "copy tokenizer_config.json or tokenizer.json next to vocab.txt" in str(said.value)
+    assert len(str(said.value).splitlines()) <= 8
+    tokenizer.require_same_rules(weights / name, words, "")  # a learned one
+    # Copied next to the vocabulary, as the message says, the rules are one.
+    shutil.copy(weights / "tokenizer_config.json", elsewhere)
+    tokenizer.require_same_rules(
+        weights / name, tokenizer.tokenizer_of_file(vocab, length=8), vocab
+    )
+
+
+def test_a_pointer_in_place_of_a_vocabulary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
+    with pytest.raises(DataError, match=r"vocab\.txt is a Git LFS pointer.*\n.*git lfs pull"):
         tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
 
 

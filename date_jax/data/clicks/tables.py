@@ -14,6 +14,7 @@ from date_jax.data.files.encodings import check_utf8, utf8_text
 from date_jax.data.files.packed import packing, unpacked_file
 from date_jax.data.files.text_rows import EMPTY_WORDS, check_separator, table_kind
 from date_jax.errors import DataError, SetupError, spelling_hint
+from date_jax.run import git_lfs
 from date_jax.run.user_paths import is_address
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ def _check_kind(flag: str, path: Path) -> None:
         raise DataError(f"{path} is a bzip2 file: unpack it with bunzip2, or pack it with gzip")
     with path.open("rb") if kind == ".parquet" else unpacked_file(path) as file:
         head = file.read(HEAD)
+    if git_lfs.is_pointer(head):
+        raise DataError(f"{path} is a Git LFS pointer, not the table\n  {git_lfs.WAY_OUT}")
     if not head or (head[:4] == b"PAR1") != (kind == ".parquet"):
         raise DataError(f"{path} is no {kind[1:]} file: it begins with {head[:16]!r}")
     if kind == ".parquet":

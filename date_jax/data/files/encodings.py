@@ -7,6 +7,7 @@ from pathlib import Path
 
 from date_jax.data.files.packed import PACKINGS, unpacked_file, unpacked_name
 from date_jax.errors import DataError
+from date_jax.run import git_lfs
 
 # What files begin with that are no text, and what to do with them.
 BINARY = {
@@ -72,6 +73,8 @@ def utf8_text(path: Path, content: bytes, *, first_line: int = 1) -> str:
 
 def _check_no_binary(path: Path, content: bytes) -> None:
     """Refuses packed files, workbooks, and texts of two or four bytes a letter."""
+    if git_lfs.is_pointer(content):
+        raise DataError(f"{path} is a Git LFS pointer, not the file\n  {git_lfs.WAY_OUT}")
     for start, advice in BINARY.items():
         if content.startswith(start):
             raise DataError(f"{path} is no text file but {advice}")

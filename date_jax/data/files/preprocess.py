@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 
 from date_jax.data import decode
+from date_jax.run import git_lfs
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 FITS = ("letterbox", "stretch")  # how a picture comes to be square
@@ -193,9 +194,13 @@ def _opened_image(source: Path | bytes, max_pixels: int) -> Image.Image:
     except PermissionError as error:
         raise UnreadablePictureError(f"cannot be opened: {error.strerror}") from error
     except UnidentifiedImageError as error:
-        start = _file_bytes(source, 16)
+        start = _file_bytes(source, 64)
+        if git_lfs.is_pointer(start):
+            raise UnreadablePictureError(
+                f"is a Git LFS pointer, not the picture: {git_lfs.WAY_OUT}"
+            ) from error
         raise UnreadablePictureError(
-            f"is no JPEG, PNG or WEBP: it begins with {start!r}"
+            f"is no JPEG, PNG or WEBP: it begins with {start[:16]!r}"
         ) from error
     except Exception as error:  # Pillow's parsers raise anything on malformed input
         raise UnreadablePictureError(f"has a broken header: {_reason(error)}") from error

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from date_jax.data import command
 from date_jax.errors import DataError
+from date_jax.run import git_lfs
 from date_jax.run.countdown import Countdown
 
 FORMAT = "date_jax regions 1"
@@ -160,6 +161,8 @@ def _mapped_array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
+        if git_lfs.is_pointer_file(path):
+            raise DataError(f"{path} is a Git LFS pointer\n  {git_lfs.WAY_OUT}") from None
         raise DataError(f"{path}: not a whole .npy file of numbers: {error}") from None
     if array.shape != shape or array.dtype != np.dtype(kind):
         raise DataError(
