@@ -5,6 +5,7 @@ absl and ml_collections would answer a typo with 50 lines of traceback: so it is
 
 import atexit
 import contextlib
+import difflib
 import errno
 import math
 import os
@@ -13,7 +14,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,7 @@ from date_jax.run.config_file import (
     values_by_key,
 )
 from date_jax.run.user_paths import expanded_flag
+from date_jax.run.usual_words import usual_word_hint
 
 EXAMPLE = "--config=configs/pgda.py"
 # Alike on all hosts once they have met, so only host 0 prints them.
@@ -253,10 +255,8 @@ def check(argv: Sequence[str], definitions: flags.FlagValues) -> None:
     for name, _ in flag_list:
         if "config." in name or name in definitions or name.removeprefix("no") in definitions:
             continue
-        if paths and name in values_by_key(config_from_file(paths[0])):
-            raise UsageError(f"--{name}: unknown flag (did you mean '--config.{name}'?)")
-        hint = spelling_hint(f"--{name}", [f"--{other}" for other in definitions])
-        raise UsageError(f"--{name}: unknown flag{hint}; --help lists the flags")
+        keys = values_by_key(config_from_file(paths[0])) if paths else {}
+        raise UsageError(f"--{name}: unknown flag{flag_hint(name, definitions, keys)}")
     if "config" not in definitions:
         return
 
@@ -274,6 +274,31 @@ def check(argv: Sequence[str], definitions: flags.FlagValues) -> None:
     for name, value in flag_list:
         if name.startswith(("config.", "noconfig.")):
             check_override(name.split(".", 1)[1], value, defaults)
+
+
+def flag_hint(name: str, definitions: flags.FlagValues, keys: Iterable[str]) -> str:
+    """A hint for an unknown flag: a key of the config, what other programs call so, a close flag.
+
+    Args:
+        name: of the unknown flag.
+        definitions: all flags that there are; absl's own, such as --verbosity, are no close ones.
+        keys: of the config.
+    """
+    own = [
+        other
+        for other in definitions
+        if not (definitions.find_module_defining_flag(other) or "").startswith("absl")
+    ]
+    # A key that lacks its prefix, and perhaps its section: learning_rate is optim.learning_rate.
+    matches = [key for key in keys if key == name or key.endswith(f".{name}")]
+    if matches:
+        return f" (did you mean '--config.{min(matches, key=len)}'?)"
+    hint = usual_word_hint(name, [*keys, *(f"--{other}" for other in own)], prefix="--")
+    # Without the dashes, which would make every flag a little like every other.
+    closest = difflib.get_close_matches(name, own, n=1, cutoff=0.6)
+    if closest and not hint:
+        hint = f" (did you mean '--{closest[0]}'?)"
+    return f"{hint}; --help lists the flags"
 
 
 def flags_in(argv: Sequence[str], definitions: flags.FlagValues) -> Iterator[tuple[str, str]]:

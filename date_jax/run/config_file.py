@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import tuple_parser
 
 from date_jax.errors import UsageError, UserError, spelling_hint
+from date_jax.run.usual_words import usual_word_hint
 
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
 PARSERS: dict[type, tuple[Any, str]] = {
@@ -129,20 +130,25 @@ def check_override(key: str, value: str, defaults: dict[str, Any]) -> None:
 
 
 def key_hint(key: str, defaults: dict[str, Any]) -> str:
-    """A hint for an unknown key: a close name of its section, one elsewhere, or all names.
+    """A hint for an unknown key: what other programs call so, a close name, or all of its section.
 
     A comparison of whole dotted names would let a long shared prefix outweigh the word itself.
     """
-    # A close name in the same section, else one anywhere.
-    section, _, name = key.rpartition(".")
     leaves = [path for path, value in defaults.items() if not isinstance(value, ConfigDict)]
+    if hint := usual_word_hint(key, leaves):
+        return hint
+    # A close name in the same section, else the same one in another.
+    section, _, name = key.rpartition(".")
     neighbours = [path for path in leaves if path.rpartition(".")[0] == section]
-    for paths in (neighbours, leaves):
+    # Near names of other sections would surprise, where the section that was named exists.
+    elsewhere = 1.0 if section in defaults else 0.75
+    for paths, cutoff in ((neighbours, 0.6), (leaves, elsewhere)):
         named = {path.rpartition(".")[2]: f"config.{path}" for path in reversed(paths)}
-        if matches := difflib.get_close_matches(name, named, n=1, cutoff=0.6):
+        if matches := difflib.get_close_matches(name, named, n=1, cutoff=cutoff):
             return f" (did you mean {named[matches[0]]!r}?)"
     # Nothing is close: all that the section has, or the nearest of all keys.
     if neighbours:
-        names = ", ".join(path.rpartition(".")[2] for path in neighbours)
+        children = [path for path in defaults if path.rpartition(".")[0] == section]
+        names = ", ".join(path.rpartition(".")[2] for path in children)
         return f"; config{'.' * bool(section)}{section} has: {names}"
     return spelling_hint(f"config.{key}", [f"config.{path}" for path in leaves])

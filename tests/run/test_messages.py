@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from configs import pgda
 from date_jax import config, errors
-from date_jax.run import commandline, config_file, workdir
+from date_jax.run import commandline, config_file, usual_words, workdir
 from date_jax.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,6 +71,11 @@ COMMANDS = [
     (["--confg=configs/pgda.py"], ["--confg: unknown flag", "did you mean '--config'"]),
     ([PGDA, "--wrkdir=x"], ["--wrkdir: unknown flag", "did you mean '--workdir'"]),
     ([PGDA, "--batch_size=8"], ["--batch_size: unknown flag", "'--config.batch_size'"]),
+    ([PGDA, "--epochs=3"], ["--epochs: unknown flag", "'--config.steps', one batch each?"]),
+    ([PGDA, "--lr=1e-3"], ["did you mean '--config.optim.learning_rate'"]),
+    ([PGDA, "--learning_rate=1"], ["did you mean '--config.optim.learning_rate'"]),
+    ([PGDA, "--output_dir=here"], ["did you mean '--workdir'"]),
+    ([PGDA, "--verbosty=1"], ["--verbosty: unknown flag; --help lists the flags"]),
     ([PGDA, "--zzzzzz"], ["--zzzzzz: unknown flag", "--help"]),
     ([PGDA, "--port=many"], ["port=many"]),
     ([PGDA, "workdir=x"], ["workdir=x: unexpected", "did you mean '--workdir'"]),
@@ -85,6 +90,14 @@ COMMANDS = [
     (["--config.seed=1", PGDA], ["--config.seed stands before", "put --config first"]),
     ([PGDA, "--config.sed=1"], ["--config.sed=1: unknown key", "'config.seed'"]),
     ([PGDA, "--config.lrr=3e-4"], ["--config.lrr=3e-4: unknown key"]),
+    ([PGDA, "--config.optim.lr=1"], ["(did you mean 'config.optim.learning_rate'?)"]),
+    ([PGDA, "--config.LR=1"], ["(did you mean 'config.optim.learning_rate'?)"]),
+    ([PGDA, "--config.optim.wd=1"], ["(did you mean 'config.optim.weight_decay'?)"]),
+    ([PGDA, "--config.optim.warmup_steps=9"], ["'config.optim.warmup', a share of config.steps?"]),
+    ([PGDA, "--config.max_steps=9"], ["'config.steps', one batch each?"]),
+    ([PGDA, "--config.eval.bs=9"], ["(did you mean 'config.eval.batch_size'?)"]),
+    ([PGDA, "--config.bs=9"], ["'config.batch_size', rows of all devices?"]),
+    ([PGDA, "--config.optim.foo=1"], ["config.optim has: backbone_scale, beta2, clip, ema"]),
     ([PGDA, "--config.optim.learning_rat=1"], ["'config.optim.learning_rate'"]),
     ([PGDA, "--config.learning_rate=1"], ["'config.optim.learning_rate'"]),
     (
@@ -115,6 +128,17 @@ def test_a_wrong_command_is_refused_in_a_few_words(
     for text in texts:
         assert text in str(caught.value)
     assert_readable(str(caught.value))
+
+
+def test_every_usual_word_leads_to_a_key_or_flag_and_is_none() -> None:
+    keys = values_of_all_configs()
+    words = [word for text in usual_words.WORDS.values() for word in text.split()]
+    assert len(words) == len({*words})
+    assert {*usual_words.WORDS} - {"--workdir"} <= {*keys}
+    assert not {*words} & {*keys}
+    with_flags = [*keys, "--workdir"]
+    for key, text in usual_words.WORDS.items():
+        assert all(key in usual_words.usual_word_hint(word, with_flags) for word in text.split())
 
 
 def test_a_right_command_reaches_the_config(
