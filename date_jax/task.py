@@ -292,6 +292,29 @@ class Card(NamedTuple):
     columns: tuple[str, ...]
 
 
+class Answer(NamedTuple):
+    """The questions that a finished network answers: names of `Learner.predict`, "" for none.
+
+    Attributes:
+        image: vectors of pictures `[B ...]`.
+        text: vectors of words `[B ...]`.
+        product: vectors of products, each a picture and its title, `[B ...]`.
+        box: normalised (cx, cy, w, h) of what words ask for in a picture, `[B 4]`.
+        instances: `(box, mask, score, vectors)`: the products of a picture, `[B K ...]` each.
+        embedding: `(config, vectors) -> [... E]`: from what a prediction of vectors gives to the
+            unit vectors whose cosine says how alike two are; on the host.
+        settings: the keys of the config, besides `model` and `data`, that vectors depend on.
+    """
+
+    image: str = ""
+    text: str = ""
+    product: str = ""
+    box: str = ""
+    instances: tuple[str, ...] = ()
+    embedding: Callable[[ConfigDict, np.ndarray], np.ndarray] = lambda config, vectors: vectors
+    settings: tuple[str, ...] = ()
+
+
 class Task(NamedTuple):
     """All that `config.task` names.
 
@@ -308,6 +331,7 @@ class Task(NamedTuple):
         terms: of the loss, that a line of progress names.
         columns: metrics that people look at first.
         card: see `Card`.
+        answer: see `Answer`.
         between: see `MakeBetween`; None where nothing happens between steps.
         gallery: see `Gallery`; None where a run cannot be searched.
     """
@@ -322,6 +346,7 @@ class Task(NamedTuple):
     terms: tuple[str, ...]
     columns: tuple[str, ...]
     card: Card
+    answer: Answer
     between: MakeBetween | None = None
     gallery: Gallery | None = None
 

@@ -1,8 +1,10 @@
 """Eight virtual devices, shapes checked at every call, one cache for all workers of a test run."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,32 @@ def overrides(tiny_config: ConfigDict) -> list[str]:
 def root() -> Path:
     """Of the repository."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def untrained_run() -> Callable[[ConfigDict, Path], Path]:
+    """Makes a folder that looks like a run of some config that was saved at its first step.
+
+    Its numbers are random: what it answers is the same twice, and means nothing.
+    """
+
+    def write(config: ConfigDict, folder: Path) -> Path:
+        from date_jax.data.tokenizer import tokenizer_of_texts
+        from date_jax.run.checkpoint import Checkpoints
+        from date_jax.step import State
+        from date_jax.tasks import TASKS
+
+        texts = ["a striped red mug", "the blue bag", "one green lamp on the left", "the shoe"]
+        tokenizer = tokenizer_of_texts(texts, size=200, length=config.data.text_length)
+        task = TASKS[config.task]
+        learner = task.learner(config, tokenizer, {})
+        params, _ = jax.jit(learner.init)(jax.random.key(0), task.example(config))
+        state = State(*(params if field.name == "ema" else jax.numpy.zeros(1)
+                        for field in dataclasses.fields(State)))  # fmt: skip
+        checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        checkpoints.save(1, state, {"config": config.to_dict()})
+        checkpoints.close()
+        tokenizer.save_vocab(folder / "vocab.txt")
+        return folder
+
+    return write

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "date_jax"
 # From the roof to the ground: a module imports only from lines below its own, or from its room.
 FLOORS = [
     {"main", "ablate", "export", "benchmark", "search"},  # commands
+    {"api"},
     {"train", "benchmarks", "ablation"},
     {"job", "config"},
     {"tasks"},

@@ -101,7 +101,13 @@ class Capture(nn.Module):
         return Regions(tokens, box, jnp.ones(tokens.shape[:2], bool))
 
     def proposals(self, tokens: Float[Array, "B P C"], grid: tuple[int, int]) -> Regions:
-        """The best proposals that do not overlap, with what lies there, best first.
+        """The best proposals that do not overlap, with what lies there, best first."""
+        return self.scored_proposals(tokens, grid)[0]
+
+    def scored_proposals(
+        self, tokens: Float[Array, "B P C"], grid: tuple[int, int]
+    ) -> tuple[Regions, Float[Array, "B R"]]:
+        """`(proposals, score)`; the score is the head's belief that a product is there, in [0, 1].
 
         Gradients pass through the tokens, not through the boxes: only composites teach the head.
         """
@@ -114,8 +120,9 @@ class Capture(nn.Module):
         box = jnp.take_along_axis(box, place[..., None], axis=1)
         mask = ~proposals.suppressed_mask(box, overlap=options.overlap)
         # The best one is always a region, or a post could have none.
-        mask = (mask & (nn.sigmoid(score) >= options.min_score)).at[:, 0].set(True)
-        return Regions(proposals.roi_align(tokens, box, grid), box, mask)
+        score = nn.sigmoid(score)
+        mask = (mask & (score >= options.min_score)).at[:, 0].set(True)
+        return Regions(proposals.roi_align(tokens, box, grid), box, mask), score
 
     def instances(self, batch: Batch) -> Regions:
         """The products that pictures show, best first.

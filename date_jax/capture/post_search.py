@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
 from date_jax.capture import ranked_lists
 from date_jax.pairs.neighbours import Neighbours, nearest_rows
@@ -50,6 +51,12 @@ WHOLE_POST: dict[str, Embedding] = {  # by the name of the list of a search with
     "text_alone": text_embedding,
     "image_alone": image_embedding,
 }
+
+
+def post_embedding(config: ConfigDict, vectors: Float[np.ndarray, "*N 4 E"]) -> np.ndarray:
+    """The vector of a post or an instance as `config.retrieval.embedding` says, at length 1."""
+    embedding = EMBEDDINGS[config.retrieval.embedding]
+    return host_unit_vectors(embedding(vectors)).astype(np.float32)
 
 
 def nearest_posts(

@@ -36,6 +36,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
 
         instance_box      [B K 4], xyxy
         instance_mask     [B K]
+        instance_score    [B K], how sure the head is that a product is there; pictures alone
         instance_vectors  [B K 4 E], of their crops under the whole title, as `config.retrieval`
                           says; of the regions that lie in its box, where the batch brings regions
 
@@ -70,6 +71,11 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
     def instance_mask(params: Params, batch: Batch) -> Array:
         return instances(params, batch).mask[:, :count]
 
+    def instance_score(params: Params, batch: Batch) -> Array:
+        capture, image = network(params), augment.plain_view(batch["image"])
+        _, score = capture.scored_proposals(capture.tokens(image), capture.grid(image))
+        return score[:, :count]
+
     def close_ups(posts: Batch, box_xyxy: Array) -> Batch:
         """Posts that show nothing but what lies in their box."""
         # Without pixels, regions outside of the box are hidden in place of a crop.
@@ -102,5 +108,6 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
         "proposal_box": proposal_box,
         "instance_box": instance_box,
         "instance_mask": instance_mask,
+        "instance_score": instance_score,
         "instance_vectors": instance_vectors,
     }

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
-from date_jax.capture import evaluation, pretext, proposals, rules
+from date_jax.capture import evaluation, post_search, pretext, proposals, rules
 from date_jax.capture.batches import batches, example, load
 from date_jax.capture.network import POST_KEYS, Capture, region_count
 from date_jax.capture.predictions import predictions
@@ -25,7 +25,7 @@ from date_jax.errors import DataError
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Task
+from date_jax.task import Answer, Aux, Batch, Card, Learner, Memory, Params, Task
 
 _NO_GEOMETRY = {"zoom_in": 1.0, "zoom_out": 1.0, "aspect": 1.0, "flip": 0.0, "focus": 0.0}
 
@@ -278,5 +278,11 @@ TASK = Task(
         rest="streams",
         rest_content="head of proposals, text, image and cross streams",
         columns=("map_at_10", "mar_at_10", "precision_at_10", "proposal_recall_at_10"),
+    ),
+    answer=Answer(
+        product="vectors",
+        instances=("instance_box", "instance_mask", "instance_score", "instance_vectors"),
+        embedding=post_search.post_embedding,
+        settings=("retrieval",),
     ),
 )

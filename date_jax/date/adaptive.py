@@ -143,6 +143,7 @@ TASK = Task(
     highlight=evaluation.highlight,
     terms=(*supervised.TASK.terms, "target_image", "pseudo"),
     columns=evaluation.COLUMNS,
+    answer=network.ANSWER,
     between=between_steps.between,
     card=supervised.CARD._replace(
         training=lambda config: (

@@ -16,7 +16,9 @@ from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
-from date_jax.task import Batch, Params, Prediction
+from date_jax.task import Answer, Batch, Params, Prediction
+
+ANSWER = Answer(image="image_embedding", text="query_embedding", box="box_cxcywh")
 
 
 class Date(nn.Module):

@@ -138,4 +138,5 @@ TASK = Task(
     terms=("loss", "box", "image", "iou"),
     columns=evaluation.COLUMNS,
     card=CARD,
+    answer=network.ANSWER,
 )

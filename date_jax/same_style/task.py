@@ -20,7 +20,7 @@ from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import evaluation, matching, rules
 from date_jax.same_style.batches import batches, example, load, split_batches
 from date_jax.same_style.network import SameStyle
-from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Prediction, Task
+from date_jax.task import Answer, Aux, Batch, Card, Learner, Memory, Params, Prediction, Task
 
 SIDES = ("trigger", "offer")
 LOSSES = ("hinge", "softmax")  # of matching and distinctiveness, by config.losses.kind
@@ -196,6 +196,12 @@ TASK = Task(
         rest="joint_encoder",
         rest_content="projections and joint encoder",
         columns=("m-m/recall_at_1", "i-t/recall_at_1", "t-i/recall_at_1", "m-m/mrr"),
+    ),
+    answer=Answer(
+        image="image_embedding",
+        text="text_embedding",
+        product="joint_embedding",
+        settings=("modality",),
     ),
     gallery=split_batches,
 )  # fmt: skip
