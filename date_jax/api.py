@@ -11,7 +11,7 @@ The commands and the server are faces of this object; they add no logic.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +80,7 @@ class Run:
         step: of the checkpoint.
         fingerprint: equal exactly where the same picture and words give the same vector.
         warnings: of damaged checkpoints that were passed over.
+        scores: see `Answer.scorer`; None where the run was not calibrated, as before its end.
     """
 
     path: Path
@@ -92,6 +93,7 @@ class Run:
     predict: Mapping[str, Prediction]
     params: Any
     mesh: jax.sharding.Mesh
+    scores: Callable[[np.ndarray], np.ndarray] | None
     _collectors: dict[tuple[str, ...], Collect]
 
     @cached_property
@@ -141,12 +143,15 @@ class Run:
             raise UsageError(f"{len(pictures)} images and {len(texts)} queries: give a pair each")
         if not pictures:
             return []
-        box_name = self.task.answer.box
-        rows = self._rows((box_name,), self._picture_rows(pictures) | self._text_rows(texts))
-        box_xyxy = np.asarray(boxes.xyxy(jnp.asarray(rows[box_name])))
+        rows = self._rows(self._box_names, self._picture_rows(pictures) | self._text_rows(texts))
+        answer = self.task.answer
+        box_xyxy = np.asarray(boxes.xyxy(jnp.asarray(rows[answer.box])))
+        scores: list[float | None] = [None] * len(box_xyxy)
+        if self.scores is not None:
+            scores = [float(score) for score in self.scores(rows[answer.confidence])]
         return [
-            Grounding(self._original_box(box, picture), None)
-            for box, picture in zip(box_xyxy, pictures, strict=True)
+            Grounding(self._original_box(box, picture), score)
+            for box, picture, score in zip(box_xyxy, pictures, scores, strict=True)
         ]
 
     def embed_images(self, images: Sequence[Source]) -> Float[np.ndarray, "N E"]:
@@ -230,11 +235,17 @@ class Run:
         data, answer = self.config.data, self.task.answer
         picture = np.zeros((1, data.image_size, data.image_size, 3), np.uint8)
         row = {"image": picture} | self._text_rows(["?"])
-        singles = (answer.image, answer.text, answer.product, answer.box)
-        for names in (*((name,) for name in singles), answer.instances):
+        vectors = ((name,) for name in (answer.image, answer.text, answer.product))
+        for names in (*vectors, self._box_names, answer.instances):
             if names and all(name in self.predict for name in names):
                 for bucket in self._buckets:
                     self._rows(names, {key: np.repeat(x, bucket, axis=0) for key, x in row.items()})
+
+    @cached_property
+    def _box_names(self) -> tuple[str, ...]:
+        """The predictions of a grounding: the box, and what its score is made of."""
+        answer = self.task.answer
+        return (answer.box,) if self.scores is None else (answer.box, answer.confidence)
 
     @cached_property
     def _buckets(self) -> tuple[int, ...]:
@@ -343,11 +354,11 @@ def open_run(path: str | Path) -> Run:
     path = user_path(path)
     part = None if exported.is_export(path) else checkpoint.latest_part(path)
     if part is None:
-        vocab_file = path / "text" / "vocab.txt"
+        folder, vocab_file = path, path / "text" / "vocab.txt"
         config, step = exported.exported_config(path), exported.exported_meta(path).get("step", 0)
     else:
-        vocab_file = checkpoint.checkpoint_directory(path).parent / "vocab.txt"
-        config, step = ConfigDict(part.meta["config"]), part.step
+        folder = checkpoint.checkpoint_directory(path).parent
+        vocab_file, config, step = folder / "vocab.txt", ConfigDict(part.meta["config"]), part.step
 
     # The functions that answer, which need no data but the vocabulary.
     task = TASKS[config.task]
@@ -378,6 +389,7 @@ def open_run(path: str | Path) -> Run:
         predict=learner.predict,
         params=sharding.device_arrays(params, sharding.replicated_sharding(mesh)),
         mesh=mesh,
+        scores=task.answer.scorer(folder),
         _collectors={},
     )
 

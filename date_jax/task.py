@@ -300,6 +300,9 @@ class Answer(NamedTuple):
         text: vectors of words `[B ...]`.
         product: vectors of products, each a picture and its title, `[B ...]`.
         box: normalised (cx, cy, w, h) of what words ask for in a picture, `[B 4]`.
+        confidence: features `[B F]` of that box, which `scorer` makes a number of.
+        scorer: `(folder) -> scores`, with `scores(features) -> [B]`: how likely a box is right, as
+            the run in that folder was calibrated; None where it was not.
         instances: `(box, mask, score, vectors)`: the products of a picture, `[B K ...]` each.
         embedding: `(config, vectors) -> [... E]`: from what a prediction of vectors gives to the
             unit vectors whose cosine says how alike two are; on the host.
@@ -310,6 +313,8 @@ class Answer(NamedTuple):
     text: str = ""
     product: str = ""
     box: str = ""
+    confidence: str = ""
+    scorer: Callable[[Path], Callable[[np.ndarray], np.ndarray] | None] = lambda folder: None
     instances: tuple[str, ...] = ()
     embedding: Callable[[ConfigDict, np.ndarray], np.ndarray] = lambda config, vectors: vectors
     settings: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """A finished network is asked from Python: without its data, without TensorFlow, in any number."""
 
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -255,3 +256,26 @@ def test_an_export_answers_as_its_run(date_run: api.Run, tmp_path: Path) -> None
     assert exported.fingerprint == date_run.fingerprint
     picture = random_picture(40, 30)
     assert exported.ground(picture, "red mug") == date_run.ground(picture, "red mug")
+
+
+def test_a_calibrated_run_scores_its_boxes(date_run: api.Run, tmp_path: Path) -> None:
+    """The features through the calibration by hand: 1 / (1 + exp(-(2 f - 1)))."""
+    from date_jax.date import confidence
+
+    assert date_run.ground(random_picture(32, 32), "red mug")[0].score is None
+    folder = tmp_path / "calibrated"
+    shutil.copytree(date_run.path, folder)
+    count = len(confidence.NAMES)
+    coefficients = np.zeros(count)
+    coefficients[0] = 2.0
+    calibration = confidence.Calibration(
+        confidence.NAMES, np.zeros(count), np.ones(count), coefficients, -1.0
+    )
+    confidence.write(calibration, folder / confidence.FILE)
+    picture = random_picture(32, 32)
+    (answer,) = date_jax.open(folder).ground(picture, "red mug")
+    cosine = date_run.embed_images([picture]) @ date_run.embed_texts(["red mug"]).T
+    assert answer.score == pytest.approx(1 / (1 + np.exp(1 - 2 * cosine.item())), abs=2e-3)
+    assert answer.box_xyxy_pixels == pytest.approx(
+        date_run.ground(picture, "red mug")[0].box_xyxy_pixels, abs=1e-3
+    )

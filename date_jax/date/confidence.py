@@ -7,6 +7,7 @@ in them the network finds that box again. A logistic regression makes one number
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,3 +222,13 @@ def read(folder: Path) -> Calibration | None:
     if calibration.names != NAMES:
         raise DataError(f"{path}: its features are not those of this version\n  {advice}")
     return calibration
+
+
+def scorer(folder: Path) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The function from features `[N F]` to confidences `[N]` of a run; None without a calibration.
+
+    Raises:
+        DataError: see `read`.
+    """
+    calibration = read(folder)
+    return None if calibration is None else partial(probability, calibration)

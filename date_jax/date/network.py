@@ -18,7 +18,13 @@ from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
 from date_jax.task import Answer, Batch, Params, Prediction
 
-ANSWER = Answer(image="image_embedding", text="query_embedding", box="box_cxcywh")
+ANSWER = Answer(
+    image="image_embedding",
+    text="query_embedding",
+    box="box_cxcywh",
+    confidence="confidence_features",
+    scorer=confidence.scorer,
+)
 
 
 class Date(nn.Module):
