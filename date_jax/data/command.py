@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from date_jax.errors import INTERRUPTED, UsageError, UserError, spelling_hint
+from date_jax.errors import INTERRUPTED, SetupError, UsageError, UserError, spelling_hint
 from date_jax.run.user_paths import expanded_flag
 
 
@@ -60,6 +60,8 @@ def run(
 ) -> int:
     """Runs a command and returns its exit code: that of `work` (None: 0) or of the user's mistake.
 
+    A file that cannot be opened or written is such a mistake, whoever opens it.
+
     Args:
         parser: of its flags.
         arguments: the command line without the program's name.
@@ -71,6 +73,11 @@ def run(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not error.filename:  # no fault of a file that the user can name
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return SetupError.exit_code
     except KeyboardInterrupt:
         print(f"\ninterrupted: {interrupted}", file=sys.stderr)
         return INTERRUPTED

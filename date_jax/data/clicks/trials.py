@@ -22,7 +22,7 @@ from date_jax.data.clicks.rules import RULES, Settings
 from date_jax.data.clicks.simulated_catalogue import catalogue
 from date_jax.data.clicks.simulated_log import codes, log
 from date_jax.data.clicks.tables import database
-from date_jax.errors import SetupError
+from date_jax.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,7 +170,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def print_table(options: argparse.Namespace) -> None:
-    """Prints the table that the command's flags name, each line when it is known."""
+    """Prints the table that the command's flags name, each line when it is known.
+
+    Raises:
+        UsageError: a number is too small.
+    """
+    if min(options.rows) < 1 or options.seed < 0:
+        raise UsageError("--rows must be 1 or more, --seed 0 or more")
     if options.table == "growth":
         lines = growth_lines(options.rows, options.seed)
     else:

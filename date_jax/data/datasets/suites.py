@@ -140,13 +140,9 @@ def builder(config: Any, cache: Path, kinds: tuple[str, ...] = post_pictures.KIN
     """
     settings = SuitesConfig(image_size=config.image_size, kinds=kinds, **config.suites)
     for kind, split in (("post", "train"), ("suite", "val"), ("unseen", "test")):
-        products = post_pictures.shelf(
-            kind, split, settings.seed, settings.products, settings.unseen
-        )
-        if len(products) < 2:
-            raise UsageError(
-                f"config.data.suites: products={settings.products}, unseen={settings.unseen} leave "
-                f"{len(products)} products for {kind}_{split}, and a suite shows two or more\n"
-                "  raise products, or choose unseen from 1 to 8"
-            )
+        shop = {key: getattr(settings, key) for key in ("seed", "products", "unseen")}
+        try:
+            post_pictures.check_shelf(kind, split, **shop)
+        except UsageError as error:
+            raise UsageError(f"config.data.suites: {error}") from None
     return Suites(config=settings, data_dir=str(cache), file_format="array_record")

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,8 +11,17 @@ from PIL import Image, ImageDraw
 
 from date_jax.data import command
 from date_jax.data.domains import SPLITS
+from date_jax.errors import UsageError
 
 INK = (40, 40, 50)
+LIMITS = {  # of the flags of a sheet: the least and the most
+    "columns": (1, 100),
+    "rows": (1, 100),
+    "image_size": (10, 2048),  # smaller ones have no room for a product's parts
+    "products": (10, 10_000_000),  # they are split 8:1:1
+    "seed": (0, 2**32 - 1),
+    "unseen": (0, 100),
+}
 _FRAME = (228, 30, 90)  # of boxes
 
 
@@ -86,7 +97,21 @@ def main(
         # All flags but --out are the sheet's own arguments.
         values = vars(options)
         out = values.pop("out")
+        _check_flags(out, values)
         contact_sheet(**values).save(out)
         print(f"wrote {out}")
 
     return command.run(parser, arguments, write, interrupted="nothing was written")
+
+
+def _check_flags(out: str, values: dict[str, Any]) -> None:
+    """Refuses a sheet that cannot be drawn or saved, before anything is rendered.
+
+    Raises:
+        UsageError: naming the flag and what it may be.
+    """
+    for name, (least, most) in LIMITS.items():
+        if name in values and not least <= values[name] <= most:
+            raise UsageError(f"--{name}={values[name]}: must be from {least:,} to {most:,}")
+    if Path(out).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UsageError(f"--out={out}: expected a name that ends in .png")

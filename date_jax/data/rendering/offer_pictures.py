@@ -27,6 +27,7 @@ from date_jax.data.rendering.offer_scenes import (
 from date_jax.data.rendering.products import split_numbers
 from date_jax.data.rendering.workers import Picture
 from date_jax.data.streams import Stream
+from date_jax.errors import UsageError
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 SUPPLIERS = 60
@@ -93,10 +94,19 @@ def serve() -> None:
 
 
 def product_sheet(*, rows: int, split: str, image_size: int, **options: int) -> Image.Image:
-    """A contact sheet of `rows` random products of the split, a line for each, with its offers."""
+    """A contact sheet of `rows` random products of the split, a line for each, with its offers.
+
+    Raises:
+        UsageError: the split has fewer products.
+    """
     grid = contact_sheet.Grid(MOST, rows, tile=max(image_size, 144), gap=10, text=30)
     offers = shelf(options["seed"], options["products"], split)
     products = sorted({offer.product for offer in offers})
+    if len(products) < rows:
+        raise UsageError(
+            f"--products={options['products']}: {len(products)} of them are in {split}, for "
+            f"--rows={rows}: raise products, or take fewer rows"
+        )
     rng = np.random.default_rng(options["seed"])
     for row, product in enumerate(rng.choice(products, size=rows, replace=False)):
         indices = [index for index, offer in enumerate(offers) if offer.product == product]

@@ -21,6 +21,7 @@ from date_jax.data.rendering.products import Product
 from date_jax.data.rendering.silhouettes import CATEGORIES
 from date_jax.data.rendering.workers import Picture
 from date_jax.data.streams import Stream
+from date_jax.errors import UsageError
 
 RENDER_VERSION = 1  # raise it when pictures change: what an older renderer prepared is redone
 KINDS = ("post", "suite", "unseen", "single", "composite")
@@ -44,6 +45,23 @@ def shelf(kind: str, split: str, seed: int, products: int, unseen: int) -> tuple
     if kind == "single":
         return items
     return tuple(item for item in items if (item.category in seen) != (kind == "unseen"))
+
+
+def check_shelf(kind: str, split: str, *, seed: int, products: int, unseen: int) -> None:
+    """Refuses a shop that leaves too few products for a split's pictures of a kind.
+
+    Args:
+        kind, split, seed, products, unseen: as in `shelf`.
+
+    Raises:
+        UsageError: with what to change.
+    """
+    count = len(shelf(kind, split, seed, products, unseen))
+    if count < 2:
+        raise UsageError(
+            f"products={products}, unseen={unseen} leave {count} products for {kind}_{split}, and "
+            "a suite shows two or more\n  raise products, or choose unseen from 1 to 8"
+        )
 
 
 def picture(
@@ -86,7 +104,13 @@ def serve() -> None:
 
 
 def kind_sheet(*, columns: int, split: str, image_size: int, **options: int) -> Image.Image:
-    """A contact sheet with `columns` pictures of each kind, a line for each, and all boxes."""
+    """A contact sheet with `columns` pictures of each kind, a line for each, and all boxes.
+
+    Raises:
+        UsageError: there are too few products of a kind.
+    """
+    for kind in KINDS:
+        check_shelf(kind, split, **options)
     grid = contact_sheet.Grid(columns, len(KINDS), tile=max(image_size, 192), gap=12, text=30)
     for row, kind in enumerate(KINDS):
         for column in range(columns):
