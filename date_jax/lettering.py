@@ -3,6 +3,7 @@
 import functools
 import sys
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -122,6 +123,27 @@ def font_runs(text: str, size: int) -> list[tuple[str, Font]]:
         else:
             runs.append((letter, file))
     return [(run, _font(file, size)) for run, file in runs]
+
+
+def font_families(texts: Iterable[str]) -> list[str]:
+    """The families of fonts that have the letters of some texts, for matplotlib's `font.family`.
+
+    The first is its own; the others are made known to it. Letters that no font has are named on
+    stderr, as by `font_runs`.
+
+    Args:
+        texts: of any script.
+    """
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    letters = sorted({letter for text in texts for letter in text if _is_visible(letter)})
+    files = dict.fromkeys(file for letter in letters if (file := _file_with(letter)) is not None)
+    # Its list of fonts may be older than a font that was installed since.
+    for file in files:
+        if all(entry.fname != file for entry in fontManager.ttflist):
+            fontManager.addfont(file)
+    names = [FontProperties(fname=file).get_name() for file in files]
+    return [*dict.fromkeys(["DejaVu Sans", *names])]
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageDraw, ImageFont
 
 from date_jax import lettering
+from date_jax.ablation import chart, comparison
 
 
 def drawn(text: str) -> np.ndarray:
@@ -92,3 +93,25 @@ def test_letters_that_no_font_has_are_said_once_with_what_to_install(
     # A joiner without a picture is no letter.
     drawn("é\u200d\ufe0f")
     assert capsys.readouterr().err == ""
+
+
+def test_a_chart_s_names_are_drawn_in_fonts_that_have_their_letters(
+    font_of_red: str, tmp_path: Path
+) -> None:
+    assert lettering.font_families(["mug", "кружка"]) == ["DejaVu Sans"]
+    assert lettering.font_families(["红 mug"]) == ["DejaVu Sans", "Red"]
+    entry = {"eval": {"offer_test": {"mrr": 0.5}}}
+    results = entry | {"wall_seconds": 9.0, "config": {"data": {"name": "suppliers"}}}
+    results["history"] = [{"step": 5, **entry}]
+    for direction in ("", "红"):
+        run = comparison.Finished(direction, "红", 0, results)
+        path = tmp_path / f"chart{direction}.png"
+        chart.write(path, [run], columns={"MRR": ("offer_test", "mrr")})
+    # The letter of the title stands upright: a square of ink, as nothing else in the chart is.
+    squares = []
+    for name in ("chart.png", "chart红.png"):
+        with Image.open(tmp_path / name) as picture:
+            ink = np.array(picture.convert("L")) < 40
+        windows = np.lib.stride_tricks.sliding_window_view(ink, (10, 10))
+        squares.append(windows.all((2, 3)).any())
+    assert squares == [False, True]

@@ -1,11 +1,13 @@
 """Several finished runs as a picture: scores as bars, training and pseudo boxes as lines."""
 
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from date_jax.ablation import comparison
+from date_jax.lettering import font_families
 
 _BLUE = "#4c72b0"
 _GREY = "#c8c8c8"  # of the two ends that the others are compared with
@@ -33,10 +35,25 @@ def write(
         columns: a task's own; the bars then are of the first of them.
     """
     # Imported here, as it is slow; a Figure of one's own leaves pyplot's global state alone.
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # Names of methods and columns are the user's, in any script.
+    labels = [comparison.label(run.method) for run in runs]
+    families = font_families([*comparison.by_direction(runs), *labels, *(columns or {})])
+    with rc_context({"font.family": families}), warnings.catch_warnings():
+        # Letters that no font has are named already.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+        figure = _figure(runs, columns)
+        if see is not None:
+            see(figure)
+        FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _figure(runs: Sequence[comparison.Finished], columns: comparison.Columns | None) -> Any:
+    """The figure with as many panels as there is something to draw."""
     from matplotlib.figure import Figure
 
-    # A figure with as many panels as there is something to draw.
     directions = comparison.by_direction(runs)
     has_target = any(comparison.domains(run.results, "target") for run in runs)
     lines = [_draw_losses, *([_draw_distances, _draw_boxes] if has_target else [])]
@@ -50,9 +67,7 @@ def write(
         _draw_bars(bar_axes, methods, title, columns)
         for draw, axes in zip(lines, line_axes, strict=True):
             draw(axes, methods, title)
-    if see is not None:
-        see(figure)
-    FigureCanvasAgg(figure).print_png(str(path))
+    return figure
 
 
 def _score_of_bars(
