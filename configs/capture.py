@@ -165,6 +165,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "joint": {"layers": 1, "heads": 4},
         }
     )
+    # A finished run, or an export of one, to begin with; "" = random numbers.
+    config.init = ConfigDict({"run": ""})
     config.loss = ConfigDict(  # weights; and the temperature of `contrast` and `joined`
         {
             "words": 1.0,

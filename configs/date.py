@@ -78,8 +78,9 @@ def get_config(arg: str = "") -> ConfigDict:
         {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
 
-    # Published weights to begin with, as safetensors (a file or a folder); "" = random ones.
-    config.init = ConfigDict({"image": "", "text": ""})
+    # Numbers to begin with: all of a finished `run` or of an export of one; or published weights of
+    # the extractors, as safetensors (a file or a folder). "" = random ones.
+    config.init = ConfigDict({"run": "", "image": "", "text": ""})
 
     config.image_seeker = ConfigDict(  # retrieval
         {

@@ -161,6 +161,7 @@ def validate(config: ConfigDict, *, device_count: int, process_count: int) -> No
     # Contradictions are sought only among values that make sense on their own.
     if not problems:
         problems += _lacking_paths(values)
+        problems += _two_beginnings(values)
         problems += TASKS[config.task].contradictions(config)
         problems += _batch_misfits(values, device_count, process_count)
         problems += _width_misfits(values)
@@ -193,6 +194,13 @@ def _lacking_paths(values: dict[str, Any]) -> Iterator[str]:
     for key, content in SOURCES[values["data.name"]].needs.items():
         if values.get(f"data.{key}") == "":
             yield f"config.data.{key} is empty: name {content}"
+
+
+def _two_beginnings(values: dict[str, Any]) -> Iterator[str]:
+    """Weights of an extractor next to a run that has them too."""
+    for kind in ("image", "text"):
+        if values.get("init.run") and values.get(f"init.{kind}"):
+            yield f"config.init.run has the whole network: leave config.init.{kind} empty"
 
 
 def _batch_misfits(values: dict[str, Any], device_count: int, process_count: int) -> Iterator[str]:

@@ -5,7 +5,8 @@
 It takes the moving average of the latest checkpoint: every parameter, the config, the vocabulary
 with its rules, and a model card. `image/` and `text/` are the two extractors in Hugging Face's
 layout; what that layout does not know, such as [REP], keeps our names. See `networks.exported`.
-`--config.init.image=exported/image` begins a run with an extractor.
+`--config.init.run=exported` begins another run with it, `--config.init.image=exported/image` one
+with an extractor alone.
 """
 
 import json

@@ -5,18 +5,20 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from date_jax import sharding
+from date_jax import finished, sharding
 from date_jax.data import mirrored_words
 from date_jax.data.tokenizer import require_same_rules
 from date_jax.errors import CheckpointError, SetupError, UserError
+from date_jax.finished import Finished
 from date_jax.networks import pretrained
+from date_jax.networks.pretrained import WeightFile
 from date_jax.run import progress, workdir
 from date_jax.run.checkpoint import Checkpoints, latest_meta, steps_in
 from date_jax.run.preemption import Preemption
@@ -65,24 +67,25 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     saved = steps_in(directory / "checkpoints")
     workdir.require_equal_hosts({"what it sees of --workdir": saved})
     read_on_all_hosts(lambda: require_readable(directory), "--workdir")
-    published = (
-        {} if saved else read_on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
-    )
+    begin = Beginning(None, {}, []) if saved else beginning(config)
     # The data, which must be the same on all hosts.
     task = TASKS[config.task]
-    corpus = read_on_all_hosts(lambda: task.load(config), "its data")
+    config, loaded = configs_with_vocabulary(config, directory, begin.run)
+    corpus = read_on_all_hosts(lambda: task.load(loaded), "its data")
     ready = time.perf_counter()
     identity = {"code": workdir.code_version(), "data": corpus.fingerprint}
-    workdir.require_equal_hosts({"data": identity["data"], "weights": pretrained.digest(published)})
-    if "text" in published:
-        pretrained.require_same_vocabulary(published["text"].path, corpus.tokenizer.vocab)
-        require_same_rules(published["text"].path, corpus.tokenizer, config.data.vocab)
+    weights_digest = pretrained.digest(begin.files)
+    workdir.require_equal_hosts({"data": identity["data"], "weights": weights_digest})
+    if "text" in begin.files:
+        text = begin.files["text"].path
+        pretrained.require_same_vocabulary(text, corpus.tokenizer.vocab)
+        require_same_rules(text, corpus.tokenizer, config.data.vocab)
 
     # The learner and its step on the mesh; nothing is compiled yet.
     mesh = sharding.device_mesh(config.mesh.fsdp)
     learner = task.learner(config, corpus.tokenizer, corpus.sizes)
     step = train_step(config, learner, mesh, task.example(config))
-    weights, report = pretrained.initial_values(step.shapes.params["model"], published)
+    weights, report = pretrained.initial_values(step.shapes.params["model"], begin.files)
 
     # The state: the latest saved one, if it is of the same run, or the first.
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
@@ -124,12 +127,12 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     )
 
     # What the user reads before the first step.
-    if config.optim.backbone_scale < 1 and not (restored or published):
+    if config.optim.backbone_scale < 1 and not (restored or begin.files):
         report = [
             "warning: the extractors begin with random numbers and learn at "
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
         ]
-    lines = [*report, *(f"warning: {warning}" for warning in warnings)]
+    lines = [*begin.lines, *report, *(f"warning: {warning}" for warning in warnings)]
     if corpus.regions is None:  # a detector's regions are not mirrored
         train = [split for name, split in corpus.splits.items() if name.endswith("_train")]
         texts = [text for split in train for text in split.texts]
@@ -142,6 +145,56 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
             lines.append("  the code has changed since then")
     introduce(job, lines)
     return job, state
+
+
+class Beginning(NamedTuple):
+    """The numbers that a new run begins with, in place of random ones.
+
+    Attributes:
+        run: that `config.init.run` names; None where it names none.
+        files: the weights of `config.init`, by kind of extractor; "run" has those of all.
+        lines: that report them, for the console.
+    """
+
+    run: Finished | None
+    files: dict[str, WeightFile]
+    lines: list[str]
+
+
+def beginning(config: ConfigDict) -> Beginning:
+    """What `config.init` names, read; each host must see the same.
+
+    Raises:
+        UserError: see `finished.named_run` and `pretrained.weight_files`.
+    """
+    workdir.require_equal_hosts({"what it sees of config.init.run": finished.summary(config)})
+    files = read_on_all_hosts(lambda: pretrained.weight_files(config), "config.init")
+    run = read_on_all_hosts(lambda: finished.named_run(config), "config.init.run")
+    lines: list[str] = []
+    if run is not None:
+        weights = read_on_all_hosts(lambda: finished.weights(run), "config.init.run")
+        files["run"], lines = weights
+    return Beginning(run, files, lines)
+
+
+def configs_with_vocabulary(
+    config: ConfigDict, directory: Path, run: Finished | None
+) -> tuple[ConfigDict, ConfigDict]:
+    """The config of a run, and the one that its data are loaded with.
+
+    A run that begins with another one reads words as that one did. It keeps the vocabulary in its
+    folder, where whoever goes on finds it, so that the other run may be deleted.
+
+    Args:
+        config: as the user wrote it.
+        directory: of the run.
+        run: that it begins with now; None where it begins otherwise, or goes on.
+    """
+    if not config.get("init", {}).get("run", ""):
+        return config, config
+    vocab = directory.absolute() / "vocab.txt"
+    kept = finished.with_vocabulary(config, vocab)
+    return kept, finished.with_vocabulary(config, run.vocab if run else vocab)
 
 
 def require_readable(directory: Path) -> None:

@@ -16,6 +16,7 @@ FLOORS = [
     {"api"},
     {"train", "benchmarks", "ablation"},
     {"job", "config"},
+    {"finished"},
     {"tasks"},
     {"date", "capture", "same_style"},  # the systems, which do not know each other
     {"evals", "step"},

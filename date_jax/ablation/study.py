@@ -160,7 +160,7 @@ def require_same_config(study: Study, results: Records, *, only_with_each_other:
         changes = {key: change for key, change in changes.items() if key not in study.keys_of_plan}
         # The same refusal as at a second start of one run, but less may differ.
         try:
-            workdir.require_same_run(run.directory, changes, free=workdir.FREE_IN_A_TABLE)
+            workdir.require_same_run(run.directory, changes, in_table=True)
         except UsageError as error:
             raise UsageError(
                 f"{error}\n'now' is {name_of_expected}: one table has one config"

@@ -71,17 +71,20 @@ def _file_table(folder: Path, card: Card) -> list[str]:
 def _how_to_load(config: ConfigDict, folder: Path) -> list[str]:
     """A command to load it here, then the pixels and the reader that other programs need."""
     kinds = [kind for kind in ("image", "text") if (folder / kind / "model.safetensors").exists()]
-    lines = []
-    if kinds and config.get("init"):
-        flags = [f"--config.init.{kind}=<here>/{kind}" for kind in kinds]
-        flags.append("--config.data.vocab=<here>/text/vocab.txt")
-        lines = [
-            "Begin a run with the extractors, where `config.model` has their sizes "
-            "(`config.json`):",
+    train = f"    python -m date_jax.main --config=configs/{config.task}.py"
+    lines = [
+        "Begin a run with all of it; what its config must have in common is listed if it has not:",
+        "",
+        f"{train} --config.init.run=<here>",
+        "",
+    ]
+    if len(kinds) == 2:
+        lines += [
+            "Or with the extractors alone, where `config.model` has their sizes (`config.json`):",
             "",
-            f"    python -m date_jax.main --config=configs/{config.task}.py \\",
-            *(f"        {flag} \\" for flag in flags[:-1]),
-            f"        {flags[-1]}",
+            f"{train} \\",
+            "        --config.init.image=<here>/image \\",
+            "        --config.init.text=<here>/text --config.data.vocab=<here>/text/vocab.txt",
             "",
         ]
     if "image" in kinds:

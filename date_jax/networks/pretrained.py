@@ -94,8 +94,8 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
     """
     # A config.json is optional: without one the shapes must tell.
     files = {}
-    for kind, name in config.get("init", {}).items():
-        if name:
+    for kind in LAYOUTS:
+        if name := config.get("init", {}).get(kind, ""):
             path = user_path(name)
             tensors, file_config = read(path)
             if file_config is not None:
@@ -161,11 +161,14 @@ def initial_values(
 
     Args:
         params: the network's, or their shapes, with `image_extractor` and `text_extractor`.
-        files: of `weight_files`.
+        files: of `weight_files`; or "run", whose tensors are all of a network by our paths.
 
     Raises:
-        CheckpointError: see `fitting_values`.
+        CheckpointError: see `fitting_values`; or the network is another one than that of "run".
     """
+    if "run" in files:
+        _require_same_parameters(params, files["run"])
+        return dict(files["run"].tensors), []
     values: dict[str, np.ndarray] = {}
     lines = []
     for kind, file in files.items():
@@ -174,6 +177,21 @@ def initial_values(
         values |= {f"{module}/{name}": value for name, value in fitting.items()}
         lines += report.lines(f"{module} from {file.path}")
     return values, lines
+
+
+def _require_same_parameters(params: Any, file: WeightFile) -> None:
+    """Raises CheckpointError where a finished run has other parameters than the network."""
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    theirs = {path: tensor.shape for path, tensor in file.tensors.items()}
+    lines = [
+        f"  {path}: {theirs.get(path, 'none')} there, {shapes.get(path, 'none')} here"
+        for path in sorted(shapes.keys() | theirs.keys())
+        if theirs.get(path) != shapes.get(path)
+    ]
+    if lines:
+        more = [f"  and {len(lines) - _MAX_NAMES} more"] if len(lines) > _MAX_NAMES else []
+        head = f"{file.path}: its network has other parameters"
+        raise CheckpointError("\n".join([head, *lines[:_MAX_NAMES], *more]))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:

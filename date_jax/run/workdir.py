@@ -20,13 +20,14 @@ from date_jax.run import locks
 
 _PATIENCE = 2.0  # seconds until a network file system shows what another host has written
 # What runs of one table may differ in: nothing that weights or measures depend on, except the
-# choice of the units that dropout drops.
+# choice of the units that dropout drops. A vocabulary is compared by content, with the data.
 FREE_IN_A_TABLE = (
     "log.",
     "eval.",
     "checkpoint.",
     "mesh.",
     "data.cache_dir",
+    "data.vocab",
     "model.remat",
     "model.scan",
     "model.rows_at_once",
@@ -144,33 +145,46 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, as `{key: (saved, now)}`."""
+    """Keys whose values differ, as `{key: (saved, now)}`; None where a config lacks the key.
+
+    An empty text is the same as no key: an option that is not used.
+    """
     # Through JSON, as the saved one went: it knows no tuples.
     old, new = flat(saved), flat(json.loads(json.dumps(now)))
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key, "") != new.get(key, "")
     }
 
 
 def require_same_run(
-    where: Path, changes: dict[str, tuple[Any, Any]], *, free: tuple[str, ...] = _FREE
+    where: Path, changes: dict[str, tuple[Any, Any]], *, in_table: bool = False
 ) -> None:
     """Raises UsageError if `changes` would make it another run than the one saved in `where`.
 
     Args:
-        changes: from `config_changes`.
-        free: the beginnings of keys that may change.
+        changes: from `config_changes`; or "data", which no flag changes back.
+        in_table: whether the run belongs to a table, in which less may change, and which no run of
+            other values can join.
     """
+    free = FREE_IN_A_TABLE if in_table else _FREE
     fatal = {key: change for key, change in changes.items() if not key.startswith(free)}
-    if fatal:
-        head = (
-            f"{where}: holds a run with another config; take back the change or choose another "
-            "--workdir"
+    if not fatal:
+        return
+    lines = [f"{where}: holds a run with another config"]
+    lines += [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()][:3]
+    if len(fatal) > 3:
+        lines.append(f"  and {len(fatal) - 3} more")
+    if in_table:
+        lines.append("take back the change or choose another --workdir")
+    else:
+        lines.append("to go on with that run, type its values; may change: " + ", ".join(free))
+        lines.append(
+            "to begin a new run with its network: a new --workdir, these values and "
+            f"--config.init.run={where}"
         )
-        lines = [f"  {key}: {old} there, {new} now" for key, (old, new) in fatal.items()]
-        raise UsageError("\n".join([head, *lines[:5], f"may change: {', '.join(free)}"]))
+    raise UsageError("\n".join(lines))
 
 
 def code_version() -> str:
