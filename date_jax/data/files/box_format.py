@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from date_jax.data.files.photos import PhotoRow
 from date_jax.data.files.preprocess import Header
 from date_jax.data.files.text_rows import line_list
@@ -14,6 +16,8 @@ MIN_SIDE = 0.01  # pixels of a box that must be left then; float32 boxes tell so
 SCALES = {100: "percent", 1000: "thousandths"}
 # From so many boxes on it is no chance that all lie in the upper left quarter of their pictures.
 MIN_SCALED = 6
+# In pictures below twice the scale it takes so many, and what `_fills_scale` looks at.
+MIN_FILLING = 20
 _SIZED = "as x, y, width, height: x_max is x + width, y_max is y + height;\n  then"
 
 Box = tuple[float, float, float, float]
@@ -70,7 +74,7 @@ def _check_scale(path: Path, boxed: list[PhotoRow], headers: Mapping[str, Header
         DataError: with the way to pixels.
     """
     scale = _scale([row.box for row in boxed if row.box])
-    if scale and _are_large(boxed, scale, headers):
+    if scale and _is_likely(boxed, scale, headers):
         first = boxed[0]
         size = headers[first.image]
         raise DataError(
@@ -88,10 +92,31 @@ def _scale(boxes: Sequence[Box]) -> int:
     return next((scale for scale in SCALES if scale / 2 < min(reach) <= max(reach) <= scale), 0)
 
 
-def _are_large(boxed: list[PhotoRow], scale: int, headers: Mapping[str, Header]) -> bool:
-    """Whether enough boxes have pictures of twice the scale, where pixels would reach further."""
-    large = [row for row in boxed if min(headers[row.image][:2]) >= 2 * scale]
-    return len(large) >= MIN_SCALED
+def _is_likely(boxed: list[PhotoRow], scale: int, headers: Mapping[str, Header]) -> bool:
+    """Whether boxes within the scale are of that scale, since pixels would reach further.
+
+    That is so if enough of their pictures have twice the scale, or are larger and `_fills_scale`.
+    """
+    shorter_sides = [min(headers[row.image][:2]) for row in boxed]
+    if sum(side >= 2 * scale for side in shorter_sides) >= MIN_SCALED:
+        return True
+    larger = [row for row, side in zip(boxed, shorter_sides, strict=True) if side >= 1.1 * scale]
+    return len(larger) >= MIN_FILLING and _fills_scale(larger, scale, headers)
+
+
+def _fills_scale(boxed: list[PhotoRow], scale: int, headers: Mapping[str, Header]) -> bool:
+    """Whether boxes use all of the scale, or lie around its middle and not around their pictures'.
+
+    Pixels do neither: they would end at the scale, or have their middle at half of it, in both
+    directions and far from the right and the lower border of pictures of any size.
+    """
+    corners = np.array([row.box for row in boxed])
+    sizes = np.array([headers[row.image][:2] for row in boxed])
+    low, high = corners[:, :2], corners[:, 2:]
+    uses_all = low.min(0).max() <= 0.01 * scale and high.max(0).min() >= 0.99 * scale
+    middles = (low + high) / 2
+    is_centred = np.abs(middles.mean(0) / scale - 0.5).max() < 0.05
+    return bool(uses_all or (is_centred and (middles / sizes).mean(0).max() < 0.45))
 
 
 def _scale_advice(scale: int, *, is_sized: bool = False) -> str:
@@ -155,7 +180,7 @@ def _likely_format(
         return ["  normalised boxes are mixed with boxes in pixels: give all in pixels"]
     scale = _scale([row.box for row in sized if row.box] if is_sized else boxes)
     if not any(_fault(row, headers[row.image]) or min(row.box or ()) < 0 for row in sized):
-        if scale and _are_large(boxed, scale, headers):
+        if scale and _is_likely(sized, scale, headers):
             return [_scale_advice(scale, is_sized=True)]
         return ["  all look like x, y, width, height: x_max is x + width, y_max is y + height"]
     if all(headers[row.image].is_rotated for row in wrong_rows):
