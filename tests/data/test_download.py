@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from date_jax.data.conversion import main as conversion
 from date_jax.data.files import download
 from date_jax.data.files.annotations import annotations
 from date_jax.errors import DataError
@@ -363,3 +364,20 @@ def test_columns_of_what_is_no_table_are_refused(
     assert "is no .csv or .jsonl table" in capsys.readouterr().err
     assert download.main(["--list=https://a.example/shop.csv", f"--out={tmp_path / 'out'}"]) == 3
     assert "is an address: fetch it first" in capsys.readouterr().err
+
+
+def test_a_list_of_tabs_is_one_under_the_name_of_a_table_too(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "urls.csv").write_text(f"a\t{server.address}/a.jpg\n")
+    assert download.main([f"--list={tmp_path}/urls.csv", f"--out={tmp_path}/out"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", "failures.tsv"}
+
+
+def test_a_conversion_of_a_table_of_addresses_names_the_downloader(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "shop.csv").write_text("sku,title,url\n1,mug,https://a.example/1.jpg\n")
+    flags = ["--from=csv", f"--path={tmp_path}/shop.csv", f"--out={tmp_path}/shop.jsonl"]
+    assert conversion.main([*flags, "--columns=image=url,query=title"]) == 3
+    assert "addresses are fetched with date_jax.data.download" in capsys.readouterr().err

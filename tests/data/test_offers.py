@@ -143,6 +143,14 @@ def test_offers_with_nan_and_whole_floats_are_those_without_them(tmp_path: Path)
     assert (one[0].product_id, one[0].offer_id) == ("", "1001")
 
 
+def test_offers_with_pictures_by_address_are_sent_to_the_downloader(tmp_path: Path) -> None:
+    rows = [row | {"image": f"//img.example/{row['offer_id']}.jpg"} for row in rows_of(tmp_path)]
+    with pytest.raises(DataError, match=r"12 of 12 rows name their pictures by addresses") as said:
+        catalogue.offers(write(tmp_path / "shop.csv", rows))
+    assert f"date_jax.data.download --list={tmp_path}/shop.csv --out=pictures" in str(said.value)
+    assert "pictures/rows.csv" in str(said.value)
+
+
 def test_a_product_of_most_offers_is_named_with_its_count(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     for row in rows[2:]:

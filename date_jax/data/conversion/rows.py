@@ -12,6 +12,7 @@ from date_jax.data.files.catalogue import hashed_split
 from date_jax.data.files.photos import PhotoRow, Photos, short_name
 from date_jax.data.files.preprocess import Header
 from date_jax.errors import DataError
+from date_jax.run.user_paths import is_address
 
 MAX_PIXELS = 64_000_000  # as `config.data.max_pixels`: a larger picture is not read
 MAX_CUT = 0.1  # the share of boxes that may reach over their picture; more are another format
@@ -96,10 +97,12 @@ def _with_pictures(
             kept.append(item)
             names.append(relative_name(path, folder))
     if annotations and not kept:
+        are_addresses = is_address(annotations[0].image)
         raise DataError(
             f"{source}: none of its {len(path_of):,} pictures is there, such as {missing[0]}\n"
             f"  looked in {', '.join(map(str, files.folders)) or 'no folder'}\n"
             "  say where they lie: --images=FOLDER"
+            + ("; addresses are fetched with date_jax.data.download" if are_addresses else "")
         )
     _note(notes, "rows whose picture is not there", missing)
     return kept, names

@@ -36,6 +36,7 @@ from date_jax.data.files.photos import PART, checked_id
 from date_jax.data.files.text_rows import file_text, table_kind
 from date_jax.errors import DataError, SetupError, UsageError
 from date_jax.run.countdown import Countdown
+from date_jax.run.user_paths import is_address
 
 AGENT = "date_jax (research; one picture at a time)"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which asking again may help
@@ -452,7 +453,8 @@ def fetch_list(flags: argparse.Namespace) -> int:
             raise UsageError(f"--{name}={value}: must be above 0")
     # A table's pictures become its column of files; other lists name pictures alone.
     columns = column_map(flags.columns)
-    if table_kind(flags.list) in addressed_tables.KINDS:
+    is_table = table_kind(flags.list) in addressed_tables.KINDS
+    if is_table and (columns or not _is_tab_separated(flags.list)):
         table = addressed_table(flags.list, columns, "--list")
         pictures = [ListedPicture(*picture) for picture in table.pictures()]
         failures = download(_first_pictures(pictures), flags.out, options)
@@ -463,6 +465,12 @@ def fetch_list(flags: argparse.Namespace) -> int:
     else:
         failures = download(listed_pictures(flags.list), flags.out, options)
     return 1 if failures else 0
+
+
+def _is_tab_separated(path: Path) -> bool:
+    """Whether a file's first line is id<TAB>URL, whatever the file's name says."""
+    first = file_text(path, "--list").partition("\n")[0]
+    return is_address(first.partition("\t")[2].strip())
 
 
 def _write_rows(table: AddressedTable, folder: Path) -> None:
