@@ -1,13 +1,12 @@
 """Sheets of queries, each with its products and the posts that were found for them."""
 
-import colorsys
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, draw_box, draw_title
+from date_jax.evals.sheets import INK, MISS, PAPER, TRUE, distinct_colour, draw_box, draw_title
 from date_jax.lettering import draw_text, text_lines
 
 _GAP, _HEAD, _TEXT, _LETTERS = 16, 44, 58, 10
@@ -32,12 +31,6 @@ class Finding(NamedTuple):
     box_xyxy: Float[np.ndarray, "K 4"]
     posts: UInt8[np.ndarray, "K L H W 3"]
     right: Bool[np.ndarray, "K L"] | None
-
-
-def instance_colour(number: int) -> tuple[int, int, int]:
-    """The colour of an instance's box and of its line, far from those of its neighbours."""
-    red, green, blue = colorsys.hsv_to_rgb(0.08 + number * 0.61803 % 1.0, 0.85, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.ndarray, "Y X 3"]:
@@ -76,7 +69,7 @@ def _draw(
     picture = Image.fromarray(finding.image)
     picture = picture.resize((query_side, query_side), Image.Resampling.LANCZOS)
     for number, box in enumerate(finding.box_xyxy):
-        draw_box(picture, box, instance_colour(number))
+        draw_box(picture, box, distinct_colour(number))
     paper.paste(picture, at)
     draw = ImageDraw.Draw(paper)
     for line, words in enumerate(text_lines(finding.title, query_side)):
@@ -90,7 +83,7 @@ def _draw(
     lines = zip(finding.posts[:count], answers[:count].tolist(), strict=True)
     for number, (posts, right) in enumerate(lines):
         x, y = at[0] + query_side + _GAP, at[1] + number * (side + 8)
-        draw.rectangle((x, y, x + 5, y + side), fill=instance_colour(number))
+        draw.rectangle((x, y, x + 5, y + side), fill=distinct_colour(number))
         for place, (post, is_right) in enumerate(zip(posts, right, strict=True)):
             left = x + 14 + place * (side + 6)
             thumb = Image.fromarray(post).resize((side, side), Image.Resampling.LANCZOS)

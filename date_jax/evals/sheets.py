@@ -1,5 +1,6 @@
 """Sheets of pictures with their queries and boxes, for people to look at."""
 
+import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,6 +120,37 @@ def draw_box(
     # A dark rim on both sides shows the line on any ground.
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 130), width=5)
     draw.rectangle((x0, y0, x1, y1), outline=colour, width=3)
+
+
+def draw_labelled_boxes(
+    picture: Image.Image, boxes_xyxy: Float[np.ndarray, "N 4"], labels: Sequence[str]
+) -> None:
+    """Draws normalised boxes on a picture, each in a colour of its own with its label on top.
+
+    Args:
+        picture: of any size.
+        boxes_xyxy: one for each label.
+        labels: of any script; what does not fit ends in "…".
+    """
+    size = max(12, min(picture.size) // 28)
+    for number, (box, label) in enumerate(zip(boxes_xyxy, labels, strict=True)):
+        colour = distinct_colour(number)
+        draw_box(picture, box, colour)
+        # The label lies inside the box's upper edge where there is no room above it.
+        left, top = (box[:2] * picture.size).tolist()
+        text = fitted_text(label, size, picture.width - 12)
+        width = text_width(text, size) + 8
+        x = max(0.0, min(left, picture.width - width))
+        y = top - size - 8 if top > size + 8 else top
+        draw = ImageDraw.Draw(picture, "RGBA")
+        draw.rectangle((x, y, x + width, y + size + 6), fill=(*colour, 235))
+        draw_text(draw, (x + 4, y + 2 + size / 2), text, INK, size, anchor="lm")
+
+
+def distinct_colour(number: int) -> tuple[int, int, int]:
+    """The colour of the number-th of several boxes, far from those of its neighbours."""
+    red, green, blue = colorsys.hsv_to_rgb(0.08 + number * 0.61803 % 1.0, 0.85, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _draw_iou(picture: Image.Image, iou: float) -> None:

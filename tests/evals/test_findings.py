@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from date_jax.evals import findings
+from date_jax.evals import findings, sheets
 
 
 def test_the_sheet_frames_right_posts_green_and_wrong_ones_red() -> None:
@@ -19,8 +19,8 @@ def test_the_sheet_frames_right_posts_green_and_wrong_ones_red() -> None:
     frames = 4 * 62 * 3 - 4 * 9
     assert abs(count(findings.TRUE) / 9 - frames) < 0.05 * frames
     assert abs(count(findings.MISS) / 9 - frames) < 0.05 * frames
-    assert count(findings.instance_colour(0)) > 100
-    assert count(findings.instance_colour(1)) > 100
+    assert count(sheets.distinct_colour(0)) > 100
+    assert count(sheets.distinct_colour(1)) > 100
 
 
 def test_a_sheet_of_more_instances_than_fit_has_the_first_of_them() -> None:

@@ -118,6 +118,28 @@ def prepared_file(source: Path | bytes, *, image_size: int, fit: str, max_pixels
     return jpeg.getvalue()
 
 
+def upright_image(source: Path | bytes, *, longest: int, max_pixels: int) -> Image.Image:
+    """The picture as a viewer shows it, in RGB over white, for people.
+
+    Args:
+        source: a JPEG, PNG or WEBP: its path, or the file's bytes.
+        longest: pixels of its longer side at most; a larger one is made smaller.
+        max_pixels: refuses pictures with more, from the header.
+
+    Raises:
+        UnreadablePictureError: it cannot be decoded to the end.
+    """
+    with _opened_image(source, max_pixels) as image:
+        orientation = _orientation(image)
+        try:
+            image.draft(image.mode, (longest, longest))
+            pixels = _rgb_image(image)
+        except Exception as error:  # Pillow's decoders raise anything on malformed input
+            raise UnreadablePictureError(f"cannot be decoded: {_reason(error)}") from error
+    pixels.thumbnail((longest, longest))
+    return pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels
+
+
 def prepared_box(
     box_xyxy_pixels: Sequence[float], size: tuple[int, int], *, image_size: int, fit: str
 ) -> Float[np.ndarray, " 4"]:
