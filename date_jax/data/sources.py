@@ -21,7 +21,7 @@ from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_p
 from date_jax.data.domains import domain_names
 from date_jax.data.files import catalogue, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
-from date_jax.data.files.text_rows import product_notes, table_path
+from date_jax.data.files.text_rows import table_path
 from date_jax.data.prepared import PreparedSplit
 from date_jax.errors import UsageError, spelling_hint
 from date_jax.run.user_paths import user_path
@@ -103,8 +103,7 @@ def _grounding_files(config: Any, cache: Path) -> Parts:
     from date_jax.data.datasets import files
 
     builder = files.builder(config, cache)
-    products = product_notes(row.product_id for row in builder.builder_config.rows)
-    return grounding_parts(config, builder)._replace(notes=products)
+    return grounding_parts(config, builder)._replace(notes=builder.builder_config.notes)
 
 
 def grounding_parts(config: Any, builder: Any) -> Parts:

@@ -17,6 +17,7 @@ from date_jax.data import pipeline
 from date_jax.data.cache import tensorflow
 from date_jax.data.files.annotations import annotations
 from date_jax.data.files.preprocess import header, prepared_file
+from date_jax.data.files.splits import hashed_split, hashed_splits
 from date_jax.data.prepared import Records
 from date_jax.errors import DataError, UsageError
 
@@ -121,6 +122,44 @@ def load_one(folder: Path, name: str, box: Any = None, **changes: Any) -> dict[s
     last = rows[0] | {"image": name, "box": box, "domain": "live", "split": "test"}
     path = write_jsonl(folder / "shop.jsonl", [*rows, last])
     return examples(load(data_config(path, folder / "cache", **changes)), "live_test")
+
+
+def test_without_splits_a_hash_of_the_product_decides(tmp_path: Path) -> None:
+    rows = [row | {"product_id": f"p{n // 2}"} for n, row in enumerate(rows_of(tmp_path, 60))]
+    for row in rows:
+        del row["split"]
+    rows[0]["product_id"] = None  # the picture is then the product
+    path = write_jsonl(tmp_path / "shop.jsonl", rows)
+    corpus = load(data_config(path, tmp_path / "cache"))
+    placed = annotations(path)
+    assert {row.split for row in placed} == {"train", "val", "test"}
+    assert [row.split for row in placed] == [hashed_split(row.product_id) for row in placed]
+    assert [row.product_id for row in placed[:2]] == ["images/0.png", "p0"]
+    assert any("no row has a split" in note and "8:1:1" in note for note in corpus.notes)
+    assert not any("in train and in val or test" in note for note in corpus.notes)
+    rows[5]["split"] = "train"
+    with pytest.raises(DataError, match="59 rows have an unknown split: ''"):
+        annotations(write_jsonl(path, rows))
+
+
+def test_products_that_share_a_picture_are_in_one_split() -> None:
+    images = ["a", "a", "b", *(f"c{n}" for n in range(40))]
+    products = ["p1", "p2", "p2", *(f"q{n}" for n in range(40))]
+    splits = hashed_splits(images, products)
+    assert {*splits[:3]} == {hashed_split("p1")}
+    assert splits[3:] == [hashed_split(product) for product in products[3:]]
+
+
+def test_what_is_trained_on_and_measured_too_is_told(tmp_path: Path) -> None:
+    rows = [row | {"product_id": f"own {n}"} for n, row in enumerate(rows_of(tmp_path))]
+    rows[2]["image"] = rows[0]["image"]  # of the test split and of train
+    rows[5]["product_id"] = rows[1]["product_id"]
+    notes = load(data_config(write_jsonl(tmp_path / "shop.jsonl", rows), tmp_path / "cache")).notes
+    shared = [note for note in notes if "in train and in val or test" in note]
+    assert len(shared) == 2
+    assert shared[0].startswith("1 pictures are in train")
+    assert shared[0].endswith("remembered: images/0.png (lines 1, 3)")
+    assert shared[1].endswith("remembered: own 1 (lines 2, 6)")
 
 
 def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
@@ -667,7 +706,7 @@ GOOD = '{"image": "a", "query": "b", "domain": "mall", "split": "train"}'
         ("shop.jsonl", f"{GOOD}\n\n{{'a': 1}}\n".encode(), r"shop\.jsonl:3: not JSON"),
         ("shop.jsonl", b"[1, 2]\n", r"shop\.jsonl:1: expected one JSON object a line"),
         ("shop.jsonl", b"", "holds no rows"),
-        ("shop.csv", b"", "no image, query, domain, split"),
+        ("shop.csv", b"", "no image, query, domain"),
         ("shop.csv", b"image;query;domain;split\n", "separated by semicolons: expected commas"),
         ("shop.csv", b"image\tquery\tdomain\tsplit\n", "separated by tabs"),
         ("shop.csv", b"image,text,domain,split\n", "(?s)no query.*found: image, text"),

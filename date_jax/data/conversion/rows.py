@@ -1,16 +1,16 @@
 """Annotations as rows of this project: pictures found, boxes in their pixels, splits for all."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data.conversion.annotation import Annotation, Box
 from date_jax.data.conversion.picture_files import PictureFiles, relative_name
 from date_jax.data.files.box_format import TOLERANCE, check_boxes
-from date_jax.data.files.catalogue import hashed_split
 from date_jax.data.files.photos import PhotoRow, Photos, short_name
 from date_jax.data.files.preprocess import Header
+from date_jax.data.files.splits import hashed_splits
 from date_jax.errors import DataError
 from date_jax.run.user_paths import is_address
 
@@ -201,8 +201,8 @@ def _splits(pairs: Sequence[tuple[Annotation, str]], split: str, notes: list[str
     """The split of each annotation; see `rows_of_annotations`."""
     if split:
         return [split] * len(pairs)
-    group = _groups(pairs)
-    splits = [item.split or hashed_split(group(name)) for item, name in pairs]
+    hashed = hashed_splits([name for _, name in pairs], [item.product_id for item, _ in pairs])
+    splits = [item.split or other for (item, _), other in zip(pairs, hashed, strict=True)]
     count = sum(not item.split for item, _ in pairs)
     if count:
         notes.append(
@@ -210,27 +210,6 @@ def _splits(pairs: Sequence[tuple[Annotation, str]], split: str, notes: list[str
             "and product, 8:1:1; --split=train gives all one"
         )
     return splits
-
-
-def _groups(pairs: Sequence[tuple[Annotation, str]]) -> Callable[[str], str]:
-    """A function from a picture to the first picture that a chain of common products joins it to.
-
-    Pictures of one product, and products of one picture, would otherwise be trained on and tested.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    first: dict[str, str] = {}
-    for item, name in pairs:
-        if item.product_id:
-            one, other = root(name), root(first.setdefault(item.product_id, name))
-            parent[max(one, other)] = min(one, other)
-    return root
 
 
 def _row(item: Annotation, name: str, box: Box | None, domain: str, split: str) -> dict[str, Any]:

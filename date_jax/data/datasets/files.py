@@ -16,10 +16,12 @@ from date_jax.data.files.annotations import annotations
 from date_jax.data.files.box_format import check_boxes
 from date_jax.data.files.photos import PhotoRow, Photos
 from date_jax.data.files.preprocess import prepared_box
-from date_jax.data.files.text_rows import table_path
+from date_jax.data.files.splits import shared_notes
+from date_jax.data.files.text_rows import product_notes, table_path
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
 
+HASHED = "no row has a split: products go to train, val and test by a hash, 8:1:1"
 PREPARE_VERSION = 3  # raise it when prepared pictures change: what was made before is made anew
 
 
@@ -32,6 +34,7 @@ class FilesConfig(tfds.core.BuilderConfig):
         folder: that the pictures' names are relative to.
         rows: of the file.
         texts: fields of the rows that records have besides those of every data set.
+        notes: what the user should be told of the rows.
         image_size, fit, max_pixels, bad_image_budget: as in `config.data`.
     """
 
@@ -39,6 +42,7 @@ class FilesConfig(tfds.core.BuilderConfig):
     folder: Path
     rows: list[PhotoRow] = dataclasses.field(repr=False)
     texts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     image_size: int
     fit: str
     max_pixels: int
@@ -65,6 +69,7 @@ def builder(config: Any, cache: Path) -> "Files":
         )
     path = table_path(config.path)
     # A line becomes a row; its domain and split make the name of one split.
+    lines = annotations(path)
     rows = [
         PhotoRow(
             line=row.line,
@@ -75,12 +80,14 @@ def builder(config: Any, cache: Path) -> "Files":
             product_id=row.product_id,
             category=row.category,
         )
-        for row in annotations(path)
+        for row in lines
     ]
     # A domain without training rows is refused before any picture is opened.
     splits = {row.split for row in rows}
     check_domains(splits, source=config.source, target=config.target, where=str(path))
-    return builder_of_rows(config, cache, path=path, folder=path.parent, rows=rows)
+    notes = product_notes(row.product_id for row in rows)
+    notes = (*([HASHED] if lines[0].is_hashed else []), *shared_notes(rows), *notes)
+    return builder_of_rows(config, cache, path=path, folder=path.parent, rows=rows, notes=notes)
 
 
 def builder_of_rows(
@@ -91,13 +98,14 @@ def builder_of_rows(
     folder: Path,
     rows: list[PhotoRow],
     texts: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> "Files":
     """The builder of rows that are read already.
 
     Args:
         config: `config.data`.
         cache: folder for its records.
-        path, folder, rows, texts: as in FilesConfig.
+        path, folder, rows, texts, notes: as in FilesConfig.
     """
     options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
     settings = FilesConfig(
@@ -106,6 +114,7 @@ def builder_of_rows(
         folder=folder,
         rows=rows,
         texts=texts,
+        notes=notes,
         **options,
     )
     return Files(config=settings, data_dir=str(cache), file_format="array_record")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from date_jax.data.files.splits import hashed_splits
 from date_jax.data.files.text_rows import (
     check_columns,
     check_images,
@@ -21,7 +22,7 @@ from date_jax.data.files.text_rows import (
 )
 from date_jax.errors import DataError
 
-REQUIRED = ("image", "query", "domain", "split")
+REQUIRED = ("image", "query", "domain")
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 # Columns that hold a box in other programs' files, in lower case: COCO, Visual Genome, OpenCV.
 OTHER_BOXES = (
@@ -44,6 +45,7 @@ class Row(NamedTuple):
         product_id: equal where two rows show the same product.
         category: of the product, or "".
         split: one of SPLITS.
+        is_hashed: whether no row of the file has a split, and a hash of the product gave them all.
     """
 
     line: int
@@ -54,6 +56,7 @@ class Row(NamedTuple):
     product_id: str
     category: str
     split: str
+    is_hashed: bool = False
 
 
 def annotations(path: Path) -> list[Row]:
@@ -74,7 +77,15 @@ def annotations(path: Path) -> list[Row]:
         rows.append(_row(path, line, fields))
     if not rows:
         raise DataError(f"{path} holds no rows: expected one a picture and query")
-    check_splits(path, rows)
+    # Rows without a split among others are a mistake; without any the product decides.
+    if any(row.split for row in rows):
+        check_splits(path, rows)
+    else:
+        splits = hashed_splits([row.image for row in rows], [row.product_id for row in rows])
+        rows = [
+            row._replace(split=split, is_hashed=True)
+            for row, split in zip(rows, splits, strict=True)
+        ]
     check_images(path, [row.image for row in rows])
     return rows
 
@@ -105,7 +116,7 @@ def _corners_box(fields: dict[str, Any]) -> Any:
 def _check_columns(where: str, names: list[str]) -> None:
     """Refuses rows without the columns that they need; a file with one corner needs all four."""
     has_corners = any(corner in names for corner in CORNERS)
-    optional = ("box", *CORNERS, "product_id", "category")
+    optional = ("split", "box", *CORNERS, "product_id", "category")
     check_columns(where, names, (*REQUIRED, *(CORNERS if has_corners else ())), optional)
     if not has_corners and "box" not in names:
         _check_other_boxes(where, names)
@@ -127,25 +138,26 @@ def _check_other_boxes(where: str, names: list[str]) -> None:
 def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
     """One row, each of its fields checked."""
     where = f"{path}:{line}"
-    texts = {name: "" if fields.get(name) is None else fields[name] for name in REQUIRED}
+    names = (*REQUIRED, "split")
+    texts = {name: "" if fields.get(name) is None else fields[name] for name in names}
     for name, value in texts.items():
-        if not isinstance(value, str) or (not value and name != "query"):
+        if not isinstance(value, str) or (not value and name not in ("query", "split")):
             raise DataError(f"{where}: {name} is {json.dumps(fields[name])[:60]}: expected a text")
     # A domain becomes a part of the names of splits, metrics and files.
     if not re.fullmatch(r"[A-Za-z0-9_]+", texts["domain"]):
         raise DataError(
             f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
-    names = {
+    ids = {
         "product_id": known_id(fields.get("product_id")),
         "category": id_text(fields.get("category")),
     }
-    for name, value in (texts | names).items():
+    for name, value in (texts | ids).items():
         check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.
-    names["product_id"] = names["product_id"] or texts["image"]
+    ids["product_id"] = ids["product_id"] or texts["image"]
     text = texts.pop("query")
-    return Row(line=line, text=text, box=_box(where, fields.get("box")), **texts, **names)
+    return Row(line=line, text=text, box=_box(where, fields.get("box")), **texts, **ids)
 
 
 def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:

@@ -4,7 +4,6 @@ Products are for evaluation only. Where the file does not say which offers show 
 that pairs join do.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence, Set
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from date_jax.data.files.splits import hashed_split, shared_notes
 from date_jax.data.files.text_rows import (
     check_columns,
     check_images,
@@ -183,7 +183,11 @@ def notes(rows: Sequence[Offer], placed: Sequence[Offer]) -> tuple[str, ...]:
                 f"offer_{split} is not evaluated: no two of its offers share a product_id"
                 + ("" if has_products else " or are a pair")
             )
-    return (*lines, *product_notes(offer.product_id for offer in placed))
+    return (
+        *lines,
+        *shared_notes(placed),
+        *product_notes(offer.product_id for offer in placed),
+    )
 
 
 def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:
@@ -204,9 +208,3 @@ def joined_products(rows: Sequence[Offer], pairs: IdPairs) -> list[str]:
     order = np.argsort(ids, kind="stable")
     first = order[np.unique(component[order], return_index=True)[1]]
     return [ids[first[label]] for label in component]
-
-
-def hashed_split(product: str) -> str:
-    """The split of a product, always the same: train, val or test, 8:1:1."""
-    digest = int.from_bytes(hashlib.sha256(product.encode()).digest()[:8])
-    return (*["train"] * 8, "val", "test")[digest % 10]
