@@ -46,11 +46,16 @@ class Preempted(UserError):  # noqa: N818 - an end, not an error
     exit_code = 75
 
 
-def spelling_hint(word: str, choices: Iterable[str]) -> str:
+def spelling_hint(word: str, choices: Iterable[str], *, behind: str = "") -> str:
     """The closest of the choices, to put behind an unknown word in a message; or nothing.
 
     >>> spelling_hint("sofmax", ["softmax", "sigmoid"])
     " (did you mean 'softmax'?)"
+
+    Args:
+        word: unknown.
+        choices: all words that would do.
+        behind: what stands behind the word and stays.
     """
     closest = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {closest[0]!r}?)" if closest else ""
+    return f" (did you mean {closest[0] + behind!r}?)" if closest else ""

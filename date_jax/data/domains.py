@@ -1,6 +1,6 @@
 """The domains that a run asks for, and the check that the data has them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from date_jax.errors import DataError, spelling_hint
 
@@ -44,6 +44,7 @@ def check_domains(
                 raise DataError(
                     f"config.data.{key}: no domain {domain!r} in {where}"
                     f"{spelling_hint(domain, domains)}\n  its domains: {', '.join(domains)}"
+                    f"{_advice(key, domains)}"
                 )
             if f"{domain}_train" not in splits:
                 held = sorted(s for s in splits if s.rpartition("_")[0] == domain)
@@ -57,3 +58,13 @@ def check_domains(
             f"config.data.source is empty: name the domain to learn boxes from, "
             f"one of {', '.join(domains)}"
         )
+
+
+def _advice(key: str, domains: Sequence[str]) -> str:
+    """The line that says what to set, where a file has one domain and nothing is left to choose."""
+    if len(domains) != 1:
+        return ""
+    source = f"--config.data.source={domains[0]}"
+    if key == "source":
+        return f"\n  set {source}"
+    return f"\n  for one domain alone: --config=configs/date.py:files {source}"

@@ -95,9 +95,10 @@ def load(config: ConfigDict) -> pipeline.Corpus:
     """
     corpus = pipeline.load(config.data, "grounding")
     if config.object_seeker.weight and not has_boxes(corpus.splits, config.data.source):
+        words = ":files" if config.data.name == "files" else ""
         raise DataError(
             f"config.data.source: not one training row of {config.data.source} has a box\n"
-            "  nothing can be grounded; for retrieval alone: --config=configs/date.py "
+            f"  nothing can be grounded; for retrieval alone: --config=configs/date.py{words} "
             "--config.object_seeker.weight=0"
         )
     return corpus

@@ -53,7 +53,8 @@ def _target_contradictions(config: ConfigDict) -> Iterator[str]:
     if not target and config.method != "source_only":
         yield (
             f"config.data.target is empty, but config.method={config.method} needs a target: set "
-            "--config.data.target=<domain>, or --config.method=source_only"
+            "--config.data.target=<domain>, or --config.method=source_only; one domain alone is "
+            f"for --config=configs/date.py{':files' * (config.data.name == 'files')}"
         )
     if both := sorted({*domain_names(config.data.source)} & {*target}):
         yield (

@@ -53,9 +53,10 @@ def constant(argument: str, name: str, default: Any) -> Any:
 
 def _module(argument: str) -> dict[str, Any]:
     """The names that the config file defines, by running it."""
-    path = argument.partition(":")[0]
+    path, colon, words = argument.partition(":")
     if not Path(path).is_file():
-        hint = spelling_hint(path, config_files().split(", "))
+        # The hint keeps the words that stand behind the file: it can be typed as it is.
+        hint = spelling_hint(path, config_files().split(", "), behind=colon + words)
         raise UsageError(f"no such file{hint}\nseen from {Path.cwd()}\nthere are: {config_files()}")
     return runpy.run_path(path)
 

@@ -555,7 +555,12 @@ def every(**fields: Any) -> Callable[[Rows], Rows]:
         (with_boxes([1, 2, 3, 10**400]), "expected four finite numbers"),
         (with_boxes("10 20 30 40"), "expected four finite numbers"),
         (every(split="trian"), r"(?s)12 rows have an unknown split: 'trian'.*did you mean 'train'"),
-        (every(domain="mall"), "(?s)data.target: no domain 'live'.*its domains: mall"),
+        (
+            every(domain="mall"),
+            "(?s)data.target: no domain 'live'.*its domains: mall\n"
+            "  for one domain alone: --config=configs/date.py:files --config.data.source=mall$",
+        ),
+        (every(domain="shop"), "(?s)data.source: no domain 'mall'.*set --config.data.source=shop$"),
         (every(domain="two words"), "may hold only letters"),
         (every(split="test"), "(?s)domain 'mall' has no training rows.*only mall_test"),
         (every(query=7), "query is 7: expected a text"),

@@ -80,6 +80,7 @@ COMMANDS = [
     ([PGDA, "--port=many"], ["port=many"]),
     ([PGDA, "workdir=x"], ["workdir=x: unexpected", "did you mean '--workdir'"]),
     (["--config=configs/pgad.py"], ["no such file", "'configs/pgda.py'", str(ROOT)]),
+    (["--config=configs/pgad.py:files"], ["did you mean 'configs/pgda.py:files'"]),
     (
         ["--config=configs"],
         ["--config=configs: no such file", CONFIG_CHOICES],
@@ -203,6 +204,10 @@ VALUES = [
     ({"data.target": ""}, "config.method=date needs a target: set --config.data.target"),
     ({"data.target": "live+mall"}, "mall is also in config.data.source=mall"),
     ({"data.name": "files"}, "config.data.path is empty"),
+    (
+        {"data.name": "files", "data.path": "shop.jsonl", "data.target": ""},
+        "one domain alone is for --config=configs/date.py:files",
+    ),
     ({"stages.align": 0.8}, "config.stages.align=0.8: must not be above config.stages.pseudo=0.5"),
     ({"stages.pseudo": 1.2}, "config.stages.pseudo=1.2: must be a number from 0 to 1"),
     ({"optim.ema": 0.0}, "would be the student itself"),

@@ -156,8 +156,16 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
         check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.
     ids["product_id"] = ids["product_id"] or texts["image"]
-    text = texts.pop("query")
-    return Row(line=line, text=text, box=_box(where, fields.get("box")), **texts, **ids)
+    return Row(
+        line=line,
+        image=texts["image"],
+        text=texts["query"],
+        box=_box(where, fields.get("box")),
+        domain=texts["domain"],
+        product_id=ids["product_id"],
+        category=ids["category"],
+        split=texts["split"],
+    )
 
 
 def _box(where: str, box: Any) -> tuple[float, float, float, float] | None:

@@ -1,4 +1,4 @@
-"""The splits of a user's rows: by a hash where the file has none, and what several of them share."""
+"""Splits of a user's rows: by a hash where the file has none, and what several of them share."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
