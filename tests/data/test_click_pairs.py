@@ -382,6 +382,21 @@ def command(folder: Path, *arguments: str, kind: str = "csv") -> list[str]:
     return [*flags, "--min_support=3", *arguments]
 
 
+def test_a_log_that_is_cut_off_or_turns_binary_later_is_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = command(tmp_path)
+    draw = random.Random(0)
+    rows = "".join(f"u{draw.random()},1,red mug {draw.random()},a,1\n" for _ in range(9000))
+    packed = gzip.compress(HEADER + rows.encode())
+    (tmp_path / "log.csv").write_bytes(packed[: len(packed) // 2])
+    assert click_pairs.main(arguments) == 3
+    assert_readable(capsys.readouterr().err, "log.csv: a gzip file that is damaged or cut off")
+    (tmp_path / "log.csv").write_bytes(HEADER + rows.encode() + b"u,1\0,mug,1\n")
+    assert click_pairs.main(arguments) == 3
+    assert_readable(capsys.readouterr().err, "log.csv:9002: holds a zero byte")
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("column", ["user", "session", "offer_id"])
 def test_words_for_empty_cells_are_no_ids_of_a_log(

@@ -65,22 +65,23 @@ def database(memory_gb: float) -> Iterator[Backend]:
                 f"  {_first_lines(error)}\n  give it more, or a larger TMPDIR"
             ) from error
         except (duckdb.Error, ibis.IbisError) as error:
-            _check_encoding(str(error))
+            _check_named_file(str(error))
             raise DataError(f"the data cannot be read as it is\n  {_first_lines(error)}") from error
         finally:
             connection.disconnect()
 
 
-def _check_encoding(complaint: str) -> None:
-    """Says where a file is no UTF-8, if that is what DuckDB complains of.
+def _check_named_file(complaint: str) -> None:
+    """Says which line of a CSV file is no text, if DuckDB complains of such a file.
 
-    Its beginning was looked at before: this byte stands behind it, maybe after gigabytes.
+    Its beginning was looked at before: the line stands behind it, maybe after gigabytes. A packed
+    file that is cut off is one of an incomplete row to DuckDB.
 
     Raises:
-        DataError: with the line and what to do.
+        DataError: with what to do.
     """
     file = re.search(r"^\s*file = (.+)$", complaint, re.MULTILINE)
-    if file and "utf-8" in complaint:
+    if file:
         check_utf8(Path(file[1]))
 
 
