@@ -1,7 +1,7 @@
 """Mistakes that the user can mend: what, where, what to do. Each kind has its exit code."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
@@ -59,3 +59,14 @@ def spelling_hint(word: str, choices: Iterable[str], *, behind: str = "") -> str
     """
     closest = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {closest[0] + behind!r}?)" if closest else ""
+
+
+def together(problems: Sequence[DataError]) -> DataError:
+    """One error that tells of several, of each as many lines as eight have room for.
+
+    Args:
+        problems: at least one.
+    """
+    room = 8 // len(problems)
+    lines = [line for problem in problems for line in str(problem).splitlines()[:room]]
+    return problems[0] if len(problems) == 1 else DataError("\n".join(lines))

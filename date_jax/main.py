@@ -21,6 +21,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from date_jax.data.cache import cache_folder, compiled_folder
+from date_jax.data.sources import check_early
 from date_jax.errors import UsageError
 from date_jax.run import commandline
 from date_jax.run.rendezvous import is_cluster, meet
@@ -43,6 +44,9 @@ def main(_: list[str]) -> None:
     """Sets up the process and the mesh's devices, then trains."""
     logging.set_verbosity(logging.INFO if _DEBUG.value else logging.ERROR)
     config = _CONFIG.value
+    # One host alone must not stop here: the others would wait for it.
+    if not (_COORDINATOR.value or _DISTRIBUTED.value or is_cluster(os.environ)):
+        check_early(config.data)
     _start_jax(config)
     # Only now: a wrong command is refused before JAX is imported, in half a second.
     import jax

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from date_jax.data.cache import tensorflow
+from date_jax.data.cache import cache_folder, tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
 from date_jax.data.domains import domain_names
-from date_jax.data.files import catalogue, product1m_lists, published_offers
+from date_jax.data.files import catalogue, photo_table, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.files.text_rows import table_path
 from date_jax.data.prepared import PreparedSplit
@@ -62,10 +62,13 @@ class Source(NamedTuple):
         readers: by kind of records, `(config.data, cache folder) -> Parts`.
         needs: keys of `config.data` that cannot be empty where a config has them, each with what it
             has to name.
+        early_checks: of the table that `config.data.path` names, each by a key of `config.data`
+            that only configs of these records have.
     """
 
     readers: Mapping[str, Callable[[Any, Path], Parts]]
     needs: Mapping[str, str] = {}
+    early_checks: Mapping[str, Callable[[Any], None]] = {}
 
 
 def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
@@ -85,6 +88,33 @@ def reader(name: str, records: str) -> Callable[[Any, Path], Parts]:
             f"  this task reads {', '.join(choices)}"
         )
     return SOURCES[name].readers[records]
+
+
+def check_early(config: Any) -> None:
+    """Refuses a user's own table before JAX and TensorFlow are imported, which takes long.
+
+    What it passes over, such as pictures of prepared data, the readers find.
+
+    Args:
+        config: `config.data`.
+
+    Raises:
+        DataError: the table is not there, or malformed, or does not fit the config.
+        SetupError: there is no place for the cache.
+    """
+    source = SOURCES.get(config.name)
+    if source is None or not config.path:
+        return
+    for key in source.early_checks.keys() & {*config}:
+        source.early_checks[key](config)
+
+
+def _check_photo_table(config: Any) -> None:
+    photo_table.check_early(config, cache_folder(config))
+
+
+def _check_offers(config: Any) -> None:
+    catalogue.offers(table_path(config.path))
 
 
 # The readers. Each brings TensorFlow along when it is called, and not before: config.py and with it
@@ -215,6 +245,7 @@ SOURCES: dict[str, Source] = {  # by config.data.name
             "path": "your JSON Lines or CSV file, e.g. --config.data.path=shop.jsonl",
             "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
         },
+        {"source": _check_photo_table, "pairs": _check_offers},
     ),
     "suites": Source({"posts": _suites}),
     "product1m": Source(

@@ -54,6 +54,7 @@ class Workdir:
     def __init__(self, path: Path):
         self.path = path
         self._lock: Any = None
+        self._is_new = not path.exists()
         problem = ""
         if jax.process_index() == 0:
             problem = self._problem()
@@ -88,9 +89,15 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._lock is None:
+            return
+        # A start that failed before it wrote anything leaves no folder behind.
+        if kind is not None and self._is_new:
+            is_empty = all(file.name == ".lock" for file in self.path.iterdir())
+            if is_empty:
+                shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
 
 
 def sees_host_0(folder: Path) -> bool:

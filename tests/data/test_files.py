@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -140,6 +142,50 @@ def test_without_splits_a_hash_of_the_product_decides(tmp_path: Path) -> None:
     rows[5]["split"] = "train"
     with pytest.raises(DataError, match="59 rows have an unknown split: ''"):
         annotations(write_jsonl(path, rows))
+
+
+def test_mistakes_of_all_kinds_come_together_before_anything_heavy(
+    tmp_path: Path, root: Path
+) -> None:
+    rows = rows_of(tmp_path)
+    rows[1] |= {"domain": "a b"}
+    rows[4] |= {"query": 7}
+    rows[5] |= {"box": [1, 2]}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    rows = rows_of(tmp_path)
+    rows[0]["image"] = "images/gone.png"
+    rows[2]["box"] = [70, 10, 140, 40]
+    write_jsonl(tmp_path / "pictures.jsonl", rows)
+    code = """
+import sys, time
+from date_jax.run import commandline
+from date_jax import main
+def late(name, *_):
+    if name.split(".")[0] in ("jax", "tensorflow"):
+        raise AssertionError(name)
+sys.meta_path.insert(0, type("Finder", (), {"find_spec": staticmethod(late)}))
+commandline.run(main.main)
+"""
+    texts = {
+        "missing": ["no file", "missing.jsonl"],
+        "rows": ["rows.jsonl:2: domain 'a b'", ":5: query is 7", ":6: box is [1, 2]"],
+        "pictures": [
+            "pictures of 1 of 12 rows cannot be read",
+            "gone.png",
+            "boxes are not x_min",
+            ": line 3",
+        ],
+    }
+    for name, wanted in texts.items():
+        command = [sys.executable, "-c", code, "--config=configs/pgda.py:files"]
+        command += [f"--config.data.path={tmp_path / name}.jsonl"]
+        command += [f"--config.data.cache_dir={tmp_path / 'cache'}", f"--workdir={tmp_path}/run"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        for text in wanted:
+            assert text in done.stderr
+        assert len(done.stderr.splitlines()) <= 8
+        assert not (tmp_path / "run").exists()
 
 
 def test_products_that_share_a_picture_are_in_one_split() -> None:

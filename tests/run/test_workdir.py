@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from date_jax.data import cache
-from date_jax.errors import SetupError
+from date_jax.errors import DataError, SetupError
 from date_jax.run import workdir
 
 
@@ -18,6 +18,22 @@ def test_a_second_job_in_the_same_directory_is_refused(tmp_path: Path) -> None:
         workdir.Workdir(tmp_path)
     with workdir.Workdir(tmp_path) as second:
         assert second.path == tmp_path
+
+
+def test_a_start_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "new"
+    with pytest.raises(DataError), workdir.Workdir(folder):
+        raise DataError("no rows")
+    assert not folder.exists()
+    with workdir.Workdir(folder):
+        (folder / "config.json").write_text("{}")
+    with pytest.raises(DataError), workdir.Workdir(folder):
+        raise DataError("no rows")
+    assert (folder / "config.json").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError), workdir.Workdir(tmp_path / "mine"):
+        raise DataError("no rows")
+    assert (tmp_path / "mine").exists(), "the user has made it"
 
 
 def test_a_directory_that_cannot_be_locked_is_used_with_a_warning(

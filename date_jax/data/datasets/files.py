@@ -1,7 +1,6 @@
 """TFDS builder of pictures that lie in files: a user's photos, offers, and published posts."""
 
 import dataclasses
-import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +10,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
-from date_jax.data.domains import check_domains
-from date_jax.data.files.annotations import annotations
-from date_jax.data.files.box_format import check_boxes
+from date_jax.data.files.photo_table import (
+    checked_photos,
+    photo_table,
+    picture_options,
+    records_name,
+)
 from date_jax.data.files.photos import PhotoRow, Photos
 from date_jax.data.files.preprocess import prepared_box
-from date_jax.data.files.splits import shared_notes
-from date_jax.data.files.text_rows import product_notes, table_path
 from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
-
-HASHED = "no row has a split: products go to train, val and test by a hash, 8:1:1"
-PREPARE_VERSION = 3  # raise it when prepared pictures change: what was made before is made anew
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -61,32 +58,7 @@ def builder(config: Any, cache: Path) -> "Files":
     Raises:
         DataError: the file is malformed, or lacks the domains that the config asks for.
     """
-    # An empty path would be read as the folder that the run started in.
-    if not config.path:
-        raise DataError(
-            "config.data.path is empty: name your .jsonl or .csv file, "
-            "as in --config.data.path=shop.jsonl"
-        )
-    path = table_path(config.path)
-    # A line becomes a row; its domain and split make the name of one split.
-    lines = annotations(path)
-    rows = [
-        PhotoRow(
-            line=row.line,
-            image=row.image,
-            text=row.text,
-            box=row.box,
-            split=f"{row.domain}_{row.split}",
-            product_id=row.product_id,
-            category=row.category,
-        )
-        for row in lines
-    ]
-    # A domain without training rows is refused before any picture is opened.
-    splits = {row.split for row in rows}
-    check_domains(splits, source=config.source, target=config.target, where=str(path))
-    notes = product_notes(row.product_id for row in rows)
-    notes = (*([HASHED] if lines[0].is_hashed else []), *shared_notes(rows), *notes)
+    path, rows, notes = photo_table(config)
     return builder_of_rows(config, cache, path=path, folder=path.parent, rows=rows, notes=notes)
 
 
@@ -107,9 +79,9 @@ def builder_of_rows(
         cache: folder for its records.
         path, folder, rows, texts, notes: as in FilesConfig.
     """
-    options = {key: config[key] for key in ("image_size", "fit", "max_pixels", "bad_image_budget")}
+    options = picture_options(config)
     settings = FilesConfig(
-        name=_cache_key(folder, rows, options),
+        name=records_name(folder, rows, options),
         path=path,
         folder=folder,
         rows=rows,
@@ -142,16 +114,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
         """Looks at every header and every box before the first picture is made."""
         del dl_manager
         config = self.builder_config
-        # Headers cost little and tell most mistakes: all are read before any pixel.
-        photos = Photos(
-            config.folder,
-            [row.image for row in config.rows],
-            image_size=config.image_size,
-            fit=config.fit,
-            max_pixels=config.max_pixels,
-            budget=config.bad_image_budget,
+        photos = checked_photos(
+            config.path, config.folder, config.rows, picture_options(vars(config))
         )
-        check_boxes(config.path, config.rows, photos.headers)
         # By split and picture, since all rows of a picture share its decoding.
         splits: dict[str, dict[str, list[PhotoRow]]] = {}
         for row in config.rows:
@@ -203,19 +168,3 @@ class Files(tfds.core.GeneratorBasedBuilder):
                 f"{config.path}: {name} is empty: all its rows were left out, since their "
                 f"pictures cannot be read\n  {photos.notes()[-1]}"
             )
-
-
-def _cache_key(folder: Path, rows: list[PhotoRow], options: dict[str, Any]) -> str:
-    """A name that changes with whatever the prepared records depend on.
-
-    That is every row, every picture's size and time on disk, and how pictures are prepared.
-    """
-    digest = hashlib.sha256(repr((PREPARE_VERSION, sorted(options.items()), rows)).encode())
-    for image in dict.fromkeys(row.image for row in rows):
-        file = folder.resolve() / image
-        try:
-            status = file.stat()
-            digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
-        except (OSError, ValueError):  # no path may hold a zero byte
-            digest.update(f"{file} missing\n".encode())
-    return digest.hexdigest()[:16]

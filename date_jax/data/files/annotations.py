@@ -68,13 +68,18 @@ def annotations(path: Path) -> list[Row]:
     Raises:
         DataError: naming the file, the line, what is wrong with it and what to do.
     """
-    rows = []
+    rows, problems = [], []
     for line, fields in text_rows(path, _check_columns):
-        if table_kind(path) == ".csv":
-            fields["box"] = _csv_box(path, line, fields)
-        elif CORNERS[0] in fields:  # all four are there, or the columns would be refused
-            fields.setdefault("box", _corners_box(fields))
-        rows.append(_row(path, line, fields))
+        try:
+            if table_kind(path) == ".csv":
+                fields["box"] = _csv_box(path, line, fields)
+            elif CORNERS[0] in fields:  # all four are there, or the columns would be refused
+                fields.setdefault("box", _corners_box(fields))
+            rows.append(_row(path, line, fields))
+        except DataError as problem:
+            problems.append(problem)
+    if problems:
+        raise _rows_error(problems)
     if not rows:
         raise DataError(f"{path} holds no rows: expected one a picture and query")
     # Rows without a split among others are a mistake; without any the product decides.
@@ -88,6 +93,14 @@ def annotations(path: Path) -> list[Row]:
         ]
     check_images(path, [row.image for row in rows])
     return rows
+
+
+def _rows_error(problems: list[DataError]) -> DataError:
+    """One error about all rows that are wrong; of the first, all that is known."""
+    first, *others = problems
+    lines = [str(problem).splitlines()[0] for problem in others]
+    more = [f"and {len(lines) - 2:,} more rows"] if len(lines) > 3 else lines[2:]
+    return DataError("\n".join([str(first), *lines[:2], *more]))
 
 
 def _csv_box(path: Path, line: int, fields: dict[str, str]) -> Any:

@@ -66,9 +66,6 @@ class Photos:
     Attributes:
         headers: of the readable pictures, by name.
         unreadable: why each of the other pictures cannot be read, by name.
-
-    Raises:
-        DataError: more rows than the budget allows have no readable picture.
     """
 
     def __init__(
@@ -93,7 +90,28 @@ class Photos:
                 self.headers[name] = header
             else:
                 self.unreadable[name] = str(header)
-        self._check_budget()
+
+    def check_budget(self) -> None:
+        """Refuses more rows without a picture than the user allows.
+
+        Raises:
+            DataError: with the first reasons.
+        """
+        # In rows, not pictures: a picture that many rows share costs them all.
+        allowed = int(self._budget * self._rows_of.total())
+        lost = self._lost_rows()
+        if lost > allowed:
+            raise DataError(
+                "\n".join(
+                    [
+                        f"the pictures of {lost} of {self._rows_of.total()} rows cannot be read; "
+                        f"config.data.bad_image_budget={self._budget:g} allows {allowed}",
+                        *(f"  {reason}" for reason in self._reasons(REASONS)),
+                        f"  they are looked for in {self._folder.resolve()}",
+                        "  mend them or take their rows out, or allow a larger budget",
+                    ]
+                )
+            )
 
     def prepared_files(
         self, names: Sequence[str], countdown: Countdown
@@ -105,7 +123,7 @@ class Photos:
             countdown: is advanced by one for each.
 
         Raises:
-            DataError: as on construction; some files show only now that they end too early.
+            DataError: see `check_budget`; some files show only now that they end too early.
         """
         readable = [name for name in names if name in self.headers]
         for name, file in _results_in_order(self._prepared_file, readable):
@@ -115,7 +133,7 @@ class Photos:
                 yield name, file
             else:
                 self.unreadable[name] = str(file)
-                self._check_budget()
+                self.check_budget()
 
     def results(self, function: Callable[[Path], A], countdown: Countdown) -> Iterator[A]:
         """What a function makes of the file of each picture whose header was read, in their order.
@@ -176,24 +194,6 @@ class Photos:
             :count
         ]
         return [*reasons, *(["…"] if len(self.unreadable) > count else [])]
-
-    def _check_budget(self) -> None:
-        """Refuses more rows without a picture than the user allows."""
-        # In rows, not pictures: a picture that many rows share costs them all.
-        allowed = int(self._budget * self._rows_of.total())
-        lost = self._lost_rows()
-        if lost > allowed:
-            raise DataError(
-                "\n".join(
-                    [
-                        f"the pictures of {lost} of {self._rows_of.total()} rows cannot be read; "
-                        f"config.data.bad_image_budget={self._budget:g} allows {allowed}",
-                        *(f"  {reason}" for reason in self._reasons(REASONS)),
-                        f"  they are looked for in {self._folder.resolve()}",
-                        "  mend them or take their rows out, or allow a larger budget",
-                    ]
-                )
-            )
 
 
 def naming_advice(folder: Path, name: str) -> str:
