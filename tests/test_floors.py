@@ -30,12 +30,12 @@ ENTRY_POINTS = FLOORS[0]
 # The same inside data/.
 DATA_FLOORS = [
     {"click_pairs", "click_trials", "download", "published_offers", "region_files"},  # commands
-    {"convert", "shop", "simulated_clicks", "suites", "suppliers"},  # commands too
+    {"check", "convert", "shop", "simulated_clicks", "suites", "suppliers"},  # commands too
     {"pipeline"},
     {"corpus"},
     {"sources"},
     {"datasets"},
-    {"clicks", "conversion"},
+    {"clicks", "conversion", "survey"},
     {"files", "mirrored_words", "rendering"},
     {"decode", "domains", "prepared", "tokenizer"},
     {"cache", "command", "streams"},

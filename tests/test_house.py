@@ -14,7 +14,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # Written by runs and set-up, so documents may name them though no file is there.
 MADE = ("runs", ".venv", "vocab.txt", "shop.jsonl", "shop.csv", "predictions.png")
 MADE += ("results.json", "metrics.jsonl", "config.json", "parameters.txt", "table.md", "sheet.png")
-MADE += ("found.png",)
+MADE += ("found.png", "check/")
 
 
 def tracked() -> list[Path]:

@@ -19,6 +19,7 @@ from date_jax.data.files.annotations import annotations
 RED, BLUE = (230, 20, 20), (20, 20, 230)
 COUNT = 8
 NAMES = ["red_mug", "bag"]
+UP = "../"
 
 
 def box_of(number: int) -> tuple[int, int, int, int]:
@@ -107,7 +108,7 @@ def yolo_files(folder: Path) -> None:
         size = (x_max - x_min) / 80, (y_max - y_min) / 60
         cells = " ".join(f"{value:.6f}" for value in (*middle, *size))
         (folder / f"labels/{number}.txt").write_text(f"{number % 2} {cells}\n")
-    (folder / "data.yaml").write_text("train: ../images\nnames:\n  0: red_mug\n  1: bag\n")
+    (folder / "data.yaml").write_text(f"train: {UP}images\nnames:\n  0: red_mug\n  1: bag\n")
 
 
 def label_studio_file(folder: Path) -> None:
@@ -268,7 +269,7 @@ def test_the_splits_of_a_data_yaml_are_taken_over(folder: Path) -> None:
         (folder / f"images/{number}.png").rename(folder / split / f"images/{number}.png")
         (folder / split / f"labels/{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (folder / "data.yaml").write_text(
-        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [mug]\n"
+        f"train: {UP}train/images\nval: {UP}valid/images\ntest: {UP}test/images\nnames: [mug]\n"
     )
     rows = converted(folder, "yolo", "data.yaml")
     assert [row["split"] for row in rows] == ["train", "val", "test"]
@@ -407,7 +408,7 @@ def test_pictures_are_named_relative_to_the_file_that_is_written(folder: Path) -
     flags = ["--from=coco", f"--path={folder}/instances.json", f"--out={out}"]
     assert main(flags) == 0
     row = json.loads(out.read_text().splitlines()[0])
-    assert row["image"] == "../images/0.png"
+    assert row["image"] == f"{UP}images/0.png"
     assert (out.parent / row["image"]).is_file()
 
 

@@ -1,0 +1,1 @@
+"""A look at a user's own data before anything is trained on it."""
