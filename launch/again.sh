@@ -3,6 +3,7 @@
 #   bash launch/again.sh .venv/bin/python -m date_jax.main --config=configs/pgda.py --workdir=runs/one
 # SIGTERM goes to the command and ends the repetition: then the machine itself is going away.
 set -u
+. "$(dirname "$0")/help.sh"
 child='' heard='' stopped=
 trap 'heard=1 stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 while :; do

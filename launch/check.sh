@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The one list of static checks, for launch/test.sh, the pre-commit hook and you. Runs all, fails if one fails.
 set -u
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.." || exit 5
 python=${VENV:-.venv}/bin/python
 [ -x "$python" ] || { echo "error: no environment yet: bash launch/test.sh makes it" >&2; exit 5; }

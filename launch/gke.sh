@@ -5,6 +5,7 @@
 # --dry-run prints the manifest only. A new run needs a new NAME: Kubernetes changes no job that is there.
 # NAME, ACCELERATOR, TOPOLOGY, HOSTS, CHIPS (a host) and CLAIM (a shared volume, mounted at /runs) have defaults below.
 set -eu
+. "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/arguments.sh"
 whole HOSTS; whole CHIPS
 [ -n "${IMAGE:-}" ] || { echo "error: name a container image that holds this repository: IMAGE=<image> bash launch/gke.sh ..." >&2; exit 2; }

@@ -4,6 +4,7 @@
 #   bash launch/local.sh --dry-run 2 --config=configs/pgda.py        # prints the commands only
 # Ctrl-C and SIGTERM ask all of them to save and leave. The exit code is that of the last one that failed.
 set -eu
+. "$(dirname "$0")/help.sh"
 dry=; [ "${1:-}" = --dry-run ] && dry=1 && shift
 count=${1:-}
 case $count in

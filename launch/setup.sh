@@ -2,6 +2,7 @@
 # Sourced by the other scripts: goes to the project's root, makes the environment that requirements.lock describes, and
 # leaves its interpreter in $python. Does nothing when the environment already matches the lock file.
 # VENV=<folder> puts the environment elsewhere than .venv; PYTHON=<program> chooses the interpreter.
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 5
 venv=${VENV:-.venv}
 python=$venv/bin/python
@@ -39,4 +40,12 @@ set_up() {
   echo "setup: done in $((SECONDS - start)) s" >&2
 }
 
+# The package itself, as a link to this folder: scripts elsewhere can import it, and `date_jax` lists the commands.
+link() {
+  [ -x "$venv/bin/date_jax" ] && return
+  "$python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . 2>/dev/null ||
+    echo "setup: date_jax can be imported from this folder only" >&2
+}
+
 set_up
+link

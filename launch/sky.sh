@@ -5,6 +5,7 @@
 # --dry-run prints the task only. Several machines would need a file system that all of them see alike, which a bucket
 # is not.
 set -eu
+. "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/arguments.sh"
 cd "$(dirname "$0")/.."
 [ -n "${BUCKET:-}" ] || { echo "error: name a bucket for the runs: BUCKET=s3://<name> bash launch/sky.sh ..." >&2; exit 2; }

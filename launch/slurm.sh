@@ -4,6 +4,7 @@
 # --dry-run prints the batch script only. The repository and the workdir lie on a file system that all nodes share, and
 # .venv holds a JAX for their GPUs (BUILD.md, Install).
 set -eu
+. "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/arguments.sh"
 cd "$(dirname "$0")/.."
 whole NODES; whole GPUS

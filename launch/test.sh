@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up the environment and runs every check and test. Arguments go to pytest: bash launch/test.sh tests/test_boxes.py
 set -eu
+. "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/setup.sh"
 bash launch/check.sh
 # One worker a core, at most 4: each holds a JAX and most of them a TensorFlow (about 1.5 GB).

@@ -4,6 +4,7 @@
 #   TPU=my-slice ZONE=us-east5-a bash launch/tpu_vm.sh --config=configs/pgda.py:files,swin_b --workdir=/nfs/runs/one ...
 # --dry-run prints the command only. The workdir and the data have to lie on a file system that all workers mount.
 set -eu
+. "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/arguments.sh"
 [ -n "${TPU:-}" ] && [ -n "${ZONE:-}" ] || { echo "error: name the slice: TPU=<name> ZONE=<zone> bash launch/tpu_vm.sh ..." >&2; exit 2; }
 remote="cd ~/date_jax && bash launch/setup.sh && .venv/bin/pip install -q 'jax[tpu]' && "

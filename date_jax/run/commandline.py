@@ -36,6 +36,7 @@ from date_jax.run.config_file import (
     check_override,
     config_files,
     config_from_file,
+    packaged,
     values_by_key,
 )
 from date_jax.run.user_paths import expanded_flag
@@ -225,6 +226,8 @@ def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
         app.define_help_flags()
         logging.use_absl_handler()
     argv = [expanded_flag(argument) for argument in argv]
+    if "config" in definitions:
+        argv = with_config_file(argv)
     names = {re.sub(r"^--?", "", argument).split("=")[0] for argument in argv[1:]}
     if not names & HELP_FLAGS:
         check(argv, definitions)
@@ -240,6 +243,19 @@ def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
             + spelling_hint("--" + rest[1].split("=")[0], [f"--{name}" for name in definitions])
         )
     return rest
+
+
+def with_config_file(argv: Sequence[str]) -> list[str]:
+    """The command line with the file in place of a bare `--config=pgda`."""
+    words = list(argv)
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config"):
+            if equals:
+                words[number] = f"{flag}={packaged(value)}"
+            elif number + 1 < len(words):
+                words[number + 1] = packaged(words[number + 1])
+    return words
 
 
 def check(argv: Sequence[str], definitions: flags.FlagValues) -> None:
@@ -262,7 +278,8 @@ def check(argv: Sequence[str], definitions: flags.FlagValues) -> None:
 
     # Then --config itself: once, and in front of what changes it, as ml_collections wants it.
     if not paths:
-        raise UsageError(f"--config is required, e.g. {EXAMPLE}\nthere are: {config_files()}")
+        example = EXAMPLE if Path(EXAMPLE.partition("=")[2]).is_file() else "--config=pgda"
+        raise UsageError(f"--config is required, e.g. {example}\nthere are: {config_files()}")
     if len(paths) > 1:
         raise UsageError(f"--config is given {len(paths)} times: {', '.join(paths)}")
     for name, _ in flag_list[: flag_list.index(("config", paths[0]))]:

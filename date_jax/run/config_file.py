@@ -18,6 +18,7 @@ from ml_collections.config_flags import tuple_parser
 from date_jax.errors import UsageError, UserError, spelling_hint
 from date_jax.run.usual_words import usual_word_hint
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs"  # in a clone and in an installed package
 # How ml_collections reads a value of each type, and what to call that type when it cannot.
 PARSERS: dict[type, tuple[Any, str]] = {
     bool: (flags.BooleanParser(), "true or false"),
@@ -39,6 +40,26 @@ def config_from_file(argument: str) -> ConfigDict:
         if "get_config" not in module:
             raise UsageError(f"{path} defines no get_config()")
         return module["get_config"](*([word] if colon else []))
+
+
+def packaged(argument: str) -> str:
+    """The `--config` that a bare name stands for: pgda:files is configs/pgda.py:files.
+
+    Args:
+        argument: as the user wrote it; whatever names a file stays.
+    """
+    name, colon, words = argument.partition(":")
+    file = CONFIGS / f"{name}.py"
+    if Path(name).is_file() or not name.isidentifier() or not _is_config(file):
+        return argument
+    # As one would type it, where the project lies here.
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return f"{file}{colon}{words}"
+
+
+def _is_config(file: Path) -> bool:
+    return file.is_file() and "def get_config(" in file.read_text()
 
 
 def constant(argument: str, name: str, default: Any) -> Any:
@@ -81,12 +102,11 @@ def _usage_errors(argument: str) -> Iterator[None]:
 
 
 def config_files() -> str:
-    """The configs that there are, seen from here: "configs/pgda.py, ..."."""
-    root = Path(__file__).parent.parent.parent / "configs"
-    # Where the program was started, else where the project lies.
-    files = [path for folder in (Path("configs"), root) for path in sorted(folder.glob("*.py"))]
-    choices = [path for path in files if "def get_config(" in path.read_text()]
-    return ", ".join(str(path) for path in choices if path.parent == choices[0].parent)
+    """The configs that there are: "configs/pgda.py, ..." here, else the names of the package's."""
+    here = [str(path) for path in sorted(Path("configs").glob("*.py")) if _is_config(path)]
+    return ", ".join(
+        here or [path.stem for path in sorted(CONFIGS.glob("*.py")) if _is_config(path)]
+    )
 
 
 def values_by_key(config: ConfigDict, section: str = "") -> dict[str, Any]:
