@@ -148,6 +148,7 @@ def _boxes_of_sizes(folder: Path, rows: list[dict]) -> list[dict]:
         ),
         (lambda _, rows: [r | {"split": "test"} for r in rows], "no_training_rows", True),
         (lambda _, rows: [r for r in rows if r["split"] != "test"], "no_test_rows", False),
+        (lambda _, rows: [r | {"split": ""} for r in rows], "hashed_splits", False),
         (lambda _, rows: [r | {"box": None} for r in rows], "no_boxes", False),
         (_copied(0, 1), "same_picture_twice", False),
         (_nearly(0, 4), "near_duplicates_in_train_and_test", False),
@@ -170,7 +171,7 @@ def _boxes_of_sizes(folder: Path, rows: list[dict]) -> list[dict]:
             False,
         ),
         (
-            lambda _, rows: [r | {"product_id": "nan", "split": "train"} for r in rows],
+            lambda _, rows: [r | {"product_id": "unknown", "split": "train"} for r in rows],
             "one_product",
             False,
         ),

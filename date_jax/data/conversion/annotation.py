@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data.domains import SPLITS
-from date_jax.data.files.text_rows import check_whole_characters, file_text, id_text
+from date_jax.data.files.text_rows import check_whole_characters, file_text, id_text, known_id
 from date_jax.errors import DataError, spelling_hint
 
 MAX_TEXT = 16 << 20  # bytes of one picture's annotations, or of a list of names
@@ -113,6 +113,8 @@ def fields_by_column(
         raise DataError(
             f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
+    if "product_id" in texts:
+        texts["product_id"] = known_id(texts["product_id"])
     if "split" in texts:
         texts["split"] = split_of_word(where, texts["split"])
     return texts

@@ -202,14 +202,13 @@ def _splits(pairs: Sequence[tuple[Annotation, str]], split: str, notes: list[str
     if split:
         return [split] * len(pairs)
     hashed = hashed_splits([name for _, name in pairs], [item.product_id for item, _ in pairs])
-    splits = [item.split or other for (item, _), other in zip(pairs, hashed, strict=True)]
     count = sum(not item.split for item, _ in pairs)
     if count:
         notes.append(
             f"{count:,} rows without a split go to train, val and test by a hash of their picture "
             "and product, 8:1:1; --split=train gives all one"
         )
-    return splits
+    return [item.split or other for (item, _), other in zip(pairs, hashed, strict=True)]
 
 
 def _row(item: Annotation, name: str, box: Box | None, domain: str, split: str) -> dict[str, Any]:

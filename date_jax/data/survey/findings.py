@@ -117,6 +117,9 @@ def _boxes(data: Data) -> Iterator[Finding]:
 
 def _splits(data: Data) -> Iterator[Finding]:
     """Domains without training rows or without rows to measure on."""
+    if any(row.is_hashed for row in data.rows):
+        text = "no row has a split: products go to train, val and test by a hash, 8:1:1"
+        yield Finding("hashed_splits", False, text)
     splits = defaultdict(set)
     for row in data.rows:
         splits[row.domain].add(row.split)
