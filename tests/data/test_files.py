@@ -223,6 +223,13 @@ def test_rows_become_splits_of_their_domains_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers == numbers[0], same)
 
 
+def test_a_folder_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"  # as Python calls a name with the byte E9
+    folder.mkdir()
+    corpus = load(data_config(write_jsonl(folder / "shop.jsonl", rows_of(folder)), tmp_path))
+    assert corpus.splits["mall_train"].size == 4
+
+
 def test_a_word_of_letters_that_no_training_text_has_is_not_unknown(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     rows[2]["query"] = "jug 8 xl"  # of the test split

@@ -98,8 +98,11 @@ READERS = (
         (LINES.encode("utf-16-le"), "it looks like UTF-16LE\n"),
         (LINES.encode("utf-16-be"), "it looks like UTF-16BE\n"),
         (LINES.encode("utf-32"), "it looks like UTF-32\n"),
+        (LINES.encode("utf-32-le"), "it looks like UTF-32LE\n"),
+        (LINES.encode("utf-32-be"), "it looks like UTF-32BE\n"),
+        ((LINES + "红" * 1400).encode("utf-16-le"), "it looks like UTF-16LE\n"),
+        (b"%PDF-1.7\n", "is no text file but a PDF"),
     ],
-    ids=("zip", "pointer", "xls", "cut gzip", "zero", "utf-16", "utf-16-le", "utf-16-be", "utf-32"),
 )
 def test_binary_files_and_zero_bytes_are_called_what_they_are(
     tmp_path: Path, content: bytes, says: str, read: Callable[[Path], Any]
@@ -135,7 +138,12 @@ def test_the_advised_conversion_keeps_the_text(
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("画像", "CP932"), ("紅色杯子", "BIG5"), ("красная кружка", "WINDOWS-1251")],
+    [
+        *(("画像", "CP932"), ("紅色杯子", "BIG5"), ("красная кружка", "WINDOWS-1251")),
+        *(("красная кружка", "KOI8-R"), ("كوب أحمر", "WINDOWS-1256"), ("แก้วสีแดง", "CP874")),
+        # Each looked like Western letters, as which it would have become other words.
+        *(("kubek w paski, żółty", "WINDOWS-1250"), ("kırmızı çizgili fincan", "WINDOWS-1254")),
+    ],
 )
 def test_an_encoding_that_the_bytes_leave_open_is_among_several_named(
     tmp_path: Path, text: str, encoding: str
@@ -144,6 +152,53 @@ def test_an_encoding_that_the_bytes_leave_open_is_among_several_named(
     assert encoding in message
     assert "looks like" not in message
     assert "CSV UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("\ufeff<!DOCTYPE html>\n<html>sign in</html>", "is no table but a web page"),
+        ("\n<HTML>", "is no table but a web page"),
+        ("<?xml version='1.0'?>", "is no table but XML"),
+        (LINES.replace("red mug", '"red mug', 1), "a quote may be opened here or in a line above"),
+    ],
+)
+def test_what_lies_in_a_tables_place_is_called_what_it_is(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    assert says in refusal(tmp_path / "rows.csv", content.encode(), annotations.annotations)
+
+
+@pytest.mark.parametrize("read", READERS[:2], ids=("annotations", "catalogue"))
+def test_a_folder_in_a_tables_place_is_told_how_to_become_one(
+    tmp_path: Path, read: Callable[[Path], Any]
+) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(DataError, match=r"(?s)rows\.csv: is a folder, expected one file.*awk"):
+        read(tmp_path / "rows.csv")
+
+
+def test_empty_rows_and_columns_of_a_spreadsheet_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = ["image,query,,domain,split,", "a.jpg,red mug,,mall,train,", ",,,,,", " ,,,,, "]
+    path.write_text("\r\n".join([*lines, "b.jpg,lamp,,mall,test,", ",,,,,", ""]))
+    rows = annotations.annotations(path)
+    assert [(row.line, row.text) for row in rows] == [(2, "red mug"), (5, "lamp")]
+
+
+def test_the_index_of_a_table_program_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(",image,query,domain,split\n0,a.jpg,mug,mall,train\n")
+    assert annotations.annotations(tmp_path / "rows.csv")[0].text == "mug"
+
+
+@pytest.mark.parametrize("value", [True, ["p1"], {"id": 1}, 1.5])
+@pytest.mark.parametrize("field", ["product_id", "category"])
+def test_an_id_that_is_no_text_and_no_whole_number_is_refused(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    content = json.dumps({**PICTURE, field: value}).encode()
+    message = refusal(tmp_path / "rows.jsonl", content, annotations.annotations)
+    assert f"rows.jsonl:1: {field} is {json.dumps(value)}: expected a text" in message
 
 
 def test_one_bad_line_among_utf8_ones_is_named_and_no_conversion_advised(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from date_jax.data.files.text_rows import (
     check_images,
     check_splits,
     check_whole_characters,
-    id_text,
+    field_text,
     known_id,
     table_kind,
     text_rows,
@@ -24,12 +24,15 @@ from date_jax.errors import DataError
 
 REQUIRED = ("image", "query", "domain")
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
-# Columns that hold a box in other programs' files, in lower case: COCO, Visual Genome, OpenCV.
+# Columns that hold a box in other programs' files, by their letters and digits: COCO, Visual
+# Genome, OpenCV, detectors. A column with `bbox` in its name is one too.
 OTHER_BOXES = (
-    *(("bbox",), ("bboxes",), ("boxes",), ("bounding_box",), ("bndbox",)),
+    *(("boxes",), ("boundingbox",), ("boundingboxes",), ("bndbox",), ("rect",), ("box2d",)),
+    *(("xyxy",), ("xywh",), ("ltrb",), ("ltwh",)),
     *(("x", "y", "w", "h"), ("x", "y", "width", "height")),
     *(("left", "top", "width", "height"), ("left", "top", "right", "bottom")),
-    ("x1", "y1", "x2", "y2"),
+    *(("x1", "y1", "x2", "y2"), ("x0", "y0", "x1", "y1"), ("minx", "miny", "maxx", "maxy")),
+    *(("xcenter", "ycenter", "width", "height"), ("cx", "cy", "w", "h")),
 )
 
 
@@ -137,8 +140,9 @@ def _check_columns(where: str, names: list[str]) -> None:
 
 def _check_other_boxes(where: str, names: list[str]) -> None:
     """Refuses a box under a name that is not read: its row would be one without a box."""
-    name_of = {name.lower(): name for name in names}
-    for columns in OTHER_BOXES:
+    name_of = {"".join(filter(str.isalnum, name)).lower(): name for name in names}
+    with_bbox = tuple(letters for letters in name_of if "bbox" in letters)
+    for columns in (*((with_bbox,) if with_bbox else ()), *OTHER_BOXES):
         if all(column in name_of for column in columns):
             raise DataError(
                 f"{where}: {', '.join(name_of[column] for column in columns)} "
@@ -162,10 +166,10 @@ def _row(path: Path, line: int, fields: dict[str, Any]) -> Row:
             f"{where}: domain {texts['domain'][:60]!r} may hold only letters a-z, digits and _"
         )
     ids = {
-        "product_id": known_id(fields.get("product_id")),
-        "category": id_text(fields.get("category")),
+        "product_id": known_id(field_text(where, "product_id", fields.get("product_id"))),
+        "category": field_text(where, "category", fields.get("category")),
     }
-    for name, value in (texts | ids).items():
+    for name, value in texts.items():
         check_whole_characters(where, name, value)
     # Without an identity every picture shows a product that no other shows.
     ids["product_id"] = ids["product_id"] or texts["image"]

@@ -4,7 +4,6 @@ Products are for evaluation only. Where the file does not say which offers show 
 that pairs join do.
 """
 
-import json
 from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,7 @@ from date_jax.data.files.text_rows import (
     check_columns,
     check_images,
     check_splits,
-    check_whole_characters,
-    id_text,
+    field_text,
     known_id,
     line_list,
     product_notes,
@@ -98,25 +96,6 @@ def _offer(path: Path, line: int, fields: dict[str, Any]) -> Offer:
             "every offer has one"
         )
     return Offer(line, **texts)
-
-
-def field_text(where: str, name: str, value: Any) -> str:
-    """A field as a text: whole numbers are written out (7.0 as 7), null is "".
-
-    Args:
-        where: the row stands, for the message.
-        name: of the field.
-        value: as JSON or CSV has it.
-
-    Raises:
-        DataError: it is something else, or holds half a character.
-    """
-    text = id_text(value)
-    is_whole = isinstance(value, float) and text.lstrip("-").isdecimal()
-    if isinstance(value, bool) or not (value is None or is_whole or isinstance(value, str | int)):
-        raise DataError(f"{where}: {name} is {json.dumps(value)[:60]}: expected a text")
-    check_whole_characters(where, name, text)
-    return text.strip()
 
 
 def _check_unique(path: Path, rows: Sequence[Offer]) -> None:

@@ -17,9 +17,17 @@ BINARY = {
     b"\x1f\x8b": "a gzip file: unpack it with gunzip",
     b"BZh": "a bzip2 file: unpack it with bunzip2",
     b"\x28\xb5\x2f\xfd": "a zstd file: unpack it with unzstd",
+    b"%PDF": "a PDF: export its table as CSV UTF-8",
+    b"SQLite format 3\0": "an SQLite database: export its table as CSV UTF-8",
 }
 EAST_ASIAN = ("GBK", "CP932", "CP949", "BIG5")
-OTHER_SCRIPTS = ("WINDOWS-1251", "WINDOWS-1253")  # Cyrillic, Greek: nearly all bytes are valid
+EAST_ASIAN_LETTER = "\u1100"  # none of theirs is before it
+# Cyrillic, Greek, Arabic, Hebrew, Thai: nearly all bytes are valid in each.
+OTHER_SCRIPTS = ("WINDOWS-1251", "KOI8-R", "WINDOWS-1253", "WINDOWS-1256", "WINDOWS-1255", "CP874")
+# Latin letters of Central Europe, Turkey and Vietnam, at the places of Western ones.
+OTHER_LATIN = ("WINDOWS-1250", "WINDOWS-1254", "WINDOWS-1258")
+WESTERN = "àáâãäåæçèéêëìíîïñòóôõöøùúûüßœÀÁÂÃÄÅÆÇÈÉÊËÍÎÏÑÓÔÕÖØÙÚÛÜŒªºµ"
+MIN_WESTERN = 0.9  # share of a Western text's letters beyond ASCII that are in WESTERN
 LETTERS = 10_000  # of a file, by which its encoding is guessed
 CHUNK = 1 << 24  # bytes of a file that are looked at together
 
@@ -58,11 +66,11 @@ def utf8_text(path: Path, content: bytes, *, first_line: int = 1) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = first_line + content[: error.start].count(b"\n")
+        line = first_line + content[: error.start].count(_line_end(content))
         raise DataError(_advice(path, content, line)) from None
     # A zero byte is valid UTF-8, yet what follows it is lost to many programs.
     if "\0" in text:
-        line = first_line + text[: text.index("\0")].count("\n")
+        line = first_line + text[: text.index("\0")].count(_line_end(content).decode())
         command = _piped(path, "tr -d '\\000'", "< ")
         raise DataError(
             f"{path}:{line}: holds a zero byte\n"
@@ -85,7 +93,13 @@ def _check_no_binary(path: Path, content: bytes) -> None:
         raise DataError(_conversion(path, "", "UTF-32"))
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(_conversion(path, "", "UTF-16"))
-    if 4 * max(even, odd) >= len(head) > 0 and max(even, odd) > 8 * min(even, odd):
+    # A character of four bytes is a number below 0x110000.
+    utf32 = {"UTF-32LE": (head[3::4], head[2::4]), "UTF-32BE": (head[::4], head[1::4])}
+    for encoding, (zeros, planes) in utf32.items():
+        if len(head) >= 8 and not any(zeros) and max(planes) <= 0x10:
+            raise DataError(_conversion(path, "", encoding))
+    # Few zeros are of a text in another script; a single one is a zero byte in a text of one byte.
+    if max(even, odd) >= max(8, len(head) / 50) and max(even, odd) > 8 * min(even, odd):
         raise DataError(_conversion(path, "", "UTF-16LE" if odd > even else "UTF-16BE"))
 
 
@@ -117,7 +131,7 @@ def _conversion(path: Path, where: str, encoding: str) -> str:
 def _advice(path: Path, content: bytes, line: int) -> str:
     """The message for a file that is no UTF-8 from `line` on."""
     # One bad line among good ones: converting all of them would spoil the good ones.
-    lines = [text for text in content.split(b"\n") if not text.isascii()]
+    lines = [text for text in content.split(_line_end(content)) if not text.isascii()]
     if 2 * sum(_text_of_bytes(text, "utf-8") is not None for text in lines) > len(lines):
         return (
             f"{path}:{line}: is not UTF-8 text, as other lines of the file are\n"
@@ -136,6 +150,11 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     )
 
 
+def _line_end(content: bytes) -> bytes:
+    """The last byte of a line; that of the first Macintoshes where there is no other."""
+    return b"\n" if b"\n" in content else b"\r"
+
+
 def likely_encodings(content: bytes) -> list[str]:
     """The encodings that the bytes of a text may have, as iconv calls them; one where it is clear.
 
@@ -149,16 +168,21 @@ def likely_encodings(content: bytes) -> list[str]:
     texts = {name: _text_of_bytes(content, name) for name in EAST_ASIAN}
     if _share(texts["CP932"], _is_kana) >= 0.2:
         return ["CP932"]
-    if _share(texts["CP949"], _is_hangul) >= 0.9:
+    if _share(texts["CP949"], _is_hangul) >= 0.8:
         return ["CP949"]
     if _share(texts["GBK"], _is_usual_chinese) >= 0.8:
         return ["GBK"]
     # Accents stand alone between Latin letters; other scripts fill whole words.
     runs = re.findall(rb"[\x80-\xff]+", content)
     if sum(map(len, runs)) <= 2 * len(runs):
+        # Polish, Czech, Turkish and Vietnamese letters would become rare Western ones and signs.
+        western = _text_of_bytes(content, "cp1252") or content.decode("latin-1")
+        if _share(western, _is_western, first="\x80") < MIN_WESTERN:
+            return ["WINDOWS-1252", *OTHER_LATIN]
         # Latin-1 has control characters where Windows has the euro sign, dashes and quotes.
         return ["WINDOWS-1252" if re.search(rb"[\x80-\x9f]", content) else "LATIN1"]
-    return [*(name for name, text in texts.items() if text is not None), *OTHER_SCRIPTS]
+    east_asian = [name for name, text in texts.items() if text is not None]
+    return [*east_asian, *OTHER_SCRIPTS, *OTHER_LATIN]
 
 
 def _text_of_bytes(content: bytes, encoding: str) -> str | None:
@@ -169,12 +193,19 @@ def _text_of_bytes(content: bytes, encoding: str) -> str | None:
         return None
 
 
-def _share(text: str | None, is_plausible: Callable[[str], bool]) -> float:
-    """The share of a text's first letters beyond ASCII that are plausible; 0 without any."""
+def _share(
+    text: str | None, is_plausible: Callable[[str], bool], *, first: str = EAST_ASIAN_LETTER
+) -> float:
+    """The share of a text's first letters from `first` on that are plausible; 0 without any."""
     # Private characters too: wrong encodings give them, right ones do not.
-    letters = re.finditer(r"[^\W\d_\x00-\x7f]|[\ue000-\uf8ff]", text or "")
+    letters = re.finditer(rf"(?=[{first}-\U0010ffff])[^\W\d_]|[\ue000-\uf8ff]", text or "")
     plausible = [is_plausible(letter[0]) for letter in islice(letters, LETTERS)]
     return sum(plausible) / len(plausible) if plausible else 0.0
+
+
+def _is_western(letter: str) -> bool:
+    """Whether a letter is one of those that Western European languages use."""
+    return letter in WESTERN
 
 
 def _is_kana(letter: str) -> bool:

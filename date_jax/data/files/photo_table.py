@@ -1,6 +1,7 @@
 """A user's table of pictures as rows, and what can be wrong with it, before TensorFlow comes."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,9 +124,10 @@ def records_name(folder: Path, rows: Sequence[PhotoRow], options: Mapping[str, A
         file = folder.resolve() / image
         try:
             status = file.stat()
-            digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+            state = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):  # no path may hold a zero byte
-            digest.update(f"{file} missing\n".encode())
+            state = "missing"
+        digest.update(os.fsencode(f"{file} {state}\n"))  # a folder's name need not be UTF-8
     return digest.hexdigest()[:16]
 
 

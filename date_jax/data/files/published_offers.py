@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from date_jax.data import command
-from date_jax.data.files.catalogue import IdPairs, Offer, field_text
+from date_jax.data.files.catalogue import IdPairs, Offer
 from date_jax.data.files.photos import checked_id, files_by_id
-from date_jax.data.files.text_rows import check_columns, file_text, json_rows
+from date_jax.data.files.text_rows import check_columns, field_text, file_text, json_rows
 from date_jax.errors import DataError
 
 REQUIRED = ("trigger_id", "trigger_img", "recall_id", "recall_title", "recall_img", "label")

@@ -16,6 +16,13 @@ from date_jax.data.files.packed import ENDINGS, unpacked_file, unpacked_name
 from date_jax.errors import DataError, UsageError, spelling_hint
 from date_jax.run.user_paths import is_address, user_path
 
+# What may lie in a table's place, by what it begins with in small letters.
+_PAGE = "a web page, which a site shows in place of a file: sign in where it asks, fetch the file"
+PAGES = {
+    "<!doctype html": _PAGE,
+    "<html": _PAGE,
+    "<?xml": "XML: export the table as CSV UTF-8",
+}
 MIN_ROWS = 4  # of a file whose products are doubted
 # Words that pandas, R, Excel and databases write for an empty cell: in a column of ids, one too.
 EMPTY_WORDS = ("nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A", "NaT")
@@ -54,7 +61,17 @@ def text_rows(
             f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file"
             f"{spelling_hint(kind, ('.jsonl', '.csv'))}, which may be packed ({', '.join(ENDINGS)})"
         )
-    yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, file_text(path, option), check)
+    text = file_text(path, option)
+    _check_no_page(path, text)
+    yield from (json_rows if kind == ".jsonl" else _csv_rows)(path, text, check)
+
+
+def _check_no_page(path: Path, text: str) -> None:
+    """Refuses what lies in a table's place where a download went wrong."""
+    first_letters = text[:200].lstrip().lower()
+    for start, advice in PAGES.items():
+        if first_letters.startswith(start):
+            raise DataError(f"{path} is no table but {advice}")
 
 
 def table_kind(path: Path) -> str:
@@ -118,6 +135,12 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
     # A command's flag is a path already, which has lost one slash of an address.
     if is_address(str(path)):
         raise DataError(f"{option}={path}: is an address: fetch it first, as with curl -LO ADDRESS")
+    if path.is_dir():
+        raise DataError(
+            f"{option}={path}: is a folder, expected one file\n"
+            "  join the parts that a program wrote: of JSON Lines with cat PARTS > shop.jsonl;\n"
+            "  of CSV each has a header: awk 'FNR > 1 || NR == 1' PARTS > shop.csv"
+        )
     # Whole, for the messages look at more than one line of it.
     try:
         with unpacked_file(path) as file:
@@ -187,6 +210,25 @@ def known_id(field: Any) -> str:
     return "" if text.strip() in EMPTY_WORDS else text
 
 
+def field_text(where: str, name: str, value: Any) -> str:
+    """A field as a text: whole numbers are written out (7.0 as 7), null is "".
+
+    Args:
+        where: the row stands, for the message.
+        name: of the field.
+        value: as JSON or CSV has it.
+
+    Raises:
+        DataError: it is something else, or holds half a character.
+    """
+    text = id_text(value)
+    is_whole = isinstance(value, float) and text.lstrip("-").isdecimal()
+    if isinstance(value, bool) or not (value is None or is_whole or isinstance(value, str | int)):
+        raise DataError(f"{where}: {name} is {json.dumps(value)[:60]}: expected a text")
+    check_whole_characters(where, name, text)
+    return text.strip()
+
+
 def product_notes(product_ids: Iterable[str]) -> tuple[str, ...]:
     """The user's note that one product holds more than half of all rows, if one does.
 
@@ -218,20 +260,26 @@ def _csv_rows(
         names = [name.strip() for name in next(reader, [])]
         check_separator(path, names)
         check(str(path), names)
-        repeated = [name for name, count in Counter(names).items() if count > 1]
+        # Spreadsheets write empty columns, and table programs their index, without a name.
+        repeated = [name for name, count in Counter(names).items() if count > 1 and name]
         if repeated:
             raise DataError(f"{path}: column {repeated[0]!r} is there twice")
         # Rows of another length than the header's would lose a field or shift them all.
         for cells in reader:
-            if len(cells) != len(names) and cells:
+            if not any(cell.strip() for cell in cells):  # an empty line, also of a spreadsheet
+                continue
+            if len(cells) != len(names):
                 raise DataError(
                     f"{path}:{reader.line_num}: {len(cells)} cells under {len(names)} columns\n"
                     '  put texts that hold commas in quotes: "a mug, striped"'
                 )
-            if cells:  # not an empty line
-                yield reader.line_num, dict(zip(names, cells, strict=True))
+            yield reader.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+        raise DataError(
+            f"{path}:{reader.line_num}: not CSV: {error}\n"
+            "  a quote may be opened here or in a line above and never closed;\n"
+            '  within a text in quotes write two for one: "a 7"" plate"'
+        ) from None
 
 
 def check_separator(path: Path, names: Sequence[str]) -> None:
