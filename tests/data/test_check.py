@@ -235,8 +235,8 @@ def test_the_report_for_people_says_what_is_wrong_first(
         for start in ("WRONG", "worth a look")
     )
     assert wrong < doubt
-    assert "1 PICTURES ARE IN TRAIN AND IN VAL OR TEST" in said[wrong + 1]
-    assert "1 PAIRS OF NEARLY EQUAL PICTURES ARE IN TRAIN AND IN VAL OR TEST" in said[doubt + 1]
+    assert "THE SAME PICTURE IN TRAIN AND IN VAL OR TEST: 1" in said[wrong + 1]
+    assert "PAIRS OF NEARLY EQUAL PICTURES ACROSS TRAIN AND VAL OR TEST: 1" in said[doubt + 1]
     assert said[-1] == "not usable yet: 1 thing is wrong"
     assert said[-2] == f"look at {tmp_path}/look/samples.png and {tmp_path}/look/doubtful.png"
 

@@ -353,9 +353,12 @@ def test_a_table_without_a_map_is_told_what_to_map(
     said = refusal(capsys, folder, "csv", "export.csv")
     assert "which column is the image and which the query?" in said
     assert "found: sku, title, image_path" in said
-    assert "--columns=image=COLUMN,query=COLUMN" in said
+    assert "--columns=image=image_path,query=title" in said
     said = refusal(capsys, folder, "csv", "export.csv", "--columns=image=image_pat,query=title")
     assert "no column 'image_pat' for image (did you mean 'image_path'?)" in said
+    said = refusal(capsys, folder, "csv", "export.csv", f"--columns={MAP[:-17]}")
+    assert "a box of x, y, width, height lacks width, height" in said
+    assert "say where: --columns=width=COLUMN,height=COLUMN" in said
     said = refusal(capsys, folder, "csv", "export.csv", "--columns=picture=title", code=2)
     assert "no field 'picture'" in said
 

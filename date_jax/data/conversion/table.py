@@ -1,5 +1,6 @@
 """A table of any columns, CSV or JSON Lines: --columns says which of them are the fields."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from date_jax.errors import DataError, spelling_hint
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 CORNER_AND_SIZE = ("x", "y", "width", "height")
+_WORDS = {"image": "image|picture|photo|img|file", "query": "title|query|caption|text|name"}
 BOX_FIELDS = ("box", *CORNERS, *CORNER_AND_SIZE)
 
 
@@ -72,7 +74,7 @@ def _check_columns(where: str, names: list[str], column_of: dict[str, str]) -> N
         raise DataError(
             f"{where}: which column is the {' and which the '.join(missing)}?\n"
             f"  found: {', '.join(names)[:200]}\n"
-            f"  say it with --columns={','.join(f'{field}=COLUMN' for field in missing)}"
+            f"  say it with --columns={','.join(f'{f}={_likely(f, names)}' for f in missing)}"
         )
     for fields in (CORNERS, CORNER_AND_SIZE):
         lacking = [field for field in fields if field not in column_of]
@@ -80,8 +82,13 @@ def _check_columns(where: str, names: list[str], column_of: dict[str, str]) -> N
         if fields[0] in column_of and lacking:
             raise DataError(
                 f"{where}: a box of {', '.join(fields)} lacks {', '.join(lacking)}\n"
-                f"  say where they are: --columns={lacking[0]}=COLUMN"
+                f"  say where: --columns={','.join(f'{field}=COLUMN' for field in lacking)}"
             )
+
+
+def _likely(field: str, names: list[str]) -> str:
+    """The first column whose name speaks of a field, for an example; COLUMN without any."""
+    return next((name for name in names if re.search(_WORDS[field], name, re.I)), "COLUMN")
 
 
 def _box(where: str, column_of: dict[str, str], cells: dict[str, Any]) -> Box | None:

@@ -21,9 +21,9 @@ TINY_BOX = 0.001  # the share of its picture
 WHOLE_BOX = 0.98
 MANY = 0.5  # the share of rows from which a thing that is normal for a few is told
 _FAULTS = {
-    "dark": "are dark: 19 of 20 pixels are below a quarter of full brightness",
-    "blank": "are of one colour, as placeholders are",
-    "blurred": "are blurred",
+    "dark": "dark pictures, 19 of 20 pixels below a quarter of full brightness",
+    "blank": "pictures of one colour, as placeholders are",
+    "blurred": "blurred pictures",
 }
 
 
@@ -92,7 +92,7 @@ def _unreadable(data: Data) -> Iterator[Finding]:
         yield Finding(
             "unreadable_pictures",
             len(lost) > allowed,
-            f"{len(lost):,} of {len(data.rows):,} rows have a picture that cannot be read; "
+            f"rows whose picture cannot be read: {len(lost):,} of {len(data.rows):,}; "
             f"config.data.bad_image_budget={data.budget:g} allows {allowed:,}",
             len(lost),
             tuple(f"{short_name(name)} {data.unreadable[name]}" for name in names[:3]),
@@ -148,8 +148,8 @@ def _leaks(data: Data) -> Iterator[Finding]:
         yield Finding(
             "same_picture_in_train_and_test",
             True,
-            f"{len(leaks):,} PICTURES ARE IN TRAIN AND IN VAL OR TEST: what is measured on them "
-            "was learned by heart\n  put all rows of a picture into one split",
+            f"THE SAME PICTURE IN TRAIN AND IN VAL OR TEST: {len(leaks):,}; what is measured "
+            "there was learned by heart\n  put all rows of a picture into one split",
             len(leaks),
             tuple(_place(data, _crossing_names(names, sides)) for names in leaks[:3]),
             tuple(name for names in leaks[:3] for name in _crossing_names(names, sides)),
@@ -168,7 +168,7 @@ def _twins(data: Data) -> Iterator[Finding]:
         yield Finding(
             "same_picture_twice",
             False,
-            f"{len(groups):,} pictures are there under several names, not across train and test; "
+            f"the same picture under several names, not across train and test: {len(groups):,}; "
             "rows of other words or products contradict each other",
             len(groups),
             tuple(_place(data, names[:2]) for names in groups[:3]),
@@ -177,24 +177,25 @@ def _twins(data: Data) -> Iterator[Finding]:
     pairs = near_pairs(data.looks)
     across = [pair for pair in pairs if _is_leak(sides[pair[0]] | sides[pair[1]])]
     within = [pair for pair in pairs if pair not in set(across)]
-    for kind, some, text in (
+    for kind, some, text, advice in (
         (
             "near_duplicates_in_train_and_test",
             across,
-            "PAIRS OF NEARLY EQUAL PICTURES ARE IN TRAIN AND IN VAL OR TEST\n"
-            "  if they show the same product, give both one split",
+            "PAIRS OF NEARLY EQUAL PICTURES ACROSS TRAIN AND VAL OR TEST",
+            "\n  if they show the same product, give both one split",
         ),
         (
             "near_duplicates",
             within,
-            "pairs of nearly equal pictures are both in train, or neither is",
+            "pairs of nearly equal pictures, both or none of them in train",
+            "",
         ),
     ):
         if some:
             yield Finding(
                 kind,
                 False,
-                f"{len(some):,} {text}",
+                f"{text}: {len(some):,}{advice}",
                 len(some),
                 tuple(_place(data, pair) for pair in some[:3]),
                 tuple(name for pair in some[:6] for name in pair),
@@ -211,14 +212,14 @@ def _faults(data: Data) -> Iterator[Finding]:
         for name, header in data.headers.items()
         if max(header.width, header.height) < SMALL_PICTURE
     ]
-    yield from _pictures_finding("small_pictures", small, f"are below {SMALL_PICTURE} pixels")
+    yield from _pictures_finding("small_pictures", small, f"pictures below {SMALL_PICTURE} pixels")
 
 
 def _pictures_finding(kind: str, names: Sequence[str], text: str) -> Iterator[Finding]:
     """The finding about some pictures, if there are any."""
     if names:
         examples = tuple(short_name(name) for name in names[:3])
-        text = f"{len(names):,} pictures {text}"
+        text = f"{text}: {len(names):,}"
         yield Finding(kind, False, text, len(names), examples, tuple(names[:4]))
 
 
@@ -229,12 +230,12 @@ def _box_sizes(data: Data) -> Iterator[Finding]:
     tiny = [row for row, share in zip(boxed, shares, strict=True) if 0 <= share < TINY_BOX]
     if tiny:
         yield _rows_finding(
-            "tiny_boxes", tiny, f"boxes cover less than {TINY_BOX:.1%} of their picture"
+            "tiny_boxes", tiny, f"boxes that cover less than {TINY_BOX:.1%} of their picture"
         )
     full = [row for row, share in zip(boxed, shares, strict=True) if WHOLE_BOX < share <= 1.05]
     if len(full) > MANY * len(boxed):
         yield _rows_finding(
-            "whole_boxes", full, f"of {len(boxed):,} boxes are the whole picture: nothing is sought"
+            "whole_boxes", full, "boxes that are the whole picture, where nothing is sought"
         )
 
 
@@ -250,7 +251,7 @@ def _queries(data: Data) -> Iterator[Finding]:
     """Rows without words, and words that stand for several things."""
     empty = [row for row in data.rows if not row.text.strip()]
     if empty:
-        yield _rows_finding("empty_queries", empty, "rows have no words")
+        yield _rows_finding("empty_queries", empty, "rows without words")
     # The same words in one picture for two boxes: no answer is right for both.
     boxes = defaultdict(set)
     for row in data.rows:
@@ -261,7 +262,7 @@ def _queries(data: Data) -> Iterator[Finding]:
         yield _rows_finding(
             "same_words_for_several_boxes",
             double,
-            "rows ask for the same words at different places of one picture: only one is right",
+            "rows that ask for the same words at different places of one picture",
         )
     # The same words for many products: retrieval cannot tell them apart.
     products = defaultdict(set)
@@ -273,8 +274,8 @@ def _queries(data: Data) -> Iterator[Finding]:
         yield Finding(
             "repeated_queries",
             False,
-            f"{len(shared):,} of {len(data.rows):,} rows share their words with another product: "
-            "words alone cannot find the one that is meant",
+            f"rows that share their words with another product: {len(shared):,} of "
+            f"{len(data.rows):,}; words alone cannot find the one that is meant",
             len(shared),
             tuple(f"{text[:60]!r} ({count:,} rows)" for text, count in counts),
         )
@@ -296,8 +297,8 @@ def _products(data: Data) -> Iterator[Finding]:
         yield Finding(
             "same_product_in_train_and_test",
             False,
-            f"{len(leaks):,} products have rows in train and in val or test of one domain: "
-            "retrieval is measured on products that were learned",
+            f"products in train and in val or test of one domain: {len(leaks):,}; retrieval is "
+            "measured on products that were learned",
             len(leaks),
             tuple(f"{product[:60]!r} of {domain}" for domain, product in leaks[:3]),
         )
@@ -325,8 +326,8 @@ def _words(data: Data) -> Iterator[Finding]:
             yield Finding(
                 "unknown_words",
                 False,
-                f"{encoded.unknown:,} of {encoded.pieces:,} word pieces of {name} are not in "
-                f"{data.vocab}",
+                f"word pieces of {name} that {data.vocab} lacks: {encoded.unknown:,} of "
+                f"{encoded.pieces:,}",
                 encoded.unknown,
                 tuple(f"{text[:60]!r}" for text in encoded.unknown_texts),
             )
@@ -337,7 +338,7 @@ def _rows_finding(kind: str, rows: Sequence[Row], text: str) -> Finding:
     return Finding(
         kind,
         False,
-        f"{len(rows):,} {text}",
+        f"{text}: {len(rows):,}",
         len(rows),
         tuple(f"line {row.line}: {row.text[:40]!r} in {short_name(row.image)}" for row in rows[:3]),
         rows=tuple(rows[:4]),
