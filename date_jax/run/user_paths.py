@@ -23,6 +23,23 @@ def is_address(text: str) -> bool:
     return bool(_ADDRESS.match(text))
 
 
+def way_to_file(address: str) -> str:
+    """The words of a message that say how what an address names becomes a file of this machine.
+
+    >>> way_to_file("file:///data/shop.csv")
+    'write the path without file://'
+
+    Args:
+        address: of which `is_address` is true.
+    """
+    scheme = address.partition(":")[0].lower()
+    if scheme == "file":
+        return "write the path without file://"
+    if scheme in ("http", "https"):
+        return f"fetch it first: curl -LO {address[:100]}, and name the file"
+    return "copy it to this machine first, and name the file"
+
+
 def user_path(text: str | Path) -> Path:
     """A user's path with `~` and `~name` as the home that they stand for.
 
@@ -33,8 +50,7 @@ def user_path(text: str | Path) -> Path:
     if is_address(str(text)):
         raise UsageError(
             f"{str(text)[:100]} is an address, and files are read from this machine\n"
-            "  fetch it first, as with curl -LO ADDRESS, and name the file; "
-            "of file:/// take the path alone"
+            f"  {way_to_file(str(text))}"
         )
     path = os.path.expanduser(text)
     if _TILDE.match(path):  # left as it is where nobody has that home

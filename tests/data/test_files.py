@@ -528,13 +528,22 @@ def test_a_table_that_names_its_pictures_by_addresses_is_sent_to_the_downloader(
     assert len(str(caught.value).splitlines()) <= 8
 
 
-@pytest.mark.parametrize("text", ["https://a.example/shop.jsonl", "s3://bucket/shop.csv"])
-def test_an_address_as_a_table_is_sent_to_the_downloader(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("https://a.example/shop.jsonl", "curl -LO https://a.example/shop.jsonl, and name"),
+        ("s3://bucket/shop.csv", "copy it to this machine first"),
+        ("file:///data/shop.csv", "write the path without file://"),
+    ],
+)
+def test_an_address_as_a_table_is_sent_to_the_downloader(
+    tmp_path: Path, text: str, way: str
+) -> None:
     config = data_config(tmp_path / "shop.jsonl", tmp_path)
     config.path = text
     with pytest.raises(UsageError, match=r"is an address, and files are read") as caught:
         load(config)
-    assert f"curl -LO {text}" in str(caught.value)
+    assert way in str(caught.value)
     assert "python -m date_jax.data.download --list=" in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from date_jax.data.domains import SPLITS
 from date_jax.data.files.encodings import utf8_text
 from date_jax.data.files.packed import ENDINGS, unpacked_file, unpacked_name
 from date_jax.errors import DataError, UsageError, spelling_hint
-from date_jax.run.user_paths import is_address, user_path
+from date_jax.run.user_paths import is_address, user_path, way_to_file
 
 # What may lie in a table's place, by what it begins with in small letters.
 _PAGE = "a web page, which a site shows in place of a file: sign in where it asks, fetch the file"
@@ -93,7 +93,7 @@ def table_path(text: str) -> Path:
     if is_address(text):
         raise UsageError(
             f"config.data.path={text[:100]}: is an address, and files are read from this machine\n"
-            f"  fetch the table first: curl -LO {text[:100]}\n"
+            f"  {way_to_file(text)}\n"
             "  pictures that a table names by addresses are fetched with\n"
             "  python -m date_jax.data.download --list=table.csv --out=pictures"
         )
@@ -134,7 +134,7 @@ def file_text(path: Path, option: str = "config.data.path") -> str:
     """
     # A command's flag is a path already, which has lost one slash of an address.
     if is_address(str(path)):
-        raise DataError(f"{option}={path}: is an address: fetch it first, as with curl -LO ADDRESS")
+        raise DataError(f"{option}={path}: is an address: fetch it first, and name the file")
     if path.is_dir():
         raise DataError(
             f"{option}={path}: is a folder, expected one file\n"
