@@ -114,7 +114,28 @@ def _check_photo_table(config: Any) -> None:
 
 
 def _check_offers(config: Any) -> None:
-    catalogue.offers(table_path(config.path))
+    path = table_path(config.path)
+    if _is_small(path):
+        catalogue.offers(path)
+
+
+def _check_lists(config: Any) -> None:
+    _regions(config)
+    path = user_path(config.path)
+    if _is_small(path):
+        product1m_lists.splits(path)
+
+
+def _check_published(config: Any) -> None:
+    path = user_path(config.path)
+    if _is_small(path):
+        published_offers.offers_and_pairs(path)
+
+
+def _is_small(path: Path) -> bool:
+    """Whether a file, or the files of a folder, can be read twice; true of what is not there."""
+    files = [*path.iterdir()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) <= photo_table.MOST_BYTES
 
 
 # The readers. Each brings TensorFlow along when it is called, and not before: config.py and with it
@@ -251,10 +272,12 @@ SOURCES: dict[str, Source] = {  # by config.data.name
     "product1m": Source(
         {"posts": _product1m},
         {"path": "the folder of its lists", "images": "the folder of its pictures"},
+        {"regions": _check_lists},
     ),
     "suppliers": Source({"offers": _suppliers}),
     "published": Source(
         {"offers": _published_offers},
         {"path": "the authors' JSON file", "images": "the folder of its pictures"},
+        {"images": _check_published},
     ),
 }

@@ -1,5 +1,8 @@
 """The table of sources: which name serves which records, and what a reader finds out at once."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -23,6 +26,27 @@ def test_files_are_read_in_another_way_for_grounding_than_for_offers() -> None:
 def test_a_source_of_other_records_is_refused_with_those_that_would_do() -> None:
     with pytest.raises(UsageError, match=r"(?s)data set 'shop'.*this task reads suites, product1m"):
         sources.reader("shop", "posts")
+
+
+@pytest.mark.parametrize(
+    ("module", "word"),
+    [("pgda", "files"), ("capture", "product1m"), ("same_style", "files"),
+     ("same_style", "published")],
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_told_by_the_early_check(
+    module: str, word: str, tmp_path: Path
+) -> None:
+    config = importlib.import_module(f"configs.{module}").get_config(word)
+    config.data.path = str(tmp_path / "missing.jsonl")
+    config.data.cache_dir = str(tmp_path / "cache")
+    with pytest.raises(DataError, match=r"config\.data\.path: no file .*missing\.jsonl"):
+        sources.check_early(config.data)
+    config.data.path = ""  # `config.validate` tells that
+    sources.check_early(config.data)
+
+
+def test_rendered_data_need_no_early_check(tiny_config: ConfigDict) -> None:
+    sources.check_early(tiny_config.data)
 
 
 def test_a_domain_that_the_shop_lacks_is_refused_before_a_picture_is_rendered(
