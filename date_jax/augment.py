@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Real, UInt8
 from ml_collections import ConfigDict
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published backbones expect
@@ -52,8 +52,18 @@ def normalised_pixels(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]
     return (image - mean) / std
 
 
-def plain_view(image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """The picture as it is, normalised: as evaluation, search and a teacher's first look see it."""
+def pixels_of_view(view: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """The pixels of a normalised view, from 0 to 255 as a picture's but not rounded."""
+    mean, std = jnp.asarray([[[MEAN]]]), jnp.asarray([[[STD]]])
+    return jnp.clip(view * std + mean, 0.0, 1.0) * 255.0
+
+
+def plain_view(image: Real[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """The picture as it is, normalised: as evaluation, search and a teacher's first look see it.
+
+    Args:
+        image: pixels from 0 to 255.
+    """
     return normalised_pixels(image.astype(jnp.float32) / 255.0)
 
 

@@ -1,19 +1,24 @@
 """The calibration of DATE's confidence at the end of a run, and the measures of it.
 
 It is fitted on the validation split of the source alone, whose boxes are known. Every picture is
-asked twice: for its own product, and for one that it does not show, where no box is right.
+asked twice: for its own product, and for one that it does not show, where no box is right. It is
+asked in a strong view, as in training: what is learnt from pictures as they are is too timid on
+those of another domain.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 from ml_collections import ConfigDict
 
+from date_jax import augment
 from date_jax.data import pipeline
 from date_jax.data.domains import split_names
 from date_jax.date import confidence
@@ -23,6 +28,7 @@ from date_jax.evals.collect import Predict, collector
 from date_jax.task import Batch, Params, ShouldStop
 
 ABSENT_WEIGHT = 0.1  # of a pair whose product is absent: one for ten pairs that belong together
+_ROWS = 4096  # of a split, or a few more, that are answered; a share to three digits
 _TRIES = 100  # distances at which another query is looked for
 
 
@@ -53,12 +59,35 @@ def fitted_splits(config: ConfigDict, corpus: pipeline.Corpus) -> list[str]:
     return [name for name in names if corpus.splits[name].records.has_box().any()]
 
 
+def strong_batch(
+    batch: Batch, config: ConfigDict, swap_table: Int[Array, " V"]
+) -> tuple[Batch, Float[Array, "B 4"]]:
+    """The batch with its pictures in strong views, and the true boxes there.
+
+    The view of a row of the split is the same in whatever batch it comes; see
+    `augment.strong_view`.
+    """
+    true = jnp.where(batch["box_mask"][:, None], batch["box_cxcywh"], jnp.array(augment.NO_BOX))
+    rows = {name: batch[name] for name in ("image", "text", "text_mask")}
+
+    # A row at a time, each with a key for itself.
+    def view(row: Batch, box: Array, index: Array) -> tuple[Batch, Array]:
+        one = jax.tree.map(lambda x: x[None], (row, box))
+        key = jax.random.fold_in(jax.random.key(0), index)
+        options = {"step": jnp.asarray(config.steps), "config": config, "swap_table": swap_table}
+        return jax.tree.map(lambda x: x[0], augment.strong_view(*one, rng=key, **options))
+
+    strong, box = jax.vmap(view)(rows, true, batch["index"])
+    return {**batch, **strong, "image": augment.pixels_of_view(strong["image"])}, box
+
+
 def answer_reader(
     config: ConfigDict, corpus: pipeline.Corpus, predict: Predict, mesh: jax.sharding.Mesh
-) -> Callable[[str, Params, ShouldStop], Answers]:
-    """The function `(split, params, should_stop) -> Answers`; raises Preempted when told to stop.
+) -> Callable[..., Answers]:
+    """The function `(split, params, should_stop, is_strong) -> Answers`; may raise Preempted.
 
-    Make it once: its first use compiles.
+    Make it once: its first use compiles. With `is_strong` the pictures are seen in strong views.
+    Of a split with more than _ROWS rows only every second batch, every third and so on is asked.
 
     Args:
         config: the run's.
@@ -66,37 +95,59 @@ def answer_reader(
         predict: `confidence_features`, `box_cxcywh` and `picture`, see `evaluation.picture_hash`.
         mesh: the pictures are spread over it.
     """
-    names = ("confidence_features", "box_cxcywh", "picture")
-    needed = {name: predict[name] for name in names}
-    collect = collector(needed, mesh, rows_at_once=config.model.rows_at_once)
+    swap_table = jnp.asarray(corpus.tokenizer.swap_table())
 
-    def batches(name: str, query_row: Int[np.ndarray, " N"]) -> Iterator[Batch]:
+    # Features, predicted and true box as one array, so that the view is made once for all of them.
+    def answer(params: Params, batch: Batch) -> Float[Array, "B ..."]:
+        plain = batch["image"], batch["text"], batch["box_cxcywh"]
+        strong, box = strong_batch(batch, config, swap_table)
+        image, text, true = (
+            jnp.where(batch["is_strong"].reshape(-1, *[1] * (x.ndim - 1)), view, x)
+            for view, x in zip((strong["image"], strong["text"], box), plain, strict=True)
+        )
+        batch = {**batch, "image": image, "text": text}
+        boxes = predict["box_cxcywh"](params, batch), true
+        return jnp.concatenate([predict["confidence_features"](params, batch), *boxes], axis=1)
+
+    columns = {"answer": answer, "picture": predict["picture"]}
+    collect = collector(columns, mesh, rows_at_once=config.model.rows_at_once)
+
+    def batches(name: str, query_row: Int[np.ndarray, " N"], is_strong: bool) -> Iterator[Batch]:
         """The batches of a split on this process, each picture with the query of `query_row`."""
-        split = corpus.splits[name]
-        for batch in pipeline.eval_batches(
-            corpus,
-            [name],
-            batch_size=config.eval.batch_size,
-            boxes=True,
-            share=pipeline.Share.here(),
+        split, batch_size = corpus.splits[name], config.eval.batch_size
+        stride = -(-split.size // max(_ROWS, batch_size))
+        share = pipeline.Share.here()
+        for batch in itertools.islice(
+            pipeline.eval_batches(corpus, [name], batch_size=batch_size, boxes=True, share=share),
+            0,
+            None,
+            stride,
         ):
             asked = query_row[batch["index"]]
-            yield {**batch, "text": split.text[asked], "text_mask": split.text_mask[asked]}
+            query = {"text": split.text[asked], "text_mask": split.text_mask[asked]}
+            yield {**batch, **query, "is_strong": np.full(len(asked), is_strong)}
 
-    def answers(name: str, params: Params, should_stop: ShouldStop) -> Answers:
+    def answers(
+        name: str, params: Params, should_stop: ShouldStop, *, is_strong: bool = False
+    ) -> Answers:
+        # Each picture with its own query.
         split = corpus.splits[name]
-        same_row = np.arange(split.size)
-        # Each picture with its own query, then with another's.
-        rows = collect(params, batches(name, same_row), should_stop=should_stop)
-        query_row = absent_query_rows(rows["picture"], rows["product_id"], split.text)
-        other_row = np.where(query_row < 0, same_row, query_row)
-        absent = collect(params, batches(name, other_row), should_stop=should_stop)
-        # Rows that tell something.
-        values, absent_values = (x["confidence_features"] for x in (rows, absent))
-        is_told = rows["box_mask"] & np.isfinite(values).all(axis=1)
-        is_absent = (query_row >= 0) & rows["box_mask"] & np.isfinite(absent_values).all(axis=1)
-        iou = grounding.clamped_iou(rows["box_cxcywh"], rows["true_box_cxcywh"])
-        return Answers(values[is_told], iou[is_told] >= 0.5, absent_values[is_absent])
+        query_row = np.arange(split.size)
+        own = batches(name, query_row, is_strong)
+        rows = collect(params, own, should_stop=should_stop)
+        # The same pictures, each with the query of another.
+        index = rows["index"]
+        other = absent_query_rows(rows["picture"], rows["product_id"], split.text[index])
+        has_other = other >= 0
+        query_row[index[has_other]] = index[other[has_other]]
+        others = batches(name, query_row, is_strong)
+        absent = collect(params, others, should_stop=should_stop)["answer"]
+        # Rows that have a true box, and predictions.
+        values, box, true = np.split(rows["answer"], [-8, -4], axis=1)
+        is_present = rows["box_mask"] & np.isfinite(values).all(axis=1)
+        is_absent = rows["box_mask"] & has_other & np.isfinite(absent).all(axis=1)
+        is_right = grounding.clamped_iou(box, true) >= 0.5
+        return Answers(values[is_present], is_right[is_present], absent[is_absent, :-8])
 
     return answers
 
@@ -185,7 +236,7 @@ def files(
     """`reliability_<name>.csv`: the reliability table of a split; no file without rows."""
     if not len(answers.is_right):
         return {}
-    return {f"reliability_{name}.csv": partial(_write_table, calibration, answers)}
+    return {f"reliability_{name}.csv": functools.partial(_write_table, calibration, answers)}
 
 
 def _write_table(calibration: Calibration, answers: Answers, path: Path) -> None:

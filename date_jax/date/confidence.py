@@ -26,9 +26,7 @@ NAMES = (
     "similarity",
     *(f"similarity_close_up_{margin}" for margin in MARGINS),
     *(f"agreement_close_up_{margin}" for margin in MARGINS),
-    "log_area",
 )
-_SMALLEST_AREA = 1e-4  # of the picture; a smaller box counts as one of that size
 _PENALTY = 1.0  # of the squared coefficients: that of half a row's evidence for each
 _STEPS = 100  # of Newton's method, which needs about 10
 
@@ -60,8 +58,7 @@ def features(apply: Callable[..., Any], params: Params, batch: Batch) -> Float[A
     - `similarity`: the cosine of query and picture;
     - `similarity_close_up_M`: that of the query and a square window around the box, M times its
       longer side;
-    - `agreement_close_up_M`: the IoU of the box and the one that is drawn in that window;
-    - `log_area`: the logarithm of the box's share of the picture.
+    - `agreement_close_up_M`: the IoU of the box and the one that is drawn in that window.
 
     Args:
         apply: of `network.Date`.
@@ -91,11 +88,8 @@ def features(apply: Callable[..., Any], params: Params, batch: Batch) -> Float[A
 
     windows = jnp.stack([augment.close_up_window(box, margin) for margin in MARGINS])
     close_similarity, agreement = jax.lax.map(close_up, windows)
-    area = jnp.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    return jnp.stack(
-        [similarity, *close_similarity, *agreement, jnp.log(jnp.maximum(area, _SMALLEST_AREA))],
-        axis=1,
-    ).astype(jnp.float32)
+    columns = [similarity, *close_similarity, *agreement]
+    return jnp.stack(columns, axis=1).astype(jnp.float32)
 
 
 def fit(

@@ -172,7 +172,7 @@ def evaluator(
     ) -> Iterator[tuple[str, Evaluation]]:
         # The confidence is calibrated on the source's validation, before the tests measure it.
         fitted = calibration.fitted_splits(config, corpus) if "test" in kinds else []
-        fitted_answers = [answers(name, params, should_stop) for name in fitted]
+        fitted_answers = [answers(name, params, should_stop, is_strong=True) for name in fitted]
         calibrated = calibration.calibration_of(fitted_answers, fitted)
         features: dict[str, dict[str, np.ndarray]] = {}
         for name in splits_in_order(config.data.source, corpus.splits, kinds):

@@ -3,9 +3,12 @@
 import csv
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from date_jax import boxes
 from date_jax.date import calibration, confidence
 from date_jax.date.calibration import Answers
 
@@ -32,6 +35,52 @@ def test_where_all_show_one_product_nothing_is_absent() -> None:
     rows = calibration.absent_query_rows(picture, np.zeros(5, int), np.arange(10).reshape(5, 2))
     assert rows.tolist() == [-1] * 5
     assert calibration.absent_query_rows(picture[:1], np.zeros(1, int), np.zeros((1, 2), int)) == -1
+
+
+def square_in_each(rows: int) -> dict[str, jnp.ndarray]:
+    """Pictures with a white square on black, and the box around it; the last row has no box."""
+    rng = np.random.default_rng(0)
+    image, low = np.zeros((rows, 32, 32, 3), np.uint8), rng.integers(4, 16, (rows, 2))
+    for row, (x, y) in enumerate(low):
+        image[row, y : y + 10, x : x + 10] = 255
+    xyxy = np.concatenate([low, low + 10], axis=1).astype(np.float32) / 32
+    return {
+        "image": jnp.asarray(image),
+        "text": jnp.asarray(rng.integers(0, 9, (rows, 4)).astype(np.int32)),
+        "text_mask": jnp.ones((rows, 4), bool),
+        "box_cxcywh": boxes.cxcywh(jnp.asarray(xyxy)),
+        "box_mask": jnp.arange(rows) < rows - 1,
+        "index": jnp.asarray(rng.permutation(rows).astype(np.int32)),
+    }
+
+
+def test_a_strong_view_belongs_to_its_row_whatever_the_batch(tiny_config: ConfigDict) -> None:
+    batch, swap_table = square_in_each(6), jnp.arange(9)[::-1]
+    view, box = calibration.strong_batch(batch, tiny_config, swap_table)
+    order = jnp.array([4, 2, 0])
+    some = {name: value[order] for name, value in batch.items()}
+    view_of_some, box_of_some = calibration.strong_batch(some, tiny_config, swap_table)
+    for name in ("text", "index"):
+        np.testing.assert_array_equal(view_of_some[name], view[name][order])
+    np.testing.assert_allclose(view_of_some["image"], view["image"][order], atol=1e-3)
+    np.testing.assert_allclose(box_of_some, box[order], atol=1e-6)
+    # They differ from the pictures, and from each other.
+    change = np.asarray(view["image"]) - np.asarray(batch["image"], np.float32)
+    assert (np.abs(change) > 3).mean() > 0.2
+    assert len(np.unique(np.asarray(box), axis=0)) == 6
+    # A text is mirrored where its picture is: all of its words or none.
+    mirrored = np.asarray(view["text"] != batch["text"]) | np.asarray(batch["text"] == 4)
+    assert set(mirrored.mean(axis=1)) <= {1.0, *np.asarray(batch["text"] == 4).mean(axis=1)}
+
+
+def test_without_augmentation_a_strong_view_is_the_picture(tiny_config: ConfigDict) -> None:
+    for name in tiny_config.augment:
+        off = 1.0 if name in ("zoom_in", "zoom_out", "aspect") else 0.0
+        tiny_config.augment[name] = tiny_config.augment[name] if name == "ramp" else off
+    batch = square_in_each(5)
+    view, box = calibration.strong_batch(batch, tiny_config, jnp.arange(9))
+    np.testing.assert_allclose(view["image"], batch["image"], atol=1e-3)
+    np.testing.assert_allclose(box[:4], batch["box_cxcywh"][:4], atol=1e-6)
 
 
 def answers(rows: int, seed: int) -> Answers:

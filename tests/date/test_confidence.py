@@ -118,5 +118,4 @@ def test_close_ups_of_a_good_box_show_the_product_and_the_same_box() -> None:
     assert named["similarity_close_up_1.0"] == 1.0
     assert named["similarity_close_up_2.0"] == 0.0  # a quarter of it
     assert min(named[f"agreement_close_up_{margin}"] for margin in confidence.MARGINS) > 0.85
-    assert named["log_area"] == pytest.approx(np.log(1 / 16), abs=1e-5)
     assert values.shape == (8, len(confidence.NAMES))
