@@ -2,8 +2,8 @@
 
     python -m date_jax.main --config=configs/same_style.py           # rendered catalogue, clicks
 
-This takes about 8 minutes on 2 cores. Expect R@1 of 0.634 ± 0.010 on offer_test by picture and
-words; pairs by no rule give 0.402 ± 0.022 (three seeds, docs/same_style.md). Other catalogues:
+This takes about 8 minutes on 2 cores. Expect R@1 of 0.632 ± 0.006 on offer_test by picture and
+words; pairs by no rule give 0.425 ± 0.014 (three seeds, docs/same_style.md). Other catalogues:
 
     python -m date_jax.main --config=configs/same_style.py:files \
         --config.data.path=offers.csv --config.data.pairs=pairs.parquet
