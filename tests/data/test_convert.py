@@ -397,7 +397,7 @@ def test_a_file_that_is_there_is_kept_and_the_same_rows_are_added_once(
     said = refusal(capsys, folder, "coco", "instances.json", "--split=train", code=2)
     assert "is there: --append adds to it, --overwrite replaces it" in said
     assert converted(folder, "coco", "instances.json", "--split=train", "--append") == first
-    assert "8 were read twice" in capsys.readouterr().out
+    assert "left out: 8 rows that were there already" in capsys.readouterr().out
     both = converted(folder, "coco", "instances.json", "--domain=live", "--split=val", "--append")
     assert both[:COUNT] == first
     assert {(row["domain"], row["split"]) for row in both[COUNT:]} == {("live", "val")}
@@ -423,7 +423,10 @@ def test_a_missing_picture_is_named_and_without_any_the_folder_is_asked_for(
     (folder / "images/4.png").write_bytes(b"no picture")
     assert len(converted(folder, "coco", "instances.json")) == COUNT - 2
     said = capsys.readouterr().out
-    assert "left out: 1 rows whose picture is not there: 3.png" in said
+    assert (
+        "left out: 1 rows whose picture is not there, or is one of several of its name: 3.png"
+        in said
+    )
     assert "left out: 1 rows whose picture cannot be read: images/4.png is no JPEG" in said
     (folder / "images").rename(folder.parent / f"{folder.name}_moved")
     said = refusal(capsys, folder, "coco", "instances.json", "--overwrite")
@@ -431,6 +434,48 @@ def test_a_missing_picture_is_named_and_without_any_the_folder_is_asked_for(
     assert "say where they lie: --images=FOLDER" in said
     moved = f"--images={folder.parent}/{folder.name}_moved"
     assert len(converted(folder, "coco", "instances.json", "--overwrite", moved)) == COUNT - 2
+
+
+def test_pictures_of_one_name_in_several_folders_are_told_apart(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for place in ("a", "b"):
+        (folder / f"images/{place}").mkdir()
+        (folder / f"images/{place}/0.png").write_bytes((folder / "images/0.png").read_bytes())
+    (folder / "images/0.png").unlink()
+    # By the last folders of a name from another machine.
+    lines = "".join(f"/old/disk/images/{place}/0.png,{place}\n" for place in ("a", "b"))
+    (folder / "export.csv").write_text("image,query\n" + lines)
+    rows = converted(folder, "csv", "export.csv")
+    assert [row["image"] for row in rows] == ["images/a/0.png", "images/b/0.png"]
+    # And by the last folder alone, wherever it lies.
+    (folder / "export.csv").write_text("image,query\na/0.png,a\nb/0.png,b\n")
+    assert converted(folder, "csv", "export.csv", "--overwrite") == rows
+    # Without them nobody knows which is meant; and two names never share a picture.
+    (folder / "export.csv").write_text("image,query\n0.png,a\n1.png,b\n")
+    assert len(converted(folder, "csv", "export.csv", "--overwrite")) == 1
+    assert "or is one of several of its name: 0.png" in capsys.readouterr().out
+    (folder / "export.csv").write_text("image,query\nnew/1.png,a\nold/1.png,b\n")
+    said = refusal(capsys, folder, "csv", "export.csv", "--overwrite")
+    assert "its pictures new/1.png and old/1.png both lead to" in said
+
+
+def test_labels_of_yolo_belong_to_one_picture_each(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    yolo_files(folder)
+    (folder / "data.yaml").write_text("names: [red_mug, bag]\n")
+    for place in ("a", "b"):
+        (folder / f"images/{place}").mkdir()
+        (folder / f"images/{place}/9.png").write_bytes((folder / "images/0.png").read_bytes())
+    (folder / "labels/9.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    said = refusal(capsys, folder, "yolo", "data.yaml")
+    assert "labels/9.txt: is the label file of" in said
+    # With the folders of the pictures each has its own.
+    for place in ("a", "b"):
+        (folder / f"labels/{place}").mkdir()
+        (folder / f"labels/{place}/9.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert len(converted(folder, "yolo", "data.yaml")) == COUNT + 2
 
 
 def test_pictures_of_one_product_and_products_of_one_picture_share_a_split(folder: Path) -> None:

@@ -93,9 +93,8 @@ def convert(options: argparse.Namespace) -> None:
     _write(options.out, [*before, *added])
     # What came in, and what did not.
     print(f"{options.out}: {_summary(added)}")
-    if before or len(added) < len(rows.rows):
-        repeated = len(rows.rows) - len(added)
-        print(f"  {len(before):,} rows were there before; {repeated:,} were read twice")
+    repeated = len(rows.rows) - len(added)
+    left_out += [f"left out: {repeated:,} rows that were there already"] * bool(repeated)
     for note in (*left_out, *rows.notes):
         print(f"  {note}")
     print(f"look at it: python -m date_jax.data.check --path={options.out}")

@@ -27,19 +27,26 @@ class PictureFiles:
     def path(self, name: str) -> Path | None:
         """The picture of that name, None where none or several could be it.
 
-        Looked for, in this order: the name in each folder; the name with a picture's ending; the
-        last part of the name anywhere below the folders.
+        Looked for, in this order: the name in each folder, as it is or with a picture's ending; the
+        name without its first folder, without the first two, and so on; the file's name anywhere
+        below the folders, if several have it in a folder of the right name.
         """
         if is_address(name):
             name = unquote(urlsplit(name).path).lstrip("/")
         name = name.replace("\\", "/")
-        for folder in self.folders:
-            for ending in ("", *ENDINGS):
-                if _is_file(folder / (name + ending)):
-                    return folder / (name + ending)
-        # A name of another machine: its folders tell nothing, so the file's name has to.
-        last = name.rpartition("/")[2]
-        files = self._files_by_name().get(last, [])
+        # Of a name of another machine the last folders tell more than the first ones.
+        rest = name
+        while rest:
+            for folder in self.folders:
+                for ending in ("", *ENDINGS):
+                    if _is_file(folder / (rest + ending)):
+                        return folder / (rest + ending)
+            last, rest = rest, rest.partition("/")[2]
+        # Anywhere below; of several files of that name the one whose folder has the right name too.
+        files = self._files_by_name().get(last, []) if name else []
+        if len(files) > 1:
+            end = "/".join(name.split("/")[-2:])
+            files = [file for file in files if file.as_posix().endswith(f"/{end}")]
         return files[0] if len(files) == 1 else None
 
     def _files_by_name(self) -> dict[str, list[Path]]:

@@ -88,6 +88,7 @@ def _with_pictures(
 ) -> tuple[list[Annotation], list[str]]:
     """The annotations whose picture is there, and its name relative to `folder`."""
     path_of = {name: files.path(name) for name in {item.image for item in annotations}}
+    _check_apart(source, path_of)
     kept, names, missing = [], [], []
     for item in annotations:
         path = path_of[item.image]
@@ -104,8 +105,19 @@ def _with_pictures(
             "  say where they lie: --images=FOLDER"
             + ("; addresses are fetched with date_jax.data.download" if are_addresses else "")
         )
-    _note(notes, "rows whose picture is not there", missing)
+    _note(notes, "rows whose picture is not there, or is one of several of its name", missing)
     return kept, names
+
+
+def _check_apart(source: Path, path_of: dict[str, Path | None]) -> None:
+    """Refuses two names of a source that lead to one picture: boxes would get a wrong one."""
+    name_of: dict[Path, str] = {}
+    for name, path in sorted(path_of.items()):
+        if path is not None and name_of.setdefault(path, name) != name:
+            raise DataError(
+                f"{source}: its pictures {short_name(name_of[path])} and {short_name(name)} both "
+                f"lead to {path}\n  say where the folders of both lie: --images=FOLDER"
+            )
 
 
 def _of_right_size(

@@ -73,8 +73,10 @@ def _objects(file: Path, first: int, left_out: Counter[str], split: str) -> list
     root = xml_root(file)
     if root.tag != "annotation":
         raise DataError(f"{file}: expected VOC's <annotation>, got <{root.tag[:40]}>")
-    # The file's own name where it does not name its picture; any folder is that of another machine.
-    image = _text(root, "filename").replace("\\", "/").rpartition("/")[2] or file.stem
+    # The file's own name where it does not name its picture.
+    image = _text(root, "filename") or file.stem
+    if "/" not in image and "\\" not in image and _text(root, "folder"):
+        image = f"{_text(root, 'folder')}/{image}"
     size = root.find("size")
     sides = None
     if size is not None:

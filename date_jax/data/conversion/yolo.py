@@ -53,8 +53,14 @@ def annotations(
         raise DataError(f"--path={path}: no pictures ({', '.join(ENDINGS)}) there")
     rows: list[Annotation] = []
     left_out = Counter[str]()
+    picture_of: dict[Path, Path] = {}
     for picture, split in pictures:
-        labels = _label_file(picture, root)
+        labels = _label_file(picture, root, images or root / "images")
+        if labels and picture_of.setdefault(labels, picture) != picture:
+            raise DataError(
+                f"{labels}: is the label file of {picture_of[labels]} and of {picture}\n"
+                "  give labels the folders that pictures have"
+            )
         objects = _objects(labels, len(rows), class_names, left_out) if labels else []
         left_out["pictures without annotations"] += not objects
         rows += [row._replace(image=str(picture.absolute()), split=split) for row in objects]
@@ -142,10 +148,13 @@ def _pictures_of_list(path: Path, bases: list[Path]) -> Iterator[Path]:
             yield next((place for place in places if place.is_file()), places[0])
 
 
-def _label_file(picture: Path, root: Path) -> Path | None:
+def _label_file(picture: Path, root: Path, images: Path) -> Path | None:
     """The file with the objects of a picture; None where there is none."""
     parts = list(picture.parts)
     places = [picture.with_suffix(".txt"), root / "labels" / f"{picture.stem}.txt"]
+    if picture.is_relative_to(images):
+        inner = picture.relative_to(images).with_suffix(".txt")
+        places.insert(0, root / "labels" / inner)
     # The last folder called images has a sister called labels.
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
