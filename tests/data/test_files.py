@@ -745,6 +745,22 @@ def test_pixels_that_reach_over_a_hundred_or_lie_in_small_pictures_are_pixels(
     load(data_config(write_jsonl(tmp_path / "small.jsonl", small), tmp_path))
 
 
+@pytest.mark.parametrize(("size", "scale"), [((1600, 1200), 1000), ((150, 120), 100)])
+def test_boxes_that_may_be_thousandths_as_well_as_pixels_are_a_note(
+    tmp_path: Path, size: tuple[int, int], scale: int
+) -> None:
+    rows = scaled_rows(tmp_path, size, scale)
+    rows[3]["box"] = [10, 10, 0.97 * scale, 0.98 * scale]
+    path = write_jsonl(tmp_path / "s.jsonl", rows)
+    notes = load(data_config(path, tmp_path, max_pixels=10**7)).notes
+    assert any(f"multiply by width / {scale}" in note for note in notes)
+    # Pixels in the middle of such pictures fill no range.
+    rows = [row | {"box": [10, 10, 0.7 * scale, 0.7 * scale]} for row in rows]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    notes = load(data_config(path, tmp_path, max_pixels=10**7)).notes
+    assert not any("multiply" in note for note in notes)
+
+
 def test_one_box_outside_its_picture_is_no_sign_of_thousandths(tmp_path: Path) -> None:
     rows = scaled_rows(tmp_path, (640, 480), 640)
     rows = [row | {"box": [10, 10, 600, 470]} for row in rows]

@@ -20,19 +20,21 @@ from tests.variants.tables import pictures
 from tests.variants.ways import WAYS
 
 
-def answers(seed: int, numbers: range, root: Path) -> list[Answer]:
+def answers(seed: int, numbers: range, root: Path, *, prepare: int = 0) -> list[Answer]:
     """The answers to some cases.
 
     Args:
         seed: of all.
         numbers: of the cases.
         root: folder for their files.
+        prepare: each so-many-th case is made a corpus too; 0 for none.
     """
     images = pictures(root / "img")
     results = []
     for number in numbers:
         with case_folder(root, number, images) as folder:
-            results.append(answer_of_case(seed, number, folder))
+            is_prepared = prepare > 0 and number % prepare == 0
+            results.append(answer_of_case(seed, number, folder, prepare=is_prepared))
     return results
 
 
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="number of cases")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--only", type=int, help="the number of one case")
+    parser.add_argument("--prepare", type=int, default=0, help="make a corpus of each so-many-th")
     parser.add_argument("--keep", type=Path, help="a new folder for the files")
     parser.add_argument("--out", type=Path, help="a file for the answers, one JSON line each")
     options = parser.parse_args()
@@ -67,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = options.keep or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
-        results = answers(options.seed, numbers, root)
+        results = answers(options.seed, numbers, root, prepare=options.prepare)
     lines = [json.dumps(result._asdict(), ensure_ascii=True) for result in results]
     if options.out:
         options.out.write_text("".join(line + "\n" for line in lines))

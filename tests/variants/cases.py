@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from date_jax.data.files import catalogue, photo_table, photos
+from date_jax.data import pipeline
+from date_jax.data.files import box_format, catalogue, photo_table, photos
 from date_jax.data.files.text_rows import table_path
 from date_jax.errors import UserError
-from tests.variants.tables import OFFERS, PHOTOS, Refusal, Table, table
+from tests.variants.tables import OFFERS, PHOTOS, SIZES, Refusal, Table, table
 from tests.variants.ways import WAYS, Way
 
 MOST_LINES = 8  # of a message
@@ -69,13 +71,17 @@ def drawn_ways(draw: random.Random, table: Table) -> list[Way]:
     return chosen[: draw.randint(1, MOST_WAYS)]
 
 
-def answer_of_case(seed: int, number: int, folder: Path, ways: Sequence[str] = ()) -> Answer:
+def answer_of_case(
+    seed: int, number: int, folder: Path, ways: Sequence[str] = (), *, prepare: bool = False
+) -> Answer:
     """The answer to a case.
 
     Args:
         seed, number: decide all that is random.
         folder: for its files, with the pictures in `img`.
         ways: names of those that its table shall have; none: drawn.
+        prepare: whether a table of pictures that is read is made a corpus too, which takes a second
+            or two.
     """
     draw = random.Random(f"{seed} {number}")
     form = draw.choice([PHOTOS, PHOTOS, OFFERS])
@@ -90,6 +96,8 @@ def answer_of_case(seed: int, number: int, folder: Path, ways: Sequence[str] = (
     for way in chosen:
         way.change(draw, one)
     result, message = _result(one)
+    if prepare and result == "right" and not message and one.form is PHOTOS:
+        result = _corpus_fault(one) or "right"
     return Answer(
         case=number,
         form=one.form.name,
@@ -107,7 +115,7 @@ def _result(table: Table) -> tuple[str, str]:
     path = table.written()
     try:
         with mock.patch.dict(os.environ, HOME=os.fspath(table.folder)):
-            rows = _read_rows(table, path)
+            rows, notes = _read_rows(table, path)
     except UserError as error:
         message = str(error)
         return _message_fault(table, message) or "right", message
@@ -115,11 +123,14 @@ def _result(table: Table) -> tuple[str, str]:
         return "traceback", f"{type(error).__name__}: {error}"
     if table.refusals:
         return "read in silence", ""
+    missing = [word for word in table.notes if word not in notes]
+    if missing or (notes and not table.notes):
+        return f"notes: {notes!r:.200}, expected {missing}", ""
     return _content_fault(table, rows) or "right", ""
 
 
-def _read_rows(table: Table, typed: str) -> list[dict[str, Any]]:
-    """The rows as a run reads them, with all that it checks before the first pixel."""
+def _read_rows(table: Table, typed: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows and notes as a run has them, with all that it checks before the first pixel."""
     config = ConfigDict({"path": typed, "source": "mall", "target": "live", **OPTIONS})
     if table.form is PHOTOS:
         read = photo_table.photo_table(config)
@@ -133,9 +144,36 @@ def _read_rows(table: Table, typed: str) -> list[dict[str, Any]]:
             photos.PhotoRow(o.line, o.image, o.title, None, o.split, o.product_id, o.category)
             for o in offers
         ]
-    photo_table.checked_photos(path, path.parent, rows, OPTIONS)
+    headers = photo_table.checked_photos(path, path.parent, rows, OPTIONS).headers
     photo_table.records_name(path.parent, rows, OPTIONS)
-    return fields
+    return fields, " ".join(box_format.scale_notes(rows, headers))
+
+
+def _corpus_fault(table: Table) -> str:
+    """What differs between the corpus of a table and what was written, "" if nothing."""
+    config = ConfigDict({"name": "files", "source": "mall", "target": "live", **OPTIONS})
+    config.update({"text_length": 16, "vocab": "", "vocab_size": 200, "fit": "stretch"})
+    config.update({"path": table.typed(), "cache_dir": os.fspath(table.folder / "cache")})
+    try:
+        with mock.patch.dict(os.environ, HOME=os.fspath(table.folder)):
+            corpus = pipeline.load(config, "grounding")
+    except Exception as error:  # the readers took the table
+        return f"no corpus: {type(error).__name__}: {error}"
+    # A stretched picture's box is the share of its sides.
+    width, height = SIZES[table.size]
+    expected = []
+    for truth in table.truth:
+        x_min, y_min, x_max, y_max = truth["box"] or [0] * 4
+        box = x_min / width, y_min / height, min(x_max / width, 1), y_max / height
+        sides = (round(float(np.float32(side)), 4) for side in box)  # as records have them
+        expected.append((truth["domain"], truth["text"], *sides))
+    rows = [
+        (name.rpartition("_")[0], text, *(round(float(side), 4) for side in box))
+        for name, split in corpus.splits.items()
+        for text, box in zip(split.texts, split.records.box_xyxy(), strict=True)
+    ]
+    differing = sorted(set(rows) ^ set(expected))
+    return f"the corpus has other rows: {differing[:2]!r:.300}" if differing else ""
 
 
 def _message_fault(table: Table, message: str) -> str:

@@ -16,7 +16,10 @@ from PIL import Image
 
 from tests.data.titles import TITLES
 
-SIZES = {"small": (96, 72), "medium": (640, 480), "large": (2400, 2000)}  # pixels
+SIZES = {  # pixels
+    **{"tiny": (96, 72), "small": (150, 120), "medium": (640, 480)},
+    **{"wide": (1600, 1200), "large": (2400, 2000)},
+}
 PICTURES = 3  # of each size
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress}
@@ -74,6 +77,7 @@ class Table:
         edits: of the text before it is encoded.
         byte_edits: of the bytes before they are packed.
         refusals: the faults; any one may be told. Without one the table has to be read.
+        notes: words that the user's notes have to say of a table that is read.
         path: as the user types it, with {name} for the file's name; "" for the file's own.
         columns: names that take the place of others in the file.
     """
@@ -94,6 +98,7 @@ class Table:
     edits: list[Callable[[str], str]] = dataclasses.field(default_factory=list)
     byte_edits: list[Callable[[bytes], bytes]] = dataclasses.field(default_factory=list)
     refusals: list[Refusal] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
     path: str = ""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     lines: list[int] = dataclasses.field(default_factory=list)
@@ -121,7 +126,12 @@ class Table:
         path = os.path.join(os.fspath(self.folder), self.name + self.packing)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(content)
-        return self.path.replace("{name}", self.name + self.packing) or path
+        return self.typed()
+
+    def typed(self) -> str:
+        """The path as the user types it."""
+        name = self.name + self.packing
+        return self.path.replace("{name}", name) or os.path.join(os.fspath(self.folder), name)
 
 
 def pictures(folder: Path) -> Path:

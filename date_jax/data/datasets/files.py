@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from date_jax.data.datasets import records
+from date_jax.data.files.box_format import scale_notes
 from date_jax.data.files.photo_table import (
     checked_photos,
     photo_table,
@@ -162,7 +163,8 @@ class Files(tfds.core.GeneratorBasedBuilder):
                 )
                 number += 1
         # Only now it is known which pictures failed to decode.
-        self.info.metadata["notes"] = photos.notes()
+        notes = [*photos.notes(), *scale_notes(config.rows, photos.headers)]
+        self.info.metadata["notes"] = notes
         if not number:
             raise DataError(
                 f"{config.path}: {name} is empty: all its rows were left out, since their "

@@ -84,12 +84,36 @@ def _check_scale(path: Path, boxed: list[PhotoRow], headers: Mapping[str, Header
         )
 
 
-def _scale(boxes: Sequence[Box]) -> int:
-    """100 or 1000 where the corners of all boxes fill that range in both directions, else 0."""
+def scale_notes(rows: Sequence[PhotoRow], headers: Mapping[str, Header]) -> list[str]:
+    """The user's note that boxes may be percent or thousandths, where pixels are as likely.
+
+    Args:
+        rows: of all of the file, their boxes checked.
+        headers: by `PhotoRow.image`.
+    """
+    boxed = [row for row in rows if row.box and row.image in headers]
+    scale = _scale([row.box for row in boxed if row.box], full=0.9)
+    sides = [side for row in boxed for side in headers[row.image][:2]]
+    if not scale or len(boxed) < MIN_SCALED or min(sides) < 1.1 * scale:
+        return []
+    return [
+        f"all {len(boxed)} boxes reach to {scale} at most, and nearly there, in pictures that are "
+        f"larger: they are taken for pixels. If they are {SCALES[scale]}, multiply by "
+        f"width / {scale} and height / {scale}"
+    ]
+
+
+def _scale(boxes: Sequence[Box], full: float = 0.5) -> int:
+    """100 or 1000 where the corners of all boxes fill that range in both directions, else 0.
+
+    Args:
+        boxes: corners.
+        full: the share of the range from which on it is filled.
+    """
     if not boxes or min(map(min, boxes)) < 0:
         return 0
     reach = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    return next((scale for scale in SCALES if scale / 2 < min(reach) <= max(reach) <= scale), 0)
+    return next((scale for scale in SCALES if full * scale < min(reach) <= max(reach) <= scale), 0)
 
 
 def _is_likely(boxed: list[PhotoRow], scale: int, headers: Mapping[str, Header]) -> bool:
