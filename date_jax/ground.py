@@ -77,6 +77,8 @@ def main(_: list[str]) -> None:
         raise UsageError("--workdir and --images are required: a run, and pictures to look at")
     pairs = pairs_of_flags(values.images, values.query, values.queries)
     commandline.require_devices()
+    from date_jax.opening import opened_run
+
     run = opened_run(values.workdir)
     out = user_path(values.out)
     for line in ground(run, pairs, out):
@@ -89,21 +91,6 @@ def main(_: list[str]) -> None:
     if values.draw:
         count = draw(rows, pairs, user_path(values.draw), values.min_score)
         print(f"{count:,} pictures drawn into {values.draw}")
-
-
-def opened_run(path: str) -> Any:
-    """The run of a command, whose programs are kept for the next start."""
-    import jax
-    from ml_collections import ConfigDict
-
-    from date_jax.api import open_run
-    from date_jax.data.cache import compiled_folder
-
-    # The run may be of another machine, whose cache is not here.
-    folder = compiled_folder(ConfigDict({"cache_dir": ""}))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return open_run(path)
 
 
 def pairs_of_flags(images: str, query: str, queries: str) -> list[Pair]:

@@ -76,6 +76,13 @@ def test_local_sh_starts_each_process_with_its_number() -> None:
     assert shown.stdout.splitlines() == [f"{job} {place}{index} " for index in (0, 1)]
 
 
+def test_local_sh_starts_another_command_by_its_name() -> None:
+    shown = dry_run("--dry-run", "1", "embed", "--workdir=runs/one", "--out=vectors")
+    job = ".venv/bin/python -m date_jax.embed --workdir=runs/one --out=vectors"
+    place = "--coordinator=127.0.0.1:20001 --process_count=1 --process_index=0"
+    assert shown.stdout == f"{job} {place} \n"
+
+
 @pytest.mark.parametrize("count", ["", "0", "two", "--config=configs/pgda.py"])
 def test_local_sh_asks_for_the_number_of_processes(count: str) -> None:
     refused = dry_run(*filter(None, [count]))
