@@ -61,7 +61,10 @@ def main(_: list[str]) -> None:
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir()
-    command = commandline.resuming_command("date_jax.main", sys.argv[1:], workdir)
+    # Of several processes each has another command, and what started them starts all again.
+    command = ""
+    if jax.process_count() == 1:
+        command = commandline.resuming_command("date_jax.main", sys.argv[1:], workdir)
     train(config, workdir, profile=profile, command=command)
 
 
