@@ -180,6 +180,15 @@ def test_a_coco_file_says_what_the_library_reads_in_it(folder: Path) -> None:
         assert coco_mask.iou(ours, np.array([item["bbox"]], float), [0]) == pytest.approx(1.0)
 
 
+def test_the_pictures_of_coco_lie_next_to_its_folder_of_annotations(folder: Path) -> None:
+    coco_file(folder)
+    (folder / "annotations").mkdir()
+    (folder / "instances.json").rename(folder / "annotations/instances.json")
+    (folder / "images").rename(folder / "train2017")
+    rows = converted(folder, "coco", "annotations/instances.json")
+    assert [row["image"] for row in rows] == [f"train2017/{n}.png" for n in range(COUNT)]
+
+
 def test_a_caption_says_more_than_a_category_and_a_mapped_key_more_than_both(folder: Path) -> None:
     document = json.loads(coco_file(folder).read_text())
     document["annotations"][0]["caption"] = "a mug with stripes"
@@ -532,6 +541,8 @@ def test_flags_that_make_no_sense_are_refused_in_a_line(
         '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 1e999]}]}',
         '{"images": [{"id": 1, "file_name": ["a"]}], "annotations": [{"image_id": 1}]}',
         '{"images": [{"id": [1]}], "annotations": []}',
+        '{"images": [{"id": 1, "file_name": "a", "width": 1' + "0" * 400 + ', "height": 1}], '
+        '"annotations": [{"image_id": 1, "caption": "a"}]}',
         '[{"data": {"image": 3}}]',
         '[{"data": {"image": "a.png"}, "annotations": [{"result": [{"value": {"points": [1]}}]}]}]',
         '[{"data": {"image": "a.png"}, "annotations": 4}]',

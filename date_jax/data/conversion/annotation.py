@@ -1,7 +1,6 @@
 """What all formats have in common: an annotation, the names of splits, files read with a cap."""
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -202,9 +201,8 @@ def json_items(where: str, document: dict[str, Any], key: str) -> list[dict[str,
 
 def positive_size(width: Any, height: Any) -> tuple[int, int] | None:
     """Width and height of a picture as a source says them, None where it does not."""
-    sides = (width, height)
-    is_size = all(isinstance(side, int | float) and side >= 1 for side in sides)
-    if not is_size or not all(math.isfinite(side) for side in sides):
+    # Also none: what no picture has, such as an integer too long for a float.
+    if not all(isinstance(side, int | float) and 1 <= side < 1e6 for side in (width, height)):
         return None
     return round(width), round(height)
 

@@ -60,7 +60,11 @@ def annotations(path: Path, columns: dict[str, str]) -> Source:
             continue
         rows.append(_annotation(where, number, item, image, names, box, columns))
     left_out["pictures without annotations"] = len(images.keys() - annotated)
-    return Source(rows, [path.parent, path.parent / "images", path.parent.parent], left_out)
+    folders = [path.parent, path.parent / "images"]
+    # COCO's own files lie in `annotations`, next to the folders of pictures.
+    if path.absolute().parent.name == "annotations":
+        folders.append(path.absolute().parent.parent)
+    return Source(rows, folders, left_out)
 
 
 def _category_names(path: Path, document: dict[str, Any]) -> dict[Any, str]:

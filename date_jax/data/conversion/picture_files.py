@@ -64,7 +64,13 @@ class PictureFiles:
 
 def pictures_below(folder: Path) -> list[Path]:
     """All pictures in a folder and in those below it, in order."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
+    # Not rglob(), which ends with an error where a folder goes away or may not be read.
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(ENDINGS)
+    )
 
 
 def relative_name(picture: Path, folder: Path) -> str:
