@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         from date_jax.serving.app import create_app
     except ImportError as error:
         raise SetupError(f"{error.name} is not installed: pip install 'date_jax[serve]'") from error
-    from date_jax.ground import opened_run
+    from date_jax.opening import opened_run
     from date_jax.serving.limits import require_safe
 
     token = os.environ.get("DATE_JAX_TOKEN", "")

@@ -12,7 +12,9 @@ PACKAGE = ROOT / "date_jax"
 
 # From the roof to the ground: a module imports only from lines below its own, or from its room.
 FLOORS = [
-    {"__main__", "main", "ablate", "export", "benchmark", "search", "ground", "embed"},  # commands
+    # commands
+    {"__main__", "main", "ablate", "export", "benchmark", "search", "ground", "embed", "serve"},
+    {"serving"},
     {"index", "opening"},
     {"api"},
     {"train", "benchmarks", "ablation"},
