@@ -3,8 +3,9 @@
     python -m tests.variants --count=300 --seed=0
 
 A table is read rightly, refused by a message that says what is wrong and where, or answered
-wrongly. A case is the same for the same seed and number: `--only=17` tries one again,
-`--keep=FOLDER` leaves its files there.
+wrongly. `--prepare=20` makes a corpus of every twentieth as well, and compares its texts and boxes.
+A case is the same for the same seed and number: `--only=17` tries one again, `--keep=FOLDER` leaves
+its files there.
 """
 
 import argparse

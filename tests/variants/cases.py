@@ -178,13 +178,14 @@ def _corpus_fault(table: Table) -> str:
 
 def _message_fault(table: Table, message: str) -> str:
     """What is wrong with a message, "" if it says what it has to."""
-    if not table.refusals:
+    refusals = [*table.refusals, *table.allowed]
+    if not refusals:
         return "refused wrongly"
     if len(message.splitlines()) > MOST_LINES:
         return f"more than {MOST_LINES} lines"
     if max(map(len, message.splitlines())) > 400:
         return "a line of more than 400 letters"
-    if not any(_says(table, refusal, message) for refusal in table.refusals):
+    if not any(_says(table, refusal, message) for refusal in refusals):
         return "unclear"
     return ""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from PIL import Image
 
 from tests.data.titles import TITLES
@@ -22,7 +23,11 @@ SIZES = {  # pixels
 }
 PICTURES = 3  # of each size
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
-PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Table:
         edits: of the text before it is encoded.
         byte_edits: of the bytes before they are packed.
         refusals: the faults; any one may be told. Without one the table has to be read.
+        allowed: what a message may say of a table that may as well be read.
         notes: words that the user's notes have to say of a table that is read.
         path: as the user types it, with {name} for the file's name; "" for the file's own.
         columns: names that take the place of others in the file.
@@ -98,6 +104,7 @@ class Table:
     edits: list[Callable[[str], str]] = dataclasses.field(default_factory=list)
     byte_edits: list[Callable[[bytes], bytes]] = dataclasses.field(default_factory=list)
     refusals: list[Refusal] = dataclasses.field(default_factory=list)
+    allowed: list[Refusal] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     path: str = ""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -145,7 +152,7 @@ def pictures(folder: Path) -> Path:
 
 
 def table(draw: random.Random, form: Form, folder: Path) -> Table:
-    """A table of ten rows without a fault.
+    """A table of ten or thirty rows without a fault.
 
     Args:
         draw: decides all that is random.
@@ -156,6 +163,8 @@ def table(draw: random.Random, form: Form, folder: Path) -> Table:
     size = draw.choice(list(SIZES))
     kind = draw.choice(["jsonl", "csv"])
     titles = draw.sample(TITLES[language], 10)
+    if draw.random() < 0.3:
+        titles += [f"{title} {number}" for number in (1, 2) for title in titles]
     cells, truth = [], []
     for number, title in enumerate(titles):
         product = f"p{draw.randrange(6)}"
@@ -166,7 +175,7 @@ def table(draw: random.Random, form: Form, folder: Path) -> Table:
             "split": ("train", "train", "val", "test")[number % 4],
         }
         if form is PHOTOS:
-            row = {**common, "query": title, "domain": ("mall", "live")[number // 5]}
+            row = {**common, "query": title, "domain": ("mall", "live")[number // 5 % 2]}
             row["box"] = None if number in (4, 7) else _box(draw, SIZES[size], number)
         else:
             row = {**common, "title": title, "offer_id": f"o{number}", "supplier": "s1"}

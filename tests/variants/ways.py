@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 
 from date_jax.data.files.splits import hashed_split
 from tests.data.titles import TITLES
-from tests.variants.tables import CORNERS, OFFERS, PHOTOS, SIZES, Form, Table, boxed_rows
+from tests.variants.tables import (
+    CORNERS,
+    OFFERS,
+    PACKERS,
+    PHOTOS,
+    SIZES,
+    Form,
+    Refusal,
+    Table,
+    boxed_rows,
+)
 
 
 class Way(NamedTuple):
@@ -78,10 +88,11 @@ def _add_unit(name: str, unit: float, *, sized: bool, word: str) -> None:
         _rescaled(table, scale, sized=sized, digits=digits)
         shorter = min(SIZES[table.size])
         if not sized and 1.1 * unit < shorter < 2 * unit:
-            # Pixels are as likely, and so they are read.
+            # Pixels are as likely, unless many boxes speak against them.
             for number in boxed_rows(table):
                 table.truth[number]["box"] = table.cells[number]["box"]
             table.notes.append(word)
+            table.allowed.append(Refusal(("boxes", word)))
             return
         # In pictures smaller than the unit boxes only stand out of them.
         is_small = unit > 1 and 2 * unit > shorter
@@ -312,16 +323,15 @@ def a_zero_byte(draw: random.Random, table: Table) -> None:
 
 @way("container", reads=True)
 def packed(draw: random.Random, table: Table) -> None:
-    table.packing = draw.choice([".gz", ".bz2"])
+    table.packing = draw.choice([".gz", ".bz2", ".zst"])
 
 
 @way("container")
 def packed_and_cut_off(draw: random.Random, table: Table) -> None:
-    import gzip
-
-    table.byte_edits.append(lambda content: gzip.compress(content)[:-20])
-    table.name += ".gz"
-    table.refuse("gzip", "damaged")
+    ending, word = draw.choice([(".gz", "gzip"), (".bz2", "bzip2"), (".zst", "zstd")])
+    table.byte_edits.append(lambda content: PACKERS[ending](content)[:-20])
+    table.name += ending
+    table.refuse(word, "damaged")
 
 
 @way("container", reads=True)

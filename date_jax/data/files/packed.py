@@ -93,5 +93,5 @@ def _open(path: Path, kind: Packing) -> Any:
             f"{path} is a zstd file, which takes the package pyarrow: pip install pyarrow\n"
             f"  or unpack it: {kind.command} {path.name} > {unpacked_name(path).name}"
         ) from None
-    # Arrow's own streams read no lines.
-    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    # Arrow opens only names that are UTF-8, and its streams read no lines.
+    return io.BufferedReader(pyarrow.input_stream(path.open("rb"), compression="zstd"))
