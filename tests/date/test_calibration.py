@@ -2,13 +2,16 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from date_jax import boxes
+from date_jax import boxes, sharding
+from date_jax.data import pipeline
 from date_jax.date import calibration, confidence
 from date_jax.date.calibration import Answers
 
@@ -81,6 +84,39 @@ def test_without_augmentation_a_strong_view_is_the_picture(tiny_config: ConfigDi
     view, box = calibration.strong_batch(batch, tiny_config, jnp.arange(9))
     np.testing.assert_allclose(view["image"], batch["image"], atol=1e-3)
     np.testing.assert_allclose(box[:4], batch["box_cxcywh"][:4], atol=1e-6)
+
+
+def test_every_picture_is_asked_twice_and_of_a_large_split_every_second_batch(
+    tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, mesh = pipeline.load(tiny_config.data, "grounding"), sharding.device_mesh()
+    split = corpus.splits["mall_train"]
+
+    def features(params: Any, batch: dict[str, Any]) -> jax.Array:
+        query = batch["text"].astype(jnp.float32).sum(axis=1, keepdims=True)
+        row = batch["index"][:, None].astype(jnp.float32)
+        return jnp.concatenate([row, query, jnp.zeros((len(row), FEATURES - 2))], axis=1)
+
+    predict = {
+        "confidence_features": features,
+        "box_cxcywh": lambda params, batch: batch["box_cxcywh"],
+        "picture": lambda params, batch: jnp.stack([batch["index"]] * 2, axis=1),
+    }
+
+    def asked() -> Answers:
+        read = calibration.answer_reader(tiny_config, corpus, predict, mesh)
+        return read("mall_train", None, lambda: False)
+
+    everything = asked()
+    assert everything.is_right.all()
+    assert everything.present[:, 0].tolist() == list(range(split.size))
+    np.testing.assert_array_equal(everything.present[:, 1], split.text.sum(axis=1))
+    assert everything.absent[:, 0].tolist() == list(range(split.size))
+    assert (everything.absent[:, 1] != everything.present[:, 1]).mean() > 0.9
+    # Half of the batches: rows 0 to 7, 16 to 23 and so on.
+    monkeypatch.setattr(calibration, "_ROWS", -(-split.size // 2))
+    expected = [row for row in range(split.size) if row // 8 % 2 == 0]
+    assert asked().present[:, 0].tolist() == expected
 
 
 def answers(rows: int, seed: int) -> Answers:
