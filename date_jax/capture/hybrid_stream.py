@@ -40,11 +40,11 @@ def image_inputs(
     """
     weight = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
     mean = jnp.einsum("br,brf->bf", weight.astype(region.dtype), region)
-    picture = jnp.broadcast_to(jnp.array([[PICTURE_XYXY]]), (len(region), 1, 4))
+    picture = jnp.broadcast_to(jnp.array([[PICTURE_XYXY]]), (region.shape[0], 1, 4))
     return (
         jnp.concatenate([mean[:, None], region], axis=1),
         geometry(jnp.concatenate([picture, box_xyxy], axis=1)),
-        jnp.concatenate([jnp.ones((len(mask), 1), bool), mask], axis=1),
+        jnp.concatenate([jnp.ones((mask.shape[0], 1), bool), mask], axis=1),
     )
 
 

@@ -92,7 +92,7 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
             pixels, ground = cut_outs(pixels, boxes.xyxy(box * larger))
         # The rest is a square crop, resampled to the picture's size.
         window = augment.close_up_window(box, config.retrieval.margin)
-        sharp, upright = jnp.ones((len(box),)), jnp.zeros((len(box),), bool)
+        sharp, upright = jnp.ones((box.shape[0],)), jnp.zeros((box.shape[0],), bool)
         crop = augment.resampled_image(pixels, window, upright, sharp, ground)
         return {**posts, "image": augment.normalised_pixels(crop)}
 
@@ -103,11 +103,13 @@ def predictions(model: Capture, config: ConfigDict) -> dict[str, Prediction]:
         rows = stacked_vectors(network(params), close_ups(posts, box))
         return rows.reshape(-1, count, *rows.shape[1:])
 
+    # No head has a score for regions that a batch brings along.
+    has_head = config.model.regions.kind != "precomputed"
     return {
         "vectors": vectors,
         "proposal_box": proposal_box,
         "instance_box": instance_box,
         "instance_mask": instance_mask,
-        "instance_score": instance_score,
+        **({"instance_score": instance_score} if has_head else {}),
         "instance_vectors": instance_vectors,
     }

@@ -66,7 +66,7 @@ def features(apply: Callable[..., Any], params: Params, batch: Batch) -> Float[A
         batch: with `image`, `text` and `text_mask`.
     """
     pixels = batch["image"].astype(jnp.float32) / 255.0
-    rows = len(pixels)
+    rows = pixels.shape[0]  # not len(), for an exported program has any number
     unchanged = jnp.zeros(rows, bool), jnp.ones(rows), pixels.mean(axis=(1, 2))
 
     def outputs(image: Array) -> tuple[Array, Array]:

@@ -1,17 +1,23 @@
 """The model card of an export: what it is, how it was trained, what it scored, how to load it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
+from date_jax.networks import programs
+from date_jax.networks.programs import Program
 from date_jax.networks.sizes import stride
 from date_jax.task import Card
 
 Scores = Mapping[str, Mapping[str, float]]  # metrics by split
 
 
-def model_card(config: ConfigDict, card: Card, *, step: int, scores: Scores, folder: Path) -> str:
+def model_card(
+    config: ConfigDict, card: Card, *, step: int, scores: Scores, content: Sequence[str]
+) -> str:
     """The text of the card in Markdown.
 
     Args:
@@ -19,7 +25,7 @@ def model_card(config: ConfigDict, card: Card, *, step: int, scores: Scores, fol
         card: what the task says of its networks.
         step: of the checkpoint.
         scores: metrics by split, of results.json; may be empty.
-        folder: of the export, whose files are there already.
+        content: lines on the files and on how to read them, such as `parameter_lines`.
     """
     data = config.data
     lines = [
@@ -33,9 +39,7 @@ def model_card(config: ConfigDict, card: Card, *, step: int, scores: Scores, fol
         f"{config.seed}. The weights are the moving average of training.",
         "",
         *_score_table(scores, card.columns),
-        *_file_table(folder, card),
-        "",
-        *_how_to_load(config, folder),
+        *content,
     ]
     return "\n".join(lines) + "\n"
 
@@ -49,6 +53,77 @@ def _score_table(scores: Scores, columns: tuple[str, ...]) -> list[str]:
         cells = (f"{metrics[name]:.3f}" if name in metrics else "-" for name in columns)
         rows.append(f"| {split} | {' | '.join(cells)} |")
     return [*rows, ""]
+
+
+def parameter_lines(config: ConfigDict, card: Card, folder: Path) -> list[str]:
+    """The card's lines on a folder of parameters.
+
+    Args:
+        config: the run's.
+        card: of the task.
+        folder: of the export, whose files are there already.
+    """
+    return [*_file_table(folder, card), "", *_how_to_load(config, folder)]
+
+
+def program_lines(
+    config: ConfigDict, written: Sequence[Program], left_out: Mapping[str, str], file_format: str
+) -> list[str]:
+    """The card's lines on a folder of programs.
+
+    Args:
+        config: the run's.
+        written: the programs that have a file.
+        left_out: why there is no file, by program.
+        file_format: "stablehlo" or "onnx".
+    """
+    # What each file takes and gives, then what the numbers mean.
+    lines = ["| file | takes | gives |", "|---|---|---|"]
+    for program in written:
+        takes, gives = programs.description(program)
+        lines.append(f"| `{program.name}.{file_format}` | {takes} | {gives} |")
+    lines += [f"- no `{name}`: {reason}" for name, reason in left_out.items()]
+    side, length = config.data.image_size, config.data.text_length
+    lines += [
+        "",
+        f"B is any number of rows. Pictures are RGB in a square of {side} px; a letterbox",
+        "(`config.data.fit`) has margins of 127. Texts are ids of `text/vocab.txt`, split by the",
+        f"rules next to it: [CLS], the pieces, [SEP], then [PAD] up to {length}; the mask is false",
+        "where [PAD] is. Boxes are shares of that square. The parameters are in each file.",
+        "",
+    ]
+    return lines + (_how_to_call(written) if file_format == "stablehlo" else _how_to_run(written))
+
+
+def _how_to_call(written: Sequence[Program]) -> list[str]:
+    """How JAX reads a program, and for how long."""
+    name, inputs = written[0].name, ", ".join(f"{key}={key}" for key in written[0].inputs)
+    today = date.today()
+    return [
+        f"Each file is for {', '.join(programs.PLATFORMS)} and needs JAX alone:",
+        "",
+        "    from pathlib import Path",
+        "    from jax import export",
+        f'    content = Path("{name}.stablehlo").read_bytes()',
+        f"    answers = export.deserialize(bytearray(content)).call({inputs})",
+        "",
+        f"Written on {today} by jax {jax.__version__}, which always reads it. JAX promises that "
+        "versions",
+        "up to six months newer than that read it too: at the latest those until "
+        f"{programs.last_day_of_promise(today)}.",
+    ]
+
+
+def _how_to_run(written: Sequence[Program]) -> list[str]:
+    """How onnxruntime reads a program."""
+    name, inputs = written[0].name, ", ".join(f'"{key}": {key}' for key in written[0].inputs)
+    return [
+        "onnxruntime gave our answers on random rows before this folder was written:",
+        "",
+        "    import onnxruntime",
+        f'    session = onnxruntime.InferenceSession("{name}.onnx")',
+        f"    answers = session.run(None, {{{inputs}}})",
+    ]
 
 
 def _file_table(folder: Path, card: Card) -> list[str]:

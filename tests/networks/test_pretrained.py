@@ -17,7 +17,7 @@ from date_jax import export, job, train
 from date_jax.errors import CheckpointError, UsageError
 from date_jax.networks import exported, layouts, pretrained
 from date_jax.networks.bert import TextExtractor
-from date_jax.networks.card import model_card
+from date_jax.networks.card import model_card, parameter_lines
 from date_jax.networks.swin import ImageExtractor
 from date_jax.run.preemption import Preemption
 from date_jax.step import State
@@ -334,7 +334,8 @@ def test_a_card_says_whether_other_programs_read_the_exported_swin(
 
     def card() -> str:
         words = TASKS["pgda"].card
-        return model_card(tiny_config, words, step=0, scores={}, folder=tmp_path)
+        content = parameter_lines(tiny_config, words, tmp_path)
+        return model_card(tiny_config, words, step=0, scores={}, content=content)
 
     assert "gives the same numbers where" in card()
     tiny_config.data.image_size = 64
