@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+from date_jax.data.files.annotations import annotations
+from date_jax.data.files.photo_table import checked_photos
+from date_jax.data.files.photos import PhotoRow
 from date_jax.data.survey.duplicates import near_pairs, same_files
 from date_jax.data.survey.looks import Look, look, upright_pixels
 from date_jax.data.survey.main import main
 from date_jax.data.tokenizer import tokenizer_of_texts
+from date_jax.errors import DataError
 
 SIZE = (200, 150)
 SPLITS = ("train", "train", "train", "val", "test")
@@ -188,6 +192,22 @@ def test_a_fault_is_told_and_decides_whether_the_data_are_usable(
     # Rows of one split alone lack the others too.
     assert [name for name in kinds(found) if name != "no_test_rows" or name == kind] == [kind]
     assert found["usable"] is not is_wrong
+    # A run says the same of what it can see without decoding pictures or comparing them.
+    is_refused = kind in ("rows", "unreadable_pictures", "box_format") and fault is not _cut
+    assert is_refused_by_a_run(tmp_path / "shop.jsonl") is is_refused
+
+
+def is_refused_by_a_run(path: Path) -> bool:
+    options = {"image_size": 32, "fit": "letterbox", "max_pixels": 10**6}
+    try:
+        rows = [
+            PhotoRow(row.line, row.image, row.text, row.box, row.split, "", "")
+            for row in annotations(path)
+        ]
+        checked_photos(path, path.parent, rows, options | {"bad_image_budget": 0.01})
+    except DataError:
+        return True
+    return False
 
 
 def test_small_pictures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -149,7 +149,7 @@ def _leaks(data: Data) -> Iterator[Finding]:
             "same_picture_in_train_and_test",
             True,
             f"THE SAME PICTURE IN TRAIN AND IN VAL OR TEST: {len(leaks):,}; what is measured "
-            "there was learned by heart\n  put all rows of a picture into one split",
+            "there was trained on\n  put all rows of a picture into one split",
             len(leaks),
             tuple(_place(data, _crossing_names(names, sides)) for names in leaks[:3]),
             tuple(name for names in leaks[:3] for name in _crossing_names(names, sides)),
@@ -176,7 +176,7 @@ def _twins(data: Data) -> Iterator[Finding]:
         )
     pairs = near_pairs(data.looks)
     across = [pair for pair in pairs if _is_leak(sides[pair[0]] | sides[pair[1]])]
-    within = [pair for pair in pairs if pair not in set(across)]
+    within = [pair for pair in pairs if not _is_leak(sides[pair[0]] | sides[pair[1]])]
     for kind, some, text, advice in (
         (
             "near_duplicates_in_train_and_test",
