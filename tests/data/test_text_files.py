@@ -52,6 +52,13 @@ def test_half_a_character_is_refused_with_its_line_before_pictures_are_read(
     assert len(str(caught.value).splitlines()) <= 8
 
 
+def test_a_pictures_name_that_is_not_utf8_is_told_to_be_renamed(tmp_path: Path) -> None:
+    content = json.dumps({**PICTURE, "image": "caf\udce9.jpg"}).encode()  # of os.listdir
+    message = refusal(tmp_path / "rows.jsonl", content, annotations.annotations)
+    assert "rows.jsonl:1: the picture's name 'caf\\udce9.jpg' is not UTF-8" in message
+    assert "rename the file" in message
+
+
 def test_a_whole_emoji_that_json_spells_in_two_halves_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**PICTURE, "query": "mug \U0001f600"}))

@@ -727,6 +727,14 @@ def a_picture_that_is_not_there(draw: random.Random, table: Table) -> None:
     table.refuse("cannot be", name=name)
 
 
+@way("picture", "encoding", kinds=("jsonl",))
+def a_picture_whose_name_is_not_utf8(draw: random.Random, table: Table) -> None:
+    number = draw.randrange(len(table.cells))
+    table.escapes = True
+    table.cells[number]["image"] = draw.choice(["img/caf\udce9.png", "\udcb5\udcea.png"])
+    table.refuse("not UTF-8", "rename", row=number)
+
+
 @way("picture")
 def a_picture_without_a_name(draw: random.Random, table: Table) -> None:
     number = draw.randrange(len(table.cells))

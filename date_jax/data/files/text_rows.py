@@ -347,6 +347,12 @@ def check_whole_characters(where: str, name: str, text: str) -> None:
         DataError: it holds a surrogate without its other half.
     """
     half = re.search("[\ud800-\udfff]", text)
+    # Python calls a byte of a file's name that is not UTF-8 so.
+    if half and name == "image" and "\udc80" <= half[0] <= "\udcff":
+        raise DataError(
+            f"{where}: the picture's name {text[-60:]!a} is not UTF-8\n"
+            "  rename the file in letters of UTF-8, and write that name here"
+        )
     if half:
         raise DataError(
             f"{where}: {name} holds half a character (\\u{ord(half[0]):04x}): "
