@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,10 @@ def test_the_lock_file_has_a_hash_for_everything_and_no_address() -> None:
 
 
 def test_the_lock_file_names_every_dependency() -> None:
-    metadata = (ROOT / "pyproject.toml").read_text()
-    wanted = re.search(r"^dependencies = \[(.*?)^\]", metadata, re.DOTALL | re.MULTILINE).group(1)
-    for extra in ("dev", "docs"):
-        wanted += re.search(rf"^{extra} = \[(.*)\]$", metadata, re.MULTILINE).group(1)
-    names = re.findall(r'"([A-Za-z0-9_-]+)', wanted)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["docs"]]
+    names = [re.match(r"[A-Za-z0-9_-]+", requirement).group() for requirement in wanted]
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
     assert {name.lower().replace("_", "-") for name in names} <= locked
 

@@ -111,10 +111,12 @@ def fit(
         names: of the features.
         splits: where the rows are from.
 
-    Example: of two features only the first one counts.
+    Example: a feature of 1 where a box is right, of -1 where it is wrong, 100 times each.
 
-        >>> calibration = fit(rows, is_right, np.ones(len(rows)), names=("telling", "noise"))
-        >>> probability(calibration, rows[:1])
+        >>> telling = np.repeat([[1.0], [-1.0]], 100, axis=0)
+        >>> calibration = fit(telling, telling[:, 0] > 0, np.ones(200), names=("telling",))
+        >>> probability(calibration, telling[[0, -1]]).round(2)
+        array([0.98, 0.02])
     """
     # Features of one scale, so that one penalty suits them all.
     x, y = np.asarray(values, np.float64), np.asarray(is_right, np.float64)
