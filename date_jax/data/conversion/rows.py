@@ -56,11 +56,11 @@ def rows_of_annotations(
         DataError: no picture can be read, or boxes are no corners in pixels.
     """
     notes: list[str] = []
-    kept = _with_words(annotations, notes)
-    kept, names = _with_pictures(kept, source, files, folder, notes)
+    worded = _with_words(annotations, notes)
+    pictured, names = _with_pictures(worded, source, files, folder, notes)
     # Headers alone: the size turns shares into pixels, and tells whether a box can be right.
     photos = Photos(folder, names, image_size=1, fit="stretch", max_pixels=MAX_PIXELS, budget=1.0)
-    pairs = _of_right_size(kept, names, source, photos, notes)
+    pairs = _of_right_size(pictured, names, source, photos, notes)
     boxes = _checked_boxes(pairs, source, photos.headers, notes)
     splits = _splits(pairs, split, notes)
     return Rows(
@@ -74,9 +74,9 @@ def rows_of_annotations(
 
 def _with_words(annotations: Sequence[Annotation], notes: list[str]) -> list[Annotation]:
     """The annotations that have a query."""
-    kept = [item for item in annotations if item.query]
+    worded = [item for item in annotations if item.query]
     _note(notes, "rows without words", [item.where for item in annotations if not item.query])
-    return kept
+    return worded
 
 
 def _with_pictures(
@@ -89,15 +89,15 @@ def _with_pictures(
     """The annotations whose picture is there, and its name relative to `folder`."""
     path_of = {name: files.path(name) for name in {item.image for item in annotations}}
     _check_apart(source, path_of)
-    kept, names, missing = [], [], []
+    pictured, names, missing = [], [], []
     for item in annotations:
         path = path_of[item.image]
         if path is None:
             missing.append(short_name(item.image))
         else:
-            kept.append(item)
+            pictured.append(item)
             names.append(relative_name(path, folder))
-    if annotations and not kept:
+    if annotations and not pictured:
         are_addresses = is_address(annotations[0].image)
         raise DataError(
             f"{source}: none of its {len(path_of):,} pictures is there, such as {missing[0]}\n"
@@ -106,7 +106,7 @@ def _with_pictures(
             + ("; addresses are fetched with date_jax.data.download" if are_addresses else "")
         )
     _note(notes, "rows whose picture is not there, or is one of several of its name", missing)
-    return kept, names
+    return pictured, names
 
 
 def _check_apart(source: Path, path_of: dict[str, Path | None]) -> None:

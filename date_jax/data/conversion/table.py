@@ -36,8 +36,8 @@ def annotations(path: Path, columns: dict[str, str]) -> Source:
     """
 
     def column_of(names: list[str]) -> dict[str, str]:
-        own = {field: field for field in (*FIELDS, *BOX_FIELDS) if field in names}
-        return own | columns
+        unmapped = {field: field for field in (*FIELDS, *BOX_FIELDS) if field in names}
+        return unmapped | columns
 
     def check(where: str, names: list[str]) -> None:
         _check_columns(where, names, column_of(names))

@@ -16,8 +16,8 @@ from date_jax.run.countdown import Countdown
 
 # Of 128 bits. On 300 of our photos, encoding at quality 30 or half the size changed 8 in 99 of 100.
 MAX_BITS = 14
-# 1 - correlation of two small copies. Below it are 99 % of those photos encoded again, at half the
-# size, darker or with a mark in the corner, and 5 of the 4.6 million pairs of different products.
+# 1 - correlation of two small copies. Below it are 98 to 100 % of those photos encoded again, at
+# half the size, darker or with a mark in the corner, and 5 of 5.5 million pairs of other pictures.
 MAX_DISTANCE = 0.006
 _BLOCK = 512  # pictures that are compared with all later ones at a time
 

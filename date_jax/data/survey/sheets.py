@@ -14,7 +14,7 @@ from date_jax.data.files.annotations import Row
 from date_jax.data.files.photos import short_name
 from date_jax.data.files.preprocess import Header, UnreadablePictureError
 from date_jax.data.rendering.contact_sheet import INK, Grid
-from date_jax.data.survey.findings import Finding
+from date_jax.data.survey.finding import Finding
 from date_jax.data.survey.looks import MAX_PIXELS
 from date_jax.lettering import draw_text, text_lines
 
@@ -30,10 +30,10 @@ def spread_rows(rows: Sequence[Row], count: int = _MAX_SAMPLES) -> list[Row]:
     groups = defaultdict(list)
     for row in rows:
         groups[row.domain, row.split].append(row)
-    each = max(1, count // max(len(groups), 1))
+    per_group = max(1, count // max(len(groups), 1))
     chosen = []
     for group in groups.values():
-        numbers = np.unique(np.linspace(0, len(group) - 1, min(each, len(group))).round())
+        numbers = np.unique(np.linspace(0, len(group) - 1, min(per_group, len(group))).round())
         chosen += [group[int(number)] for number in numbers]
     return chosen
 
