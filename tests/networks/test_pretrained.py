@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from date_jax import export, job, train
 from date_jax.errors import CheckpointError, UsageError
-from date_jax.networks import exported, layouts, pretrained
+from date_jax.networks import exported, layouts, pretrained, programs
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.card import model_card, parameter_lines
 from date_jax.networks.swin import ImageExtractor
@@ -324,6 +324,49 @@ def test_an_export_holds_all_of_the_network_and_says_what_it_is(
         export.export(run, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no such directory"):
         export.export(tmp_path / "nowhere", tmp_path / "other")
+
+
+def test_a_run_becomes_programs_with_all_that_belongs_to_them(
+    begun: State, run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    lines = export.export(run, out, file_format="stablehlo")
+    assert lines[-1].startswith(f"step 0 of {run}: ")
+    names = {"image_embedding", "query_embedding", "box_cxcywh", "confidence_features"}
+    assert {file.stem for file in out.glob("*.stablehlo")} == names
+    assert {file.name for file in (out / "text").iterdir()} == {
+        "vocab.txt",
+        "tokenizer_config.json",
+    }
+    assert json.loads((out / "config.json").read_text())["task"] == "pgda"
+    assert "| `box_cxcywh.stablehlo` | `image` uint8" in (out / "README.md").read_text()
+    # The parameters in the file are the average.
+    program = jax.export.deserialize(bytearray((out / "query_embedding.stablehlo").read_bytes()))
+    text, mask = np.zeros((2, 12), np.int32), np.ones((2, 12), bool)
+    vector = program.call(text=text, text_mask=mask)["query_embedding"]
+    np.testing.assert_allclose(np.linalg.norm(vector, axis=1), 1, rtol=1e-5)
+
+
+def test_what_a_format_cannot_hold_is_told(
+    begun: State, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = {"box_cxcywh": "no sine"}
+
+    def onnx(program: programs.Program) -> tuple[bytes, str]:
+        reason = reasons.get(program.name, "")
+        return b"" if reason else b"program", reason
+
+    monkeypatch.setattr(programs, "onnx", onnx)
+    lines = export.export(run, tmp_path / "out", file_format="onnx")
+    assert lines[0] == "warning: no box_cxcywh: no sine"
+    assert not (tmp_path / "out/box_cxcywh.onnx").exists()
+    assert "- no `box_cxcywh`: no sine" in (tmp_path / "out/README.md").read_text()
+    for name in ("image_embedding", "query_embedding", "confidence_features"):
+        assert (tmp_path / f"out/{name}.onnx").read_bytes() == b"program"
+        reasons[name] = "no cosine"
+    with pytest.raises(UsageError, match="no program of this network can be written; take stableh"):
+        export.export(run, tmp_path / "none", file_format="onnx")
+    assert not [*tmp_path.glob("none*")]
 
 
 def test_a_card_says_whether_other_programs_read_the_exported_swin(
