@@ -352,6 +352,7 @@ def open_run(path: str | Path) -> Run:
     """
     # A run's folder holds a checkpoint, an export the same numbers as plain tensors.
     path = user_path(path)
+    exported.require_parameters(path)
     part = None if exported.is_export(path) else checkpoint.latest_part(path)
     if part is None:
         folder, vocab_file = path, path / "text" / "vocab.txt"

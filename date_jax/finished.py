@@ -54,6 +54,7 @@ def finished(path: Path) -> Finished:
     """
     if exported.is_export(path) and not checkpoint.steps_in(path / "checkpoints"):
         return Finished(path, exported.exported_config(path), path / "text" / "vocab.txt", True)
+    exported.require_parameters(path)
     directory = checkpoint.checkpoint_directory(path).resolve()
     meta = checkpoint.latest_meta(directory)
     if meta is None:

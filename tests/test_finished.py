@@ -168,6 +168,13 @@ def test_a_folder_without_a_run_is_refused(supervised: ConfigDict, tmp_path: Pat
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_programs_are_no_beginning(supervised: ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "box_cxcywh.onnx").touch()
+    supervised.init.run = str(tmp_path)
+    with pytest.raises(CheckpointError, match="an export with --format=onnx, which only answers"):
+        finished.named_run(supervised)
+
+
 def test_weights_of_an_extractor_next_to_a_run_are_refused(supervised: ConfigDict) -> None:
     supervised.init.update(run="runs/one", text="bert")
     with pytest.raises(UsageError, match=r"leave config\.init\.text empty"):

@@ -124,6 +124,16 @@ def is_export(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob(_REST))
 
 
+def require_parameters(folder: Path) -> None:
+    """Raises CheckpointError where `folder` is an export of programs, which hide their numbers."""
+    for file_format in ("stablehlo", "onnx"):
+        if any(folder.glob(f"*.{file_format}")):
+            raise CheckpointError(
+                f"{folder}: an export with --format={file_format}, which only answers\n"
+                "  take the run, or an export of it with --format=safetensors"
+            )
+
+
 def exported_meta(folder: Path) -> dict[str, Any]:
     """The values of export.json; `{}` of an export that an earlier version wrote without it.
 

@@ -1,6 +1,8 @@
 """Exports: what is written comes back to the bit, and what is not the same network is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,12 @@ def test_every_parameter_of_every_task_comes_back_to_the_bit(
     assert exported.is_export(tmp_path / "out")
     assert exported.exported_meta(tmp_path / "out")["step"] == 7
     assert exported.exported_config(tmp_path / "out").task == configs[name].task
+
+
+def test_reading_an_export_takes_neither_orbax_nor_tensorflow() -> None:
+    code = "import sys, date_jax.networks.exported; print({'orbax', 'tensorflow'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
 
 
 def test_the_network_comes_back_without_what_only_training_uses(
