@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Makes a Kubernetes JobSet of the main job on a TPU slice of GKE. Exit code 75 (preempted, saved) and evictions start a
 # pod again and count as nothing; any other failure starts all of them again, ten times at most.
-#   IMAGE=<image with this repository> bash launch/gke.sh --config=configs/pgda.py:files,swin_b --workdir=/runs/one ...
+#   docker build --target train --build-arg ACCELERATOR=tpu -t <image> . && docker push <image>     # the Dockerfile here
+#   IMAGE=<image> bash launch/gke.sh --config=configs/pgda.py:files,swin_b --workdir=/runs/one ...
 # --dry-run prints the manifest only. A new run needs a new NAME: Kubernetes changes no job that is there.
 # NAME, ACCELERATOR, TOPOLOGY, HOSTS, CHIPS (a host) and CLAIM (a shared volume, mounted at /runs) have defaults below.
 set -eu
 . "$(dirname "$0")/help.sh"
 . "$(dirname "$0")/arguments.sh"
 whole HOSTS; whole CHIPS
-[ -n "${IMAGE:-}" ] || { echo "error: name a container image that holds this repository: IMAGE=<image> bash launch/gke.sh ..." >&2; exit 2; }
+[ -n "${IMAGE:-}" ] || { echo "error: name an image of this repository's Dockerfile (--target train): IMAGE=<image> bash launch/gke.sh ..." >&2; exit 2; }
 arguments=
 for argument in "${job[@]}"; do
   # JSON's strings are YAML's.
