@@ -15,6 +15,7 @@ from PIL import Image
 from date_jax.data.conversion.label_studio import file_name
 from date_jax.data.conversion.main import main
 from date_jax.data.files.annotations import annotations
+from date_jax.errors import DataError
 
 RED, BLUE = (230, 20, 20), (20, 20, 230)
 COUNT = 8
@@ -370,6 +371,28 @@ def test_a_table_without_a_map_is_told_what_to_map(
     assert "say where: --columns=width=COLUMN,height=COLUMN" in said
     said = refusal(capsys, folder, "csv", "export.csv", "--columns=picture=title", code=2)
     assert "no field 'picture'" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("instances.json", "{}", "--from=coco"),
+        ("Annotations", None, "--from=coco"),
+        ("export.csv", "sku,title,picture\n1,a,b\n", "--from=csv"),
+        ("shop.jsonl", '{"sku": 1}\n', "--from=csv"),
+    ],
+)
+def test_a_run_that_gets_annotations_of_another_program_names_the_command(
+    tmp_path: Path, name: str, content: str | None, says: str
+) -> None:
+    if content is None:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as refused:
+        annotations(tmp_path / name)
+    assert f"python -m date_jax.data.convert {says}" in str(refused.value)
+    assert len(str(refused.value).splitlines()) <= 8
 
 
 def test_boxes_of_a_table_in_another_format_are_told(

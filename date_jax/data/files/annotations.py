@@ -24,6 +24,10 @@ from date_jax.errors import DataError
 
 REQUIRED = ("image", "query", "domain")
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
+_COLUMNS_ADVICE = (
+    "\n  a table with other columns becomes such a file with python -m date_jax.data.convert "
+    "--from=csv"
+)
 # Columns that hold a box in other programs' files, by their letters and digits: COCO, Visual
 # Genome, OpenCV, detectors. A column with `bbox` in its name is one too.
 OTHER_BOXES = (
@@ -133,7 +137,10 @@ def _check_columns(where: str, names: list[str]) -> None:
     """Refuses rows without the columns that they need; a file with one corner needs all four."""
     has_corners = any(corner in names for corner in CORNERS)
     optional = ("split", "box", *CORNERS, "product_id", "category")
-    check_columns(where, names, (*REQUIRED, *(CORNERS if has_corners else ())), optional)
+    required = (*REQUIRED, *(CORNERS if has_corners else ()))
+    # Only where the names of columns are others: convert writes the domain too.
+    advice = _COLUMNS_ADVICE if not {"image", "query"} <= {*names} else ""
+    check_columns(where, names, required, optional, advice)
     if not has_corners and "box" not in names:
         _check_other_boxes(where, names)
 

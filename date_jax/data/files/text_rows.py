@@ -23,6 +23,12 @@ PAGES = {
     "<html": _PAGE,
     "<?xml": "XML: export the table as CSV UTF-8",
 }
+# Endings of other programs' annotations, of which this project makes a table.
+ANNOTATION_KINDS = (".json", ".xml", ".yaml", ".yml", ".txt")
+ANNOTATIONS_ADVICE = (
+    "\n  annotations as COCO, VOC, YOLO or Label Studio have them become such a file with\n"
+    "  python -m date_jax.data.convert --from=coco --path=FILE --out=shop.jsonl"
+)
 MIN_ROWS = 4  # of a file whose products are doubted
 # Words that pandas, R, Excel and databases write for an empty cell: in a column of ids, one too.
 EMPTY_WORDS = ("nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A", "NaT")
@@ -60,6 +66,7 @@ def text_rows(
         raise DataError(
             f"{option}={path}: expected a .jsonl (JSON Lines) or .csv file"
             f"{spelling_hint(kind, ('.jsonl', '.csv'))}, which may be packed ({', '.join(ENDINGS)})"
+            + (ANNOTATIONS_ADVICE if kind in ANNOTATION_KINDS or path.is_dir() else "")
         )
     text = file_text(path, option)
     _check_no_page(path, text)
@@ -300,7 +307,11 @@ def check_separator(path: Path, names: Sequence[str]) -> None:
 
 
 def check_columns(
-    where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]
+    where: str,
+    names: Sequence[str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    advice: str = "",
 ) -> None:
     """Refuses columns that lack some of those required, or that misspell a name which is read.
 
@@ -309,6 +320,7 @@ def check_columns(
         names: of the columns.
         required: names that must be among them.
         optional: names that may be there too.
+        advice: the last line of the message where some are missing.
 
     Raises:
         DataError: some are missing, or one would be passed over without a word.
@@ -320,7 +332,7 @@ def check_columns(
             f"{where}: no {', '.join(missing)}{spelling_hint(missing[0], names)}\n"
             f"  found: {', '.join(names)[:200]}\n"
             f"  required: {', '.join(required)}; besides: {', '.join(optional)}"
-            f"{_download_advice(names) if 'image' in missing else ''}"
+            f"{_download_advice(names) if 'image' in missing else ''}{advice}"
         )
 
 
