@@ -114,15 +114,15 @@ class Index:
                 f"{self.path}: vectors have {self.vectors.shape[-1]} numbers, and the question's "
                 f"{vectors.shape[-1]}"
             )
-        rows = self._filters.rows(where) if where else np.arange(len(self))
-        if not len(rows) or not len(vectors):
-            return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in vectors]
-        gallery = self.vectors[rows] if where else self.vectors
-        result = neighbours.nearest_rows(
-            np.asarray(vectors, np.float32), gallery, min(count, len(rows)), mesh=self.mesh
-        )
+        if not len(vectors):
+            return []
+        is_shown = None
+        if where:
+            is_shown = np.zeros(len(self), bool)
+            is_shown[self._filters.rows(where)] = True
+        result = self._gallery.nearest(vectors, min(count, len(self)), is_shown)
         return [
-            (rows[index[index >= 0]], score[index >= 0])
+            (index[index >= 0], score[index >= 0])
             for index, score in zip(result.index, result.score, strict=True)
         ]
 
@@ -150,6 +150,10 @@ class Index:
     def picture(self, hit: Hit) -> Path | None:
         """Where the picture of a hit lies; None where the offer has none."""
         return self.pictures / hit.fields["path"] if hit.fields["path"] else None
+
+    @cached_property
+    def _gallery(self) -> neighbours.Gallery:
+        return neighbours.Gallery(self.vectors, mesh=self.mesh)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

@@ -117,6 +117,64 @@ def visit_pairs(
     return fetch()
 
 
+class DeviceRows(NamedTuple):
+    """A set of rows that stays on the devices, for many visits; of `device_rows`.
+
+    Attributes:
+        blocks: arrays `[tiles rows ...]` by name, each block on every device.
+        count: rows that are real.
+    """
+
+    blocks: tuple[Mapping[str, Array], ...]
+    count: int
+
+
+def device_rows(
+    source: Mapping[str, np.ndarray], *, mesh: jax.sharding.Mesh, source_tile: int, block: int
+) -> DeviceRows:
+    """The sources of `visit_pairs`, placed on the devices once; its arguments."""
+    count = len(next(iter(source.values())))
+    cut = tiling(count, 1, mesh.size, source_tile=source_tile, block=block)
+    return DeviceRows(tuple(rows for _, rows in _blocks(mesh, source, count, 0, cut)), count)
+
+
+def visit_device_rows(
+    visitor: Visitor,
+    source: DeviceRows,
+    target: Mapping[str, np.ndarray],
+    *,
+    mesh: jax.sharding.Mesh,
+    tile: int = TILE,
+    is_shown: Bool[np.ndarray, " S"] | None = None,
+) -> Any:
+    """As `visit_pairs`, with sources that lie on the devices.
+
+    Args:
+        visitor, target, mesh, tile: as there.
+        source: of `device_rows`.
+        is_shown: sources that the visitor sees; it takes the others for rows that fill a tile up.
+    """
+    target_count = len(next(iter(target.values())))
+    cut = tiling(source.count, target_count, mesh.size, tile=tile)
+    spread = sharding.row_sharding(mesh)
+    targets = {
+        name: sharding.device_arrays(_padded_rows(x, cut.targets), spread)
+        for name, x in target.items()
+    }
+    state, first = initial_result(targets, mesh=mesh, visitor=visitor), 0
+    for rows in source.blocks:
+        shape = rows["number"].shape
+        if is_shown is not None:
+            numbers = np.full(shape[0] * shape[1], -1, np.int32)
+            shown = np.flatnonzero(is_shown[first : first + len(numbers)])
+            numbers[shown] = first + shown
+            first += len(numbers)
+            replicated = sharding.replicated_sharding(mesh)
+            rows = {**rows, "number": sharding.device_arrays(numbers.reshape(shape), replicated)}
+        state = add_block(state, rows, targets, mesh=mesh, visitor=visitor, tile=cut.target_tile)
+    return jax.tree.map(lambda x: np.asarray(x)[:target_count], _replica(state, mesh=mesh))
+
+
 class Tiling(NamedTuple):
     """The sizes of two sets' tiles; they waste few rows and need few compiled programs.
 

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from date_jax.pairs.all_pairs import BLOCK, TILE, Rows, is_real, power_of_two, visit_pairs
+from date_jax.pairs.all_pairs import (
+    BLOCK,
+    TILE,
+    Rows,
+    device_rows,
+    is_real,
+    power_of_two,
+    visit_device_rows,
+    visit_pairs,
+)
 from date_jax.pairs.vectors import dot_products
 
 WIDER = 2  # tiles of the gallery that are compared at once when the nearest are looked for
@@ -60,6 +69,55 @@ def nearest_rows(
         block=BLOCK // WIDER,
     )
     return Neighbours(*result)
+
+
+class Gallery:
+    """Vectors that stay on the devices and are searched again and again, exactly.
+
+        gallery = Gallery(vectors, mesh=mesh)
+        gallery.nearest(query, 8)                                # as nearest_rows
+        gallery.nearest(query, 8, is_shown=price < 20)           # of some rows alone
+
+    Few programs are compiled: neither the rows that are shown nor k up to the next power of two
+    make another one.
+
+    Args:
+        vectors: unit vectors, on every process the whole.
+        mesh: of `sharding.device_mesh`; queries are spread over it.
+        tile: queries that a device compares at a time, with WIDER times as many rows.
+    """
+
+    def __init__(
+        self, vectors: Float[np.ndarray, "N D"], *, mesh: jax.sharding.Mesh, tile: int = TILE
+    ):
+        self._mesh, self._tile = mesh, tile
+        rows = {"row": np.asarray(vectors, np.float32)}
+        self._rows = device_rows(
+            rows, mesh=mesh, source_tile=WIDER * tile, block=BLOCK // WIDER
+        )
+
+    def nearest(
+        self,
+        query: Float[np.ndarray, "Q D"],
+        k: int,
+        is_shown: Bool[np.ndarray, " N"] | None = None,
+    ) -> Neighbours:
+        """The k rows with the largest products, as `nearest_rows` gives them.
+
+        Args:
+            query: unit vectors.
+            k: how many.
+            is_shown: rows that are searched; None for all.
+        """
+        result = visit_device_rows(
+            _NearestRows(power_of_two(k)),
+            self._rows,
+            {"row": np.asarray(query, np.float32)},
+            mesh=self._mesh,
+            tile=self._tile,
+            is_shown=is_shown,
+        )
+        return Neighbours(*(x[:, :k] for x in result))
 
 
 class _NearestRows(NamedTuple):

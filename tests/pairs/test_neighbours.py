@@ -75,3 +75,23 @@ def test_sets_of_about_one_size_share_a_program() -> None:
     assert programs() == before
     neighbours.nearest_rows(query, whole_numbers(1100, 7), 3, mesh=sharding.device_mesh())
     assert programs() == before + 1
+
+
+@pytest.mark.parametrize("rows", [5, 300, 1000])
+def test_a_gallery_that_stays_on_the_devices_finds_what_nearest_rows_does(rows: int) -> None:
+    generator = np.random.default_rng(0)
+    gallery, query = (generator.standard_normal((n, 8)).astype(np.float32) for n in (rows, 11))
+    mesh = sharding.device_mesh()
+    stays = neighbours.Gallery(gallery, mesh=mesh, tile=32)
+    expected = neighbours.nearest_rows(query, gallery, 7, mesh=mesh, tile=32)
+    for one, other in zip(stays.nearest(query, 7), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Of some rows alone: the same as a gallery of these.
+    is_shown = generator.random(rows) < 0.4
+    shown = np.flatnonzero(is_shown)
+    found = stays.nearest(query, 7, is_shown)
+    subset = neighbours.nearest_rows(query, gallery[shown], 7, mesh=mesh, tile=32)
+    np.testing.assert_allclose(found.score, subset.score, atol=1e-6)
+    expected_rows = np.where(subset.index < 0, -1, shown[subset.index])
+    np.testing.assert_array_equal(found.index, expected_rows)
+    assert (stays.nearest(query, 3, np.zeros(rows, bool)).index == -1).all()
