@@ -1,55 +1,44 @@
-"""Searches a run's catalogue by picture, words or both.
+"""Searches a catalogue with a finished run: by words, by a picture, or by both.
 
-    python -m date_jax.search --workdir=runs/… QUESTION
+    python -m date_jax.search --workdir=runs/one --index=vectors "striped red mug"
 
-    --row=12                            offers of the same style as offer 12, by picture and title
-    --row=12 --by=image                 by its picture alone; or text
-    --row=12 --words="blue mug"         its picture, with these words for its title
-    --picture=mug.jpg --words="red"     a picture of your own with a phrase; or either alone
-    --row=12 --old=red --new=blue       style transfer by arithmetic: v - a·old + a·new
+The index is a folder that date_jax.embed has made with the same run. Other questions:
+
+    --picture=mug.jpg                   offers like the product in a picture of your own
+    --picture=mug.jpg "red"             a picture with a phrase
+    --id=o12                            offers like one of the index, by all that it has
+    --id=o12 --by=image                 by its picture alone; or text
+    --id=o12 "blue mug"                 its picture, with these words for its text
+    --id=o12 --old=red --new=blue       style transfer by arithmetic: v - a·old + a·new
     --duplicates=0.95                   groups of offers whose vectors have a cosine above that
+    --where="category = 'mug' and price < 20"    of offers alone for which that is true
 
-For runs of configs/same_style.py. Prints the offers, and draws them into --out.
+A DATE run finds pictures, and the box of the words' product in each. A same-style run finds offers
+of one style. A CAPTURE run is asked with a picture, and finds posts for every product in it. The
+answers are printed and drawn into --out; --json prints an object for each in place of that.
 """
 
-import os
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags, logging
-from jaxtyping import Bool, Float, Int, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Float, UInt8
 
-from date_jax.errors import DataError, UsageError, spelling_hint
+from date_jax.errors import DataError, UsageError
 from date_jax.run import commandline
 
-KINDS = ("joint", "image", "text")
+if TYPE_CHECKING:
+    from date_jax.index.exact import Index
+    from date_jax.seek import Found, Line
+
 GROUPS_ON_SHEET = 12
-GREY = 225  # in place of a picture, on the sheet
-
-
-class Catalogue(NamedTuple):
-    """The offers of a finished run, with their vectors.
-
-    Attributes:
-        config: the run's.
-        corpus: of `task.load`.
-        predict: jitted, `(name, batch) -> [B E]`.
-        split: name of the offers that are searched.
-        vectors: of all of them, from picture and title.
-        mesh: the devices that a search is spread over.
-    """
-
-    config: ConfigDict
-    corpus: Any
-    predict: Any
-    split: str
-    vectors: Float[np.ndarray, "N E"]
-    mesh: Any
+_SIDE = 224  # pixels of a picture on the sheet, before it is made smaller
+_GREY = 225  # in place of a picture
+_MAX_PIXELS = 2**28  # of a picture that is drawn
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
@@ -57,305 +46,237 @@ def define_flags(definitions: flags.FlagValues) -> None:
 
     They are not defined at import, so that a test can import two commands.
     """
-    # The run and its offers, then the words to ask with.
+    # The run and its offers, then the question.
     for name, default, text in (
-        ("workdir", None, "of the run"),
-        ("split", "offer_test", "offers to search"),
+        ("workdir", None, "folder of a run, or of an export"),
+        ("index", "vectors", "folder of vectors that date_jax.embed has made with it"),
+        ("pictures", "", "where the index's pictures lie now; default: as they were embedded"),
         ("picture", "", "a JPEG, PNG or WEBP to ask with"),
-        ("by", "joint", f"what of the query counts: {', '.join(KINDS)}"),
-        ("out", "found.png", "the picture of results"),
+        ("id", "", "an offer of the index to ask with"),
+        ("by", "joint", "what of the question counts: joint, image, text"),
+        ("old", "", "words whose direction is taken away"),
+        ("new", "", "words whose direction is added"),
+        ("where", "", "offers that are searched, as \"category = 'mug' and price < 20\""),
+        ("out", "", "the picture of results; default: found.png, and none with --json"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=definitions)
-    for name, text in (
-        ("words", "to ask with, in place of the offer's title"),
-        ("old", "words whose direction is taken away"),
-        ("new", "words whose direction is added"),
-    ):
-        flags.DEFINE_string(name, "", text, flag_values=definitions)
     # Numbers and switches.
-    flags.DEFINE_integer("row", None, "an offer to ask with", flag_values=definitions)
     flags.DEFINE_integer("count", 8, "offers to find", flag_values=definitions)
     flags.DEFINE_float("strength", 1.0, "a of the arithmetic", flag_values=definitions)
     flags.DEFINE_float("duplicates", 0.0, "a cosine: find groups instead", flag_values=definitions)
+    flags.DEFINE_bool("json", False, "print a JSON object for each offer", flag_values=definitions)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=definitions)
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Reads the question from the flags, answers it, and draws the offers."""
     logging.set_verbosity(logging.ERROR)
-    values = flags.FLAGS
-    require_question(values)
+    values, words = flags.FLAGS, " ".join(arguments[1:])
+    require_question(values, words)
     commandline.require_devices()
-    from date_jax.evals import sheets
+    from date_jax.evals import findings, sheets
+    from date_jax.index.exact import open_index
+    from date_jax.seek import Found, Line, duplicate_groups
 
-    catalogue = load_catalogue(Path(values.workdir), values.split)
+    index = open_index(values.index, values.pictures)
     if values.duplicates:
-        lines, sheet = near_duplicates(catalogue, values.duplicates, values.count)
+        groups = duplicate_groups(index, values.duplicates, values.where)
+        if not groups:
+            raise DataError(f"--duplicates={values.duplicates}: no two are that near; lower it")
+        answer = [Line([Found(*hit) for hit in group]) for group in groups]
+        lines = [" ".join(found.id for found in line.offers) for line in answer]
+        lines.append(f"{len(groups):,} groups of {sum(map(len, groups)):,} offers")
+        # The first of a group is the question, the others are its answers.
+        examples = [
+            _finding(
+                index,
+                _picture_of(index, first),
+                first.fields["text"] or "",
+                [Line(others[: values.count])],
+                first.fields.get("product_id"),
+            )
+            for first, *others in (line.offers for line in answer[:GROUPS_ON_SHEET])
+        ]
     else:
-        lines, sheet = answer(catalogue, values)
-    sheets.write(values.out, sheet)
-    print("\n".join([*lines, f"drawn into {values.out}"]))
+        answer, picture, product = answer_lines(values, words, index)
+        lines = [text for line in answer for text in texts_of(line)]
+        title = f"{words}: {values.old} -> {values.new}" if values.old else words
+        examples = [_finding(index, picture, title, answer, product)]
+
+    # What is printed, and what is drawn.
+    if values.json:
+        lines = [json.dumps(row, ensure_ascii=False) for row in json_rows(answer)]
+    out = values.out or ("" if values.json else "found.png")
+    if out and any(line.offers for line in answer):
+        sheets.write(out, findings.sheet(examples, title=values.where or "found"))
+        lines += [] if values.json else [f"drawn into {out}"]
+    print("\n".join(lines or ["nothing was found"]))
 
 
-def require_question(values: flags.FlagValues) -> None:
+def require_question(values: flags.FlagValues, words: str) -> None:
     """Raises UsageError where the flags ask for nothing, or for two things at once."""
-    # Each flag alone.
-    if not values.workdir:
-        raise UsageError("--workdir is required: the folder of a run of configs/same_style.py")
-    if values.by not in KINDS:
-        hint = spelling_hint(values.by, KINDS)
-        raise UsageError(f"--by={values.by}: one of {', '.join(KINDS)}{hint}")
+    if not values.workdir and not values.duplicates:
+        raise UsageError("--workdir is required: the run that the index was embedded with")
     if values.count < 1:
         raise UsageError(f"--count={values.count}: must be 1 or more")
-
-    # Then what they make together.
+    has_question = bool(words or values.picture or values.id)
+    if values.duplicates and (has_question or values.old):
+        raise UsageError("--duplicates looks at all offers; leave out the other question")
+    if not values.duplicates and not has_question:
+        raise UsageError('nothing is asked: give "words", --picture, --id or --duplicates')
+    if values.id and values.picture:
+        raise UsageError("--id and --picture: one or the other")
     if bool(values.old) != bool(values.new):
         raise UsageError("--old and --new belong together: the words to take away and to add")
-    has_row, has_picture = values.row is not None, bool(values.picture)
-    if values.duplicates:
-        if has_row or has_picture or values.words or values.old:
-            raise UsageError("--duplicates looks at all offers; leave out the other question")
-        if not 0 < values.duplicates < 1:
-            raise UsageError(f"--duplicates={values.duplicates}: a cosine between 0 and 1")
-    elif has_row and has_picture:
-        raise UsageError("--row and --picture: one or the other")
-    elif not (has_row or has_picture or values.words):
-        raise UsageError("nothing is asked: give --row, --picture, --words or --duplicates")
 
 
-def load_catalogue(run: Path, split: str) -> Catalogue:
-    """The offers of `split`, as the moving average of a run's last checkpoint sees them.
+def answer_lines(
+    values: flags.FlagValues, words: str, index: "Index"
+) -> tuple[list["Line"], Path | None, Any]:
+    """What the run answers, the picture that it was asked with, and the product if it is known."""
+    from date_jax.opening import opened_run
+    from date_jax.run.user_paths import user_path
+    from date_jax.seek import seek
 
-    Raises:
-        CheckpointError: there is no checkpoint, or one of another layout.
-        UsageError: the run is of another task, or there is no such split.
-        DataError: the data have changed since.
-    """
-    import jax
-
-    from date_jax import sharding
-    from date_jax.data.cache import compiled_folder
-    from date_jax.evals.collect import collector
-    from date_jax.job import require_same_layout
-    from date_jax.run import checkpoint
-    from date_jax.tasks import TASKS
-
-    # The network, and the task that knows how to read its data.
-    part = checkpoint.latest_part(run)
-    for warning in part.warnings:
+    run = opened_run(values.workdir)
+    for warning in run.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    config = ConfigDict(part.meta["config"])
-    task = TASKS[config.task]
-    if task.gallery is None:
-        names = " and ".join(f"{name}'s" for name, other in TASKS.items() if other.gallery)
-        raise UsageError(f"{run}: a run of task {config.task}; only {names} can be searched")
-    jax.config.update("jax_compilation_cache_dir", compiled_folder(config.data))
-
-    # The offers: those that the run was trained with, in the form that this code prepares.
-    require_same_layout(run, part.meta)
-    corpus = task.load(config)
-    if corpus.fingerprint != part.meta["data"]:
-        raise DataError(f"{run}: its data have changed since it was trained")
-    if split not in corpus.splits:
-        hint = spelling_hint(split, corpus.splits)
-        raise UsageError(f"--split={split}: no such offers{hint}: {', '.join(corpus.splits)}")
-
-    # Their vectors, in batches that this machine's devices can share.
-    learner, mesh = task.learner(config, corpus.tokenizer, {}), sharding.device_mesh()
-    config.eval.batch_size = max(config.eval.batch_size // mesh.size, 1) * mesh.size
-    joint = {"joint_embedding": learner.predict["joint_embedding"]}
-    collect = collector(joint, mesh, rows_at_once=config.model.rows_at_once)
-    vectors = collect(part.params, task.gallery(config, corpus, split))["joint_embedding"]
-
-    # What a question is embedded with: the same network, compiled at the first question of a kind.
-    compiled = {name: jax.jit(function) for name, function in learner.predict.items()}
-
-    def predict(kind: str, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "B E"]:
-        """The vectors of a batch, from the picture, the text or both."""
-        name = f"{kind}_embedding"
-        if name not in compiled:
-            raise UsageError(f"{run}: was trained with modality={config.modality}: no {kind}")
-        return np.asarray(compiled[name](part.params, batch))
-
-    return Catalogue(config, corpus, predict, split, vectors, mesh)
-
-
-def answer(
-    catalogue: Catalogue, values: flags.FlagValues
-) -> tuple[list[str], UInt8[np.ndarray, "Y X 3"]]:
-    """Lines and a picture of the offers that the flags ask for.
-
-    Raises:
-        UsageError: the run cannot answer that question.
-    """
-    from date_jax.evals import findings
-    from date_jax.pairs import neighbours
-
-    # A run that saw one modality alone cannot be asked with the other.
-    modality = catalogue.config.modality
-    invisible = {"image": ("words", values.words), "text": ("picture", values.picture)}
-    flag, value = invisible.get(modality, ("", ""))
-    if value:
-        raise UsageError(
-            f"--{flag}={value}: the run was trained with modality={modality} and does not see it; "
-            "leave it out"
-        )
-
-    # The question as one vector.
-    offers = catalogue.corpus.splits[catalogue.split]
-    image, words = question(catalogue, values.row, values.picture, values.words)
-    vector = query_vector(catalogue, image, words, values.by)
-    if values.old:
-        vector = vector_in_style(catalogue, vector, values.old, values.new, values.strength)
-        words = f"{words}: {values.old} -> {values.new}"
-
-    # Its neighbours, one more than asked for: an offer is the nearest to itself.
-    nearest = neighbours.nearest_rows(
-        vector, catalogue.vectors, values.count + 1, mesh=catalogue.mesh
+    picture = user_path(values.picture) if values.picture else None
+    lines = seek(
+        run,
+        index,
+        words,
+        picture,
+        offer_id=values.id,
+        old=values.old,
+        new=values.new,
+        strength=values.strength,
+        by=values.by,
+        count=values.count,
+        where=values.where,
     )
-    asked_row = -1 if values.row is None else values.row
-    is_answer = (nearest.index[0] >= 0) & (nearest.index[0] != asked_row)
-    index, score = (x[0][is_answer][: values.count] for x in (nearest.index, nearest.score))
-    ids = offers.records.texts("offer_id")
-    lines = [f"{s:.3f}  {ids[i]}  {offers.texts[i]}" for i, s in zip(index, score, strict=True)]
-
-    # Which of them are right is known where the question is an offer as it is.
-    right = None
-    if values.row is not None and not (values.words or values.old):
-        product = offers.products()
-        right = (product[index] == product[values.row])[None]
-    return lines, findings.sheet([_finding(catalogue, image, words, index, right)], title="found")
+    if not values.id:
+        return lines, picture, None
+    # Which answers are right is known where the question is an offer as it is.
+    offer = index.hit(index.row(values.id), 1.0)
+    product = None if words or values.old else offer.fields.get("product_id")
+    return lines, index.picture(offer), product
 
 
-def question(
-    catalogue: Catalogue, row: int | None, picture: str, words: str
-) -> tuple[UInt8[np.ndarray, "S S 3"] | None, str]:
-    """The picture and the words that are asked with; None and "" where there are none.
-
-    Raises:
-        UsageError: there is no such offer.
-        DataError: the picture cannot be read.
-    """
-    from date_jax.data import pipeline
-
-    offers = catalogue.corpus.splits[catalogue.split]
-    if row is None:
-        return (_prepared_picture(picture, catalogue.config.data) if picture else None), words
-    if not 0 <= row < offers.size:
-        raise UsageError(f"--row={row}: must be from 0 to {offers.size - 1}")
-    (image,) = pipeline.pictures(catalogue.corpus, catalogue.split, np.array([row]))
-    return image, words or offers.texts[row]
+def texts_of(line: "Line") -> list[str]:
+    """What is printed of the offers for one product."""
+    texts = []
+    if line.box_xyxy_pixels is not None:
+        texts.append(f"product at {_box_text(line.box_xyxy_pixels)}, score {line.score:.2f}")
+    for found in line.offers:
+        text = f"{found.score:.3f}  {found.id}  {found.fields['text'] or ''}"
+        if found.box_xyxy_pixels is not None:
+            text += f"  at {_box_text(found.box_xyxy_pixels)}"
+            text += "" if found.box_score is None else f", score {found.box_score:.2f}"
+        texts.append(text)
+    return texts
 
 
-def _prepared_picture(picture: str, data: ConfigDict) -> UInt8[np.ndarray, "S S 3"]:
-    """A picture of the user's, in the size and the fit of the run's pictures."""
-    from date_jax.data import decode
-    from date_jax.data.files import photos
-    from date_jax.data.files.preprocess import UnreadablePictureError, prepared_file
-
-    try:
-        file = prepared_file(
-            Path(picture), image_size=data.image_size, fit=data.fit, max_pixels=data.max_pixels
-        )
-    except UnreadablePictureError as error:
-        reason = photos.naming_advice(Path(), picture) or str(error)
-        raise DataError(f"--picture={photos.short_name(picture)}: {reason}") from error
-    return decode.pictures([file], data.image_size)[0]
+def _box_text(box: Sequence[float]) -> str:
+    return " ".join(f"{number:.0f}" for number in box)
 
 
-def query_vector(
-    catalogue: Catalogue, image: UInt8[np.ndarray, "S S 3"] | None, words: str, kind: str
-) -> Float[np.ndarray, "1 E"]:
-    """The vector of a picture, words or both.
-
-    Args:
-        image: the picture; None for none.
-        words: the words; "" for none.
-        kind: which of them count, of KINDS.
-
-    Raises:
-        UsageError: what shall count is not there.
-    """
-    if kind == "joint":
-        kind = "text" if image is None else "joint" if words else "image"
-    if (kind == "image" and image is None) or (kind == "text" and not words):
-        raise UsageError(f"--by={kind}: the question has none; give --row, --picture or --words")
-    # Black where there is no picture: it does not count then.
-    side = catalogue.corpus.image_size
-    pixels = np.zeros((side, side, 3), np.uint8) if image is None else image
-    encoded = catalogue.corpus.tokenizer.encode([words])
-    batch = {"image": pixels[None], "text": encoded.ids, "text_mask": encoded.mask}
-    return catalogue.predict(kind, batch)
-
-
-def vector_in_style(
-    catalogue: Catalogue, vector: Float[np.ndarray, "1 E"], old: str, new: str, strength: float
-) -> Float[np.ndarray, "1 E"]:
-    """`v - a·old + a·new` at length 1, both words as vectors of words alone."""
-    from date_jax.pairs.vectors import host_unit_vectors
-
-    old_vector, new_vector = (query_vector(catalogue, None, words, "text") for words in (old, new))
-    return host_unit_vectors(vector + strength * (new_vector - old_vector))
-
-
-def near_duplicates(
-    catalogue: Catalogue, threshold: float, count: int
-) -> tuple[list[str], UInt8[np.ndarray, "Y X 3"]]:
-    """Lines for all groups of near-duplicates, the largest first, and a picture of some.
-
-    Args:
-        threshold: cosine above which two offers are linked.
-        count: offers of a group that are drawn.
-
-    Raises:
-        DataError: no two offers are that near.
-    """
-    from date_jax.evals import findings
-    from date_jax.same_style.near_duplicates import groups
-
-    # The rows of each group that has more than one.
-    offers = catalogue.corpus.splits[catalogue.split]
-    group = groups(catalogue.vectors, threshold, mesh=catalogue.mesh)
-    _, first, size = np.unique(group, return_index=True, return_counts=True)
-    rows_of_groups = [
-        np.flatnonzero(group == group[first[place]])
-        for place in np.argsort(-size, kind="stable")
-        if size[place] > 1
+def json_rows(lines: Sequence["Line"]) -> list[dict[str, Any]]:
+    """An object for each offer; `product` numbers the lines, whose boxes are of the question."""
+    return [
+        {
+            "product": number,
+            "product_box": line.box_xyxy_pixels,
+            "product_score": line.score,
+            "id": found.id,
+            "score": found.score,
+            "box": found.box_xyxy_pixels,
+            "box_score": found.box_score,
+            "fields": found.fields,
+        }
+        for number, line in enumerate(lines)
+        for found in line.offers
     ]
-    if not rows_of_groups:
-        raise DataError(f"--duplicates={threshold}: no two offers are that near; lower it")
-    ids = offers.records.texts("offer_id")
-    lines = [" ".join(ids[row] for row in rows) for rows in rows_of_groups]
-    lines.append(f"{len(rows_of_groups):,} groups of {sum(map(len, rows_of_groups)):,} offers")
 
-    # The sheet: the first of a group is the question, the others are its answers.
-    product = offers.products()
-    examples = []
-    for first_row, *others in rows_of_groups[:GROUPS_ON_SHEET]:
-        image, words = question(catalogue, int(first_row), "", "")
-        index = np.array(others[:count])
-        right = (product[index] == product[first_row])[None]
-        examples.append(_finding(catalogue, image, words, index, right))
-    return lines, findings.sheet(examples, title=f"cosine above {threshold}")
+
+def _picture_of(index: "Index", found: "Found") -> Path | None:
+    """Where the picture of an offer lies."""
+    return index.pictures / found.fields["path"] if found.fields["path"] else None
 
 
 def _finding(
-    catalogue: Catalogue,
-    image: UInt8[np.ndarray, "S S 3"] | None,
-    words: str,
-    index: Int[np.ndarray, " K"],
-    right: Bool[np.ndarray, "1 K"] | None,
+    index: "Index", picture: Path | None, words: str, lines: Sequence["Line"], product: Any
 ) -> Any:
-    """A question and its answers, for the sheet; grey where the question has no picture."""
-    from date_jax.data import pipeline
+    """A question and its answers, for the sheet; grey where there is no picture.
+
+    Args:
+        index: that the answers are from.
+        picture, words: of the question.
+        lines: the answers.
+        product: `product_id` of the answers that are right; None where that is unknown.
+    """
     from date_jax.evals import findings
 
-    side = catalogue.corpus.image_size
-    pixels = np.full((side, side, 3), GREY, np.uint8) if image is None else image
-    posts = pipeline.pictures(catalogue.corpus, catalogue.split, index)[None]
-    return findings.Finding(pixels, words, np.zeros((0, 4), np.float32), posts, right)
+    # As many places on each line as the longest one has.
+    count = max((len(line.offers) for line in lines), default=0)
+    right = None if product is None else np.zeros((len(lines), count), bool)
+    posts = np.full((len(lines), count, _SIDE, _SIDE, 3), 255, np.uint8)
+    for row, line in enumerate(lines):
+        for place, found in enumerate(line.offers):
+            if right is not None:
+                right[row, place] = found.fields["product_id"] == product
+            boxes = [] if found.box_xyxy_pixels is None else [found.box_xyxy_pixels]
+            posts[row, place], shares = square_picture(_picture_of(index, found), boxes)
+            if len(shares):
+                posts[row, place] = _with_box(posts[row, place], shares[0])
+    boxes = [line.box_xyxy_pixels for line in lines if line.box_xyxy_pixels is not None]
+    pixels, shares = square_picture(picture, boxes)
+    return findings.Finding(pixels, words, shares, posts, right)
+
+
+def _with_box(pixels: UInt8[np.ndarray, "S S 3"], box: Float[np.ndarray, "4"]) -> np.ndarray:
+    """A square picture with a box on it."""
+    from PIL import Image
+
+    from date_jax.evals import sheets
+
+    picture = Image.fromarray(pixels)
+    sheets.draw_box(picture, box, sheets.PREDICTED)
+    return np.asarray(picture)
+
+
+def square_picture(
+    path: Path | None, boxes: Sequence[Sequence[float]]
+) -> tuple[UInt8[np.ndarray, "S S 3"], Float[np.ndarray, "K 4"]]:
+    """A picture between two margins, and its boxes as shares of that square.
+
+    Args:
+        path: of the picture; grey for None, and where it cannot be read.
+        boxes: corners in pixels of the picture as a viewer shows it.
+    """
+    from PIL import Image
+
+    from date_jax.data.files import preprocess
+
+    square = Image.new("RGB", (_SIDE, _SIDE), (_GREY, _GREY, _GREY))
+    shares = np.array(boxes, np.float32).reshape(-1, 4)
+    try:
+        if path is None:
+            raise preprocess.UnreadablePictureError("there is none")
+        size = preprocess.header(path, max_pixels=_MAX_PIXELS)
+        picture = preprocess.upright_image(path, longest=_SIDE, max_pixels=_MAX_PIXELS)
+    except preprocess.UnreadablePictureError:
+        return np.asarray(square), shares[:0]
+    # Small pictures are made larger, so that boxes are drawn alike.
+    scale = _SIDE / max(picture.size)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    left, top = (_SIDE - width) // 2, (_SIDE - height) // 2
+    square.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top))
+    factors = np.array([width / size.width, height / size.height] * 2)
+    shares = (shares * factors + np.array([left, top] * 2)) / _SIDE
+    return np.asarray(square), shares.astype(np.float32)
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    commandline.run(main)
+    commandline.run(main, words=1)

@@ -258,16 +258,6 @@ class Contradictions(Protocol):
     def __call__(self, config: ConfigDict) -> Iterator[str]: ...
 
 
-@runtime_checkable
-class Gallery(Protocol):
-    """The rows that a search is among: `task.gallery(config, corpus, "offer_test")`.
-
-    They are this process's rows of a split in order, in padded batches.
-    """
-
-    def __call__(self, config: ConfigDict, corpus: Any, name: str) -> Iterator[Batch]: ...
-
-
 class Card(NamedTuple):
     """The words of a task on the model card of an export.
 
@@ -338,7 +328,6 @@ class Task(NamedTuple):
         card: see `Card`.
         answer: see `Answer`.
         between: see `MakeBetween`; None where nothing happens between steps.
-        gallery: see `Gallery`; None where a run cannot be searched.
     """
 
     contradictions: Contradictions
@@ -353,7 +342,6 @@ class Task(NamedTuple):
     card: Card
     answer: Answer
     between: MakeBetween | None = None
-    gallery: Gallery | None = None
 
 
 def record_shapes(

@@ -15,6 +15,7 @@ FLOORS = [
     # commands
     {"__main__", "main", "ablate", "export", "benchmark", "search", "ground", "embed", "serve"},
     {"serving"},
+    {"seek"},
     {"index", "opening"},
     {"api"},
     {"train", "benchmarks", "ablation"},

@@ -53,7 +53,8 @@ def sheet(findings: list[Finding], *, title: str, columns: int = 2) -> UInt8[np.
     lines = -(-len(findings) // columns)
     size = (_GAP + min(columns, len(findings)) * width, _HEAD + lines * height)
     paper = Image.new("RGB", size, PAPER)
-    draw_title(paper, title, {"right": TRUE, "wrong": MISS})
+    is_known = any(finding.right is not None for finding in findings)
+    draw_title(paper, title, {"right": TRUE, "wrong": MISS} if is_known else {})
     for number, finding in enumerate(findings):
         at = (_GAP + number % columns * width, _HEAD + number // columns * height)
         _draw(paper, finding, at, sides)

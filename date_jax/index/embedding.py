@@ -378,10 +378,12 @@ class _Work:
     def _lack(self, offer: Offer, picture: UserPicture | None) -> str:
         """What an offer lacks to be embedded; "" for nothing."""
         can = self._run.questions
-        if self._question == "embed_images" or "embed_texts" not in can:
-            return "" if picture else "has no picture"
         if self._question == "embed_texts":
             return "" if offer.text else "has no text"
+        if self._question == "embed_images" or "embed_texts" not in can:
+            return "" if picture else "has no picture"
+        if picture and not offer.text:
+            return "" if "embed_images" in can else "has no text"
         return "" if picture or offer.text else _NOTHING
 
     def _columns(self, offers: Sequence[Offer]) -> Any:

@@ -119,12 +119,16 @@ class Index:
         is_shown = None
         if where:
             is_shown = np.zeros(len(self), bool)
-            is_shown[self._filters.rows(where)] = True
+            is_shown[self.rows(where)] = True
         result = self._gallery.nearest(vectors, min(count, len(self)), is_shown)
         return [
             (index[index >= 0], score[index >= 0])
             for index, score in zip(result.index, result.score, strict=True)
         ]
+
+    def rows(self, where: str = "") -> Int[np.ndarray, " _"]:
+        """The rows for which a filter is true; all without one."""
+        return self._filters.rows(where) if where else np.arange(len(self))
 
     def hit(self, row: int, score: float) -> Hit:
         """The offer of a row as a hit."""

@@ -122,11 +122,11 @@ class DeviceRows(NamedTuple):
 
     Attributes:
         blocks: arrays `[tiles rows ...]` by name, each block on every device.
-        count: rows that are real.
+        size: rows that are real.
     """
 
     blocks: tuple[Mapping[str, Array], ...]
-    count: int
+    size: int
 
 
 def device_rows(
@@ -155,7 +155,7 @@ def visit_device_rows(
         is_shown: sources that the visitor sees; it takes the others for rows that fill a tile up.
     """
     target_count = len(next(iter(target.values())))
-    cut = tiling(source.count, target_count, mesh.size, tile=tile)
+    cut = tiling(source.size, target_count, mesh.size, tile=tile)
     spread = sharding.row_sharding(mesh)
     targets = {
         name: sharding.device_arrays(_padded_rows(x, cut.targets), spread)

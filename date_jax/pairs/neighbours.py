@@ -92,9 +92,7 @@ class Gallery:
     ):
         self._mesh, self._tile = mesh, tile
         rows = {"row": np.asarray(vectors, np.float32)}
-        self._rows = device_rows(
-            rows, mesh=mesh, source_tile=WIDER * tile, block=BLOCK // WIDER
-        )
+        self._rows = device_rows(rows, mesh=mesh, source_tile=WIDER * tile, block=BLOCK // WIDER)
 
     def nearest(
         self,

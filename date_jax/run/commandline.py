@@ -50,8 +50,12 @@ READER_HAS_LEFT = 141  # the exit code: 128 + SIGPIPE, as shells count
 HELP_FLAGS = {"help", "helpshort", "helpfull", "helpxml", "?"}
 
 
-def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[list[str]], None], argv: Sequence[str] | None = None, *, words: int = 0
+) -> NoReturn:
     """Reads the command line into absl's flags, calls `main` with what is left, and exits.
+
+    Of what is left `main` gets the program's name and up to `words` arguments that are no flags.
 
     Exit codes: 0, 1 (a fault of ours, with its traceback), those of `errors`, 130 (Ctrl-C),
     141 (nobody reads what is printed).
@@ -63,7 +67,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         atexit.register(lambda: end(code))
     argv = list(sys.argv if argv is None else argv)
     try:
-        rest = parse(argv, flags.FLAGS)
+        rest = parse(argv, flags.FLAGS, words=words)
         require_32_bits(os.environ)
         main(rest)
     except UserError as error:
@@ -215,8 +219,13 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
-    """Parses `argv` into `definitions` and returns what is left of it, the program's name.
+def parse(argv: list[str], definitions: flags.FlagValues, *, words: int = 0) -> list[str]:
+    """Parses `argv` into `definitions` and returns what is left: the program's name and words.
+
+    Args:
+        argv: the command line.
+        definitions: the flags that there are.
+        words: arguments, at most, that are no flags.
 
     Raises:
         UsageError: where a flag, the config file or one of its keys is unknown or unreadable.
@@ -237,7 +246,9 @@ def parse(argv: list[str], definitions: flags.FlagValues) -> list[str]:
         raise UsageError(str(error)) from error
     except SystemExit:  # absl ends --help with 1, as if asking were a mistake
         sys.exit(0)
-    if len(rest) > 1:
+    if len(rest) > 1 + words > 1:
+        raise UsageError(f"{rest[1 + words]}: unexpected, put several words into quotes")
+    if len(rest) > 1 + words:
         raise UsageError(
             f"{rest[1]}: unexpected, every argument is a flag"
             + spelling_hint("--" + rest[1].split("=")[0], [f"--{name}" for name in definitions])

@@ -18,7 +18,7 @@ from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import evaluation, matching, rules
-from date_jax.same_style.batches import batches, example, load, split_batches
+from date_jax.same_style.batches import batches, example, load
 from date_jax.same_style.network import SameStyle
 from date_jax.task import Answer, Aux, Batch, Card, Learner, Memory, Params, Prediction, Task
 
@@ -203,5 +203,4 @@ TASK = Task(
         product="joint_embedding",
         settings=("modality",),
     ),
-    gallery=split_batches,
 )  # fmt: skip

@@ -14,7 +14,6 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from date_jax import search
 from date_jax.data import pipeline
 from date_jax.data.cache import tensorflow
 from date_jax.data.files.annotations import annotations
@@ -557,12 +556,6 @@ def test_corners_in_four_fields_of_json_are_a_box(tmp_path: Path) -> None:
     rows[2]["x_min"] = None
     with pytest.raises(DataError, match=r"corners\.jsonl:3: box is \[null, 30, 44, 50\]"):
         annotations(write_jsonl(tmp_path / "corners.jsonl", rows))
-
-
-def test_a_search_by_an_address_is_refused_with_what_to_do() -> None:
-    data = ConfigDict({"image_size": 16, "fit": "letterbox", "max_pixels": 1000})
-    with pytest.raises(DataError, match=r"--picture=https://a\.example/0\.png: is an address"):
-        search._prepared_picture("https://a.example/0.png", data)
 
 
 def test_a_header_is_read_without_decoding(tmp_path: Path) -> None:

@@ -22,26 +22,35 @@ pytest.importorskip("pyarrow", reason="the extra index is not installed")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def runs() -> dict[str, api.Run]:
+    """The runs that are open, by name."""
+    return {}
 
 
 @pytest.fixture
 def run(
-    tiny_same_style: ConfigDict, runs: Path, untrained_run: Callable[[ConfigDict, Path], Path]
+    tiny_same_style: ConfigDict,
+    runs: dict[str, api.Run],
+    untrained_run: Callable[[ConfigDict, Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> api.Run:
-    if not (runs / "same_style").exists():
-        untrained_run(tiny_same_style, runs / "same_style")
-    return date_jax.open(runs / "same_style")
+    if "same_style" not in runs:
+        folder = tmp_path_factory.mktemp("same_style")
+        runs["same_style"] = date_jax.open(untrained_run(tiny_same_style, folder))
+    return runs["same_style"]
 
 
 @pytest.fixture
 def date_run(
-    tiny_config: ConfigDict, runs: Path, untrained_run: Callable[[ConfigDict, Path], Path]
+    tiny_config: ConfigDict,
+    runs: dict[str, api.Run],
+    untrained_run: Callable[[ConfigDict, Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> api.Run:
-    if not (runs / "date").exists():
-        untrained_run(tiny_config, runs / "date")
-    return date_jax.open(runs / "date")
+    if "date" not in runs:
+        folder = tmp_path_factory.mktemp("date")
+        runs["date"] = date_jax.open(untrained_run(tiny_config, folder))
+    return runs["date"]
 
 
 @pytest.fixture

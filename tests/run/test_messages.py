@@ -409,7 +409,7 @@ def test_exit_codes_tell_whose_mistake_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, _, **options: argv)
     with pytest.raises(SystemExit) as left:
         commandline.run(failing_main(error), ["main.py"])
     assert left.value.code == code
@@ -449,7 +449,7 @@ def test_a_command_ends_at_once_when_all_is_said(root: Path) -> None:
 def test_debug_shows_the_traceback_of_a_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, _, **options: argv)
     with pytest.raises(SystemExit):
         commandline.run(failing_main(errors.DataError("b")), ["main.py", "--debug"])
     assert re.search(r"Traceback.*error: b\n$", capsys.readouterr().err, re.DOTALL)
@@ -474,7 +474,7 @@ def test_what_all_hosts_share_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(commandline, "parse", lambda argv, definitions: argv)
+    monkeypatch.setattr(commandline, "parse", lambda argv, _, **options: argv)
     monkeypatch.setattr(commandline, "process", lambda argv=(): (index, count))
     monkeypatch.setattr(commandline, "leave", sys.exit)
     with pytest.raises(SystemExit):

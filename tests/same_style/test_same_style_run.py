@@ -11,10 +11,9 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
-from date_jax import export, search, train
-from date_jax.errors import Preempted, UsageError
+from date_jax import export, train
+from date_jax.errors import Preempted
 from date_jax.networks import exported
 from date_jax.run import checkpoint
 from date_jax.same_style import modes
@@ -100,82 +99,3 @@ def test_two_processes_train_as_one(
     assert len(first_lines) == 3
     for one, other in zip(first_lines, other_lines, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
-
-
-def ask(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """One question to the search, as from a shell."""
-    values = search.flags.FlagValues()
-    search.define_flags(values)
-    values(["search", *arguments])
-    monkeypatch.setattr(search.flags, "FLAGS", values)
-    search.main([])
-
-
-def test_words_that_a_run_does_not_see_are_refused() -> None:
-    config = ConfigDict({"modality": "image"})
-    catalogue = search.Catalogue(config, None, None, "", np.zeros((1, 2), np.float32), None)
-    values = search.flags.FlagValues()
-    search.define_flags(values)
-    values(["search", "--workdir=runs/one", "--row=3", "--words=blue"])
-    with pytest.raises(UsageError, match="--words=blue: the run was trained with modality=image"):
-        search.answer(catalogue, values)
-
-
-@pytest.mark.parametrize(
-    "question",
-    [
-        ["--row=3"],
-        ["--row=3", "--by=image"],
-        ["--row=3", "--words=blue mug"],
-        ["--words=blue mug"],
-        ["--picture=mug.png", "--words=red"],
-        ["--row=3", "--old=red", "--new=blue"],
-        ["--duplicates=0.9"],
-    ],
-)
-def test_each_question_is_answered_and_drawn(
-    uninterrupted: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    question: list[str],
-) -> None:
-    Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "mug.png")
-    question = [x.replace("mug.png", str(tmp_path / "mug.png")) for x in question]
-    out = tmp_path / "found.png"
-    ask(monkeypatch, f"--workdir={uninterrupted}", f"--out={out}", "--count=4", *question)
-    console = capsys.readouterr().out.splitlines()
-    assert console[-1] == f"drawn into {out}"
-    assert np.asarray(Image.open(out)).std() > 5
-    if "--duplicates=0.9" not in question:
-        scores = [float(line.split()[0]) for line in console[:-1] if line.split()[0][1:2] == "."]
-        assert len(scores) == 4
-        assert scores == sorted(scores, reverse=True)
-
-
-def test_an_offer_s_own_vector_finds_what_a_sorted_list_has_first(uninterrupted: Path) -> None:
-    catalogue = search.load_catalogue(uninterrupted, "offer_val")
-    image, words = search.question(catalogue, 2, "", "")
-    vector = search.query_vector(catalogue, image, words, "joint")
-    np.testing.assert_allclose(vector[0], catalogue.vectors[2], atol=1e-5)
-    shifted = search.vector_in_style(catalogue, vector, "red", "blue", 0.0)
-    np.testing.assert_allclose(shifted, vector, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("question", "message"),
-    [
-        ([], "nothing is asked"),
-        (["--row=1", "--picture=a.jpg"], "one or the other"),
-        (["--row=1", "--old=red"], "belong together"),
-        (["--row=1", "--by=picture"], "--by=picture: one of joint, image, text"),
-        (["--duplicates=0.9", "--row=1"], "leave out the other"),
-        (["--duplicates=1.5"], "between 0 and 1"),
-        (["--row=1", "--count=0"], "must be 1 or more"),
-    ],
-)
-def test_a_question_that_means_nothing_is_refused_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch, question: list[str], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        ask(monkeypatch, "--workdir=nowhere", *question)
