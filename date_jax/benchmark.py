@@ -8,6 +8,7 @@
     loss        contrastive loss and MMD in tiles and whole, as the batch grows: bytes, seconds
     selection   counting over all pairs for pseudo boxes, against this machine's matmul peak
     search      exact search and ranks over a gallery, compared with faiss
+    stores      exact search against faiss, LanceDB and Qdrant: build, bytes, queries/s, recall
     duplicates  near-duplicates among --sources rows, --targets of them planted: seconds, recall
     plan        the step compiled for --topology=v5e:4x4, which need not be here: bytes, cycles
 
@@ -31,7 +32,7 @@ from date_jax.run import commandline
 PEERS = ("torch", "torch_compile")
 SMALLEST = 1024  # batch of the loss
 OF_DOMAINS = ("step", "scaling", "input", "plan")  # modes that read batches of source and target
-MODES = ("step", "scaling", "input", "loss", "selection", "search", "duplicates", "plan")
+MODES = ("step", "scaling", "input", "loss", "selection", "search", "stores", "duplicates", "plan")
 
 
 def define_flags(definitions: flags.FlagValues) -> None:
@@ -53,9 +54,13 @@ def define_flags(definitions: flags.FlagValues) -> None:
         ("rounds", 20, "step, input, loss, search: calls that count"),
         ("cpu_devices", 0, "devices to make of a CPU; 0 = as training would"),
         ("batch", 65536, "loss: the largest batch"),
-        ("sources", 40_000, "selection: rows of the source; search, duplicates: of the gallery"),
-        ("targets", 10_000, "selection: rows of the target; search: queries; duplicates: planted"),
-        ("width", 256, "selection, search, duplicates: numbers a row"),
+        ("sources", 40_000, "selection: rows of the source; search, stores, duplicates: gallery"),
+        (
+            "targets",
+            10_000,
+            "selection: rows of the target; search, stores: queries; duplicates: planted",
+        ),
+        ("width", 256, "selection, search, stores, duplicates: numbers a row"),
     ):
         flags.DEFINE_integer(name, number, text, flag_values=definitions)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=definitions)
@@ -96,7 +101,7 @@ def require_sound_flags(values: flags.FlagValues) -> None:
     # Numbers: each alone, then two that must fit each other.
     if values.rounds < 1 or values.batch < SMALLEST:
         raise UsageError(f"--rounds must be 1 or more, --batch {SMALLEST:,} or more")
-    if values.mode == "search" and values.targets > values.sources:
+    if values.mode in ("search", "stores") and values.targets > values.sources:
         raise UsageError("--targets must not be above --sources: each query's match is one of them")
     if values.mode == "duplicates" and not 1 <= values.targets <= values.sources // 2:
         raise UsageError("--targets must be from 1 to half of --sources: they copy other rows")
@@ -128,6 +133,7 @@ def measures(values: flags.FlagValues, devices: int) -> dict[str, Any]:
         search,
         selection,
         step,
+        stores,
     )
     from date_jax.config import validate
 
@@ -159,6 +165,8 @@ def measures(values: flags.FlagValues, devices: int) -> dict[str, Any]:
         return loss.run(mesh, rounds=values.rounds, most=values.batch)
     if mode == "selection":
         return selection.run(mesh, sources=sources, targets=targets, width=width)
+    if mode == "stores":
+        return stores.run(mesh, rows=sources, queries=targets, width=width)
     if mode == "duplicates":
         return duplicates.run(mesh, rows=sources, planted=targets, width=width)
     return search.run(mesh, gallery=sources, queries=targets, width=width, rounds=values.rounds)

@@ -15,10 +15,10 @@ FLOORS = [
     # commands
     {"__main__", "main", "ablate", "export", "benchmark", "search", "ground", "embed", "serve"},
     {"serving"},
-    {"seek"},
+    {"seek", "benchmarks"},
     {"index", "opening"},
     {"api"},
-    {"train", "benchmarks", "ablation"},
+    {"train", "ablation"},
     {"job", "config"},
     {"finished"},
     {"tasks"},

@@ -25,7 +25,7 @@ from date_jax.index.where import Filters
 from date_jax.pairs import neighbours
 from date_jax.run.user_paths import user_path
 
-_INTERNAL = ("vector", "picture_bytes", "picture_mtime", "picture_sha256")
+INTERNAL = ("vector", "picture_bytes", "picture_mtime", "picture_sha256")  # no fields of a hit
 
 
 class Hit(NamedTuple):
@@ -135,7 +135,7 @@ class Index:
         fields = {
             name: self.table.column(name)[row].as_py()
             for name in self.table.column_names
-            if name not in ("id", *_INTERNAL)
+            if name not in ("id", *INTERNAL)
         }
         return Hit(self.table.column("id")[row].as_py(), score, fields)
 
@@ -165,7 +165,7 @@ class Index:
 
     @cached_property
     def _filters(self) -> Filters:
-        names = [name for name in self.table.column_names if name not in _INTERNAL]
+        names = [name for name in self.table.column_names if name not in INTERNAL]
         theirs = self.manifest["columns"].items()
         return Filters(self.table.select(names), {name: ours for ours, name in theirs if name})
 

@@ -4,9 +4,10 @@ A filter may come from a stranger. It can therefore be one expression of the col
 a list of functions, and nothing else. DuckDB evaluates it without files, in little time and memory.
 """
 
+import functools
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Filters:
             UsageError: it is no filter, names no column of these, compares what cannot be compared
                 or takes too long.
         """
-        self.check(where)
+        filter_expression(where, self.names, self._connection)
         cursor = self._connection.cursor()
         timer = threading.Timer(self._seconds, cursor.interrupt)
         timer.start()
@@ -107,54 +108,71 @@ class Filters:
             timer.cancel()
             cursor.close()
 
-    def check(self, where: str) -> None:
-        """Raises UsageError where a filter is anything but an expression over the columns."""
-        if len(where) > _LENGTH:
-            raise UsageError(f"where: has {len(where):,} characters, more than {_LENGTH:,}")
-        # The parser alone, which computes nothing.
-        query = f"SELECT 1 FROM offers WHERE (\n{where}\n)"
-        cursor = self._connection.cursor()
-        try:
-            options = "skip_null := true, skip_empty := true, skip_default := true"
-            text = cursor.execute(f"SELECT json_serialize_sql(?, {options})", [query]).fetchone()[0]
-        except self._duckdb.Error as error:
-            raise UsageError(f"where: {_first_line(error)}") from None
-        finally:
-            cursor.close()
-        try:
-            parsed = json.loads(text)
-        except RecursionError:
-            raise UsageError(f"where: has too many expressions within others{_EXAMPLE}") from None
-        if parsed.get("error"):
-            raise UsageError(f"where: {parsed.get('error_message', 'is no expression')}{_EXAMPLE}")
-        nodes = [statement["node"] for statement in parsed["statements"]]
-        # Brackets that close too early would let other clauses in.
-        if len(nodes) != 1 or not {*nodes[0]} <= _CLAUSES or "where_clause" not in nodes[0]:
-            raise UsageError(f"where: is more than an expression{_EXAMPLE}")
-        for expression in _expressions(nodes[0]["where_clause"]):
-            self._check_expression(expression)
 
-    def _check_expression(self, expression: Mapping[str, Any]) -> None:
-        """Raises UsageError where one expression, without those inside it, will not do."""
-        kind, name = expression["class"], expression["type"]
-        if kind not in _CLASSES or (kind == "OPERATOR" and name not in _OPERATORS):
-            word = (name if kind == "OPERATOR" else kind).lower().replace("_", " ")
-            raise UsageError(f"where: may not hold a {word}{_EXAMPLE}")
-        if kind == "FUNCTION" and expression["function_name"].lower() not in _FUNCTIONS:
-            name = expression["function_name"]
-            words = sorted(word for word in _FUNCTIONS if word.isalpha())
+def filter_expression(where: str, names: Sequence[str], connection: Any = None) -> dict[str, Any]:
+    """The tree of a filter as DuckDB's parser gives it; nothing is computed.
+
+    Args:
+        where: the filter.
+        names: of the columns that there are.
+        connection: of DuckDB, to parse with; None for one that is kept for it.
+
+    Raises:
+        UsageError: it is anything but an expression over the columns.
+    """
+    if len(where) > _LENGTH:
+        raise UsageError(f"where: has {len(where):,} characters, more than {_LENGTH:,}")
+    query = f"SELECT 1 FROM offers WHERE (\n{where}\n)"
+    cursor = (connection or _parser()).cursor()
+    try:
+        options = "skip_null := true, skip_empty := true, skip_default := true"
+        text = cursor.execute(f"SELECT json_serialize_sql(?, {options})", [query]).fetchone()[0]
+    except extra_module("duckdb").Error as error:
+        raise UsageError(f"where: {_first_line(error)}") from None
+    finally:
+        cursor.close()
+    try:
+        parsed = json.loads(text)
+    except RecursionError:
+        raise UsageError(f"where: has too many expressions within others{_EXAMPLE}") from None
+    if parsed.get("error"):
+        raise UsageError(f"where: {parsed.get('error_message', 'is no expression')}{_EXAMPLE}")
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    # Brackets that close too early would let other clauses in.
+    if len(nodes) != 1 or not {*nodes[0]} <= _CLAUSES or "where_clause" not in nodes[0]:
+        raise UsageError(f"where: is more than an expression{_EXAMPLE}")
+    for expression in _expressions(nodes[0]["where_clause"]):
+        _check_expression(expression, names)
+    return nodes[0]["where_clause"]
+
+
+@functools.cache
+def _parser() -> Any:
+    """A connection without tables, to parse with."""
+    return extra_module("duckdb").connect(":memory:")
+
+
+def _check_expression(expression: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises UsageError where one expression, without those inside it, will not do."""
+    kind, name = expression["class"], expression["type"]
+    if kind not in _CLASSES or (kind == "OPERATOR" and name not in _OPERATORS):
+        word = (name if kind == "OPERATOR" else kind).lower().replace("_", " ")
+        raise UsageError(f"where: may not hold a {word}{_EXAMPLE}")
+    if kind == "FUNCTION" and expression["function_name"].lower() not in _FUNCTIONS:
+        name = expression["function_name"]
+        words = sorted(word for word in _FUNCTIONS if word.isalpha())
+        raise UsageError(
+            f"where: no function {name!r}{spelling_hint(name, words)}\n"
+            f"  there are: {', '.join(words)}"
+        )
+    if kind == "COLUMN_REF":
+        name = ".".join(expression["column_names"])
+        if name.lower() not in {other.lower() for other in names}:
             raise UsageError(
-                f"where: no function {name!r}{spelling_hint(name, words)}\n"
-                f"  there are: {', '.join(words)}"
+                f"where: no column {name!r}{spelling_hint(name, names)}\n"
+                f"  there are: {', '.join(names)[:300]}\n"
+                "  a text stands in single quotes: category = 'mug'"
             )
-        if kind == "COLUMN_REF":
-            name = ".".join(expression["column_names"])
-            if name.lower() not in {other.lower() for other in self.names}:
-                raise UsageError(
-                    f"where: no column {name!r}{spelling_hint(name, self.names)}\n"
-                    f"  there are: {', '.join(self.names)[:300]}\n"
-                    "  a text stands in single quotes: category = 'mug'"
-                )
 
 
 _EXAMPLE = "\n  expected such as: category = 'mug' and price < 20"

@@ -17,7 +17,17 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax import benchmark, sharding
-from date_jax.benchmarks import compare, input, loss, measure, scaling, search, selection, step
+from date_jax.benchmarks import (
+    compare,
+    input,
+    loss,
+    measure,
+    scaling,
+    search,
+    selection,
+    step,
+    stores,
+)
 from date_jax.benchmarks.children import Child
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.errors import SetupError, UsageError
@@ -135,6 +145,16 @@ def test_the_search_finds_what_was_planted() -> None:
     assert report["recall_at_1"] == report["first_is_the_match"] == 1.0
     assert [row["what"] for row in report["times"]][:2] == ["nearest", "ranks"]
     assert min(row["seconds"] for row in report["times"]) > 0
+
+
+def test_every_store_is_built_and_the_exact_ones_miss_nothing() -> None:
+    pytest.importorskip("pyarrow", reason="the extra index is not installed")
+    report = stores.run(sharding.device_mesh(), rows=300, queries=20, width=32)
+    recall = {row["what"]: row["recall_at_10"] for row in report["ways"]}
+    assert recall.pop("exact") == 1.0
+    recall.pop("faiss hnsw", None)
+    assert all(share > 0.99 for share in recall.values())
+    assert min(row["queries_per_second"] for row in report["ways"]) > 0
 
 
 def test_a_report_is_a_line_for_each_number_and_a_table_for_rows() -> None:
