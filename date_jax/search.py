@@ -100,7 +100,8 @@ def main(arguments: list[str]) -> None:
     else:
         answer, picture, product = answer_lines(values, words, index)
         lines = [text for line in answer for text in texts_of(line)]
-        title = f"{words}: {values.old} -> {values.new}" if values.old else words
+        title = words or (index.hit(index.row(values.id), 1.0).fields["text"] if values.id else "")
+        title += f": {values.old} -> {values.new}" if values.old else ""
         examples = [_finding(index, picture, title, answer, product)]
 
     # What is printed, and what is drawn.

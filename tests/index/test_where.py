@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -105,6 +106,13 @@ def test_a_filter_that_takes_long_is_stopped() -> None:
         filters.rows(slow)
     assert time.monotonic() - begun < 10
     assert len(filters.rows("text like 'a%'")) == 20_000
+
+
+def test_several_threads_may_ask_at_once(filters: Filters) -> None:
+    wheres = [f"price > {number % 9}" for number in range(64)]
+    with ThreadPoolExecutor(8) as threads:
+        answers = [rows.tolist() for rows in threads.map(filters.rows, wheres)]
+    assert answers == [filters.rows(where).tolist() for where in wheres]
 
 
 def test_the_connection_of_a_filter_reads_no_file_and_keeps_its_settings(filters: Filters) -> None:
