@@ -2,7 +2,7 @@
 
     python -m date_jax.main --config=configs/same_style.py           # rendered catalogue, clicks
 
-This takes about 8 minutes on 2 cores. Expect R@1 of 0.632 ± 0.006 on offer_test by picture and
+This takes 2 to 8 minutes on 2 cores. Expect R@1 of 0.632 ± 0.006 on offer_test by picture and
 words; pairs by no rule give 0.425 ± 0.014 (three seeds, docs/same_style.md). Other catalogues:
 
     python -m date_jax.main --config=configs/same_style.py:files \
