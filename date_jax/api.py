@@ -232,6 +232,11 @@ class Run:
 
     def warm_up(self) -> None:
         """Compiles, or loads, all programs, so that no later question waits for one."""
+        for _ in self.warm_programs():
+            pass
+
+    def warm_programs(self) -> Iterator[tuple[str, ...]]:
+        """Compiles, or loads, one program at each step; what it predicts."""
         data, answer = self.config.data, self.task.answer
         picture = np.zeros((1, data.image_size, data.image_size, 3), np.uint8)
         row = {"image": picture} | self._text_rows(["?"])
@@ -240,6 +245,7 @@ class Run:
             if names and all(name in self.predict for name in names):
                 for bucket in self._buckets:
                     self._rows(names, {key: np.repeat(x, bucket, axis=0) for key, x in row.items()})
+                    yield names
 
     @cached_property
     def _box_names(self) -> tuple[str, ...]:

@@ -119,11 +119,17 @@ def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAP
 
         return Batcher(batch_answers, most=limits.rows, waiting=limits.waiting)
 
+    is_closing = threading.Event()
+
     def warm_up() -> None:
-        with lock:
-            run.warm_up()
-        metrics.ready.set(1)
-        app.state.is_ready = True
+        # One program at a time, so that questions come in between.
+        programs = run.warm_programs()
+        while not is_closing.is_set():
+            with lock:
+                if next(programs, None) is None:
+                    metrics.ready.set(1)
+                    app.state.is_ready = True
+                    return
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -137,6 +143,9 @@ def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAP
         app.state.is_ready = False
         for batcher in batchers.values():
             await run_in_threadpool(batcher.close)
+        # A process that ends while a thread compiles aborts.
+        is_closing.set()
+        await run_in_threadpool(warm.join)
 
     app = FastAPI(title="date_jax", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.is_ready = False

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 
 from date_jax.errors import UsageError
 
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/page/app.js", "/page/style.css")  # without a token
+# Without a token: a browser sends none with an address that is typed or clicked.
+OPEN_PATHS = (
+    *("/", "/page/app.js", "/page/style.css", "/docs", "/page/docs.js", "/openapi.json"),
+    *("/healthz", "/readyz"),
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "

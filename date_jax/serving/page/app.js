@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const colour = (number) => `hsl(${(29 + number * 222.5) % 360} 85% 50%)`;
+const KINDS = ["search", "ground", "instances"];
 let picture = null;       // base64 of the file that is asked with
 let pictureUrl = "";
 let offer = "";           // id of a result that is asked with
@@ -17,7 +18,7 @@ async function ask(path, body) {
   const headers = {"content-type": "application/json"};
   if ($("token").value) headers.authorization = `Bearer ${$("token").value}`;
   const options = body ? {method: "POST", headers, body: JSON.stringify(body)} : {headers};
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => { throw new Error("The server does not answer."); });
   const content = answer.headers.get("content-type").includes("json") ? await answer.json()
                                                                       : await answer.blob();
   if (answer.status === 401) $("token-label").hidden = false;
@@ -59,9 +60,9 @@ async function drawing(url, width, height, boxes, side) {
   return canvas;
 }
 
-async function showBoxes({width, height, answers}, labels) {
+async function showBoxes(url, {width, height, answers}, labels) {
   const boxes = answers.map(({box}, number) => ({box, hue: colour(number)}));
-  const canvas = await drawing(pictureUrl, width, height, boxes, 960);
+  const canvas = await drawing(url, width, height, boxes, 960);
   canvas.id = "drawing";
   canvas.dataset.boxes = answers.length;
   const list = element("ul");
@@ -132,13 +133,14 @@ async function submit(kind) {
   if (kind === "ground" && !words) return say("Say what to look for; several with ; between.", true);
   if (kind === "search" && !Object.keys(body).length) return say("Type words, or drop a picture.", true);
   say("Looking…");
+  const url = pictureUrl;  // another one may be dropped before the answer comes
   document.querySelectorAll("button").forEach((button) => { button.disabled = true; });
   const start = performance.now();
   try {
     const answer = await ask(`/${kind}`, body);
     say(`Answered in ${Math.round(performance.now() - start)} ms.`);
     if (kind === "search") await showAnswers(answer);
-    else await showBoxes(answer, body.queries || answer.answers.map((_, n) => `product ${n + 1}`));
+    else await showBoxes(url, answer, body.queries || answer.answers.map((_, n) => `product ${n + 1}`));
   } catch (error) {
     say(error.message, true);
   } finally {
@@ -174,27 +176,29 @@ async function begin() {
   const about = await ask("/about");
   const can = (question) => about.questions.includes(question);
   $("about").textContent = `${about.task}, step ${about.step}, network ${about.network}`;
-  $("ground").hidden = !can("ground");
-  $("instances").hidden = !can("instances");
-  $("search").hidden = $("where-label").hidden = !can("search");
+  for (const kind of KINDS) {
+    $(kind).hidden = !can(kind);
+    // The key Enter stands for the first button that submits, also where it is hidden.
+    $(kind).type = can(kind) ? "submit" : "button";
+  }
+  $("where-label").hidden = !can("search");
   $("style").hidden = !can("style");
-  if (!can("search")) $("search").className = "quiet";
 }
 
 $("question").addEventListener("submit", (event) => {
   event.preventDefault();
-  const fallback = ["search", "ground", "instances"].find((id) => !$(id).hidden);
-  submit(event.submitter ? event.submitter.dataset.ask : fallback);
+  submit(event.submitter ? event.submitter.dataset.ask : KINDS.find((kind) => !$(kind).hidden));
 });
 $("file").addEventListener("change", () => take($("file").files[0]));
+$("picture").addEventListener("error", () => say("The browser cannot show this file.", true));
 $("clear").addEventListener("click", clear);
 $("token").addEventListener("change", () => begin().catch((error) => say(error.message, true)));
 for (const name of ["dragenter", "dragover"]) {
-  $("drop").addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+  document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 }
 for (const name of ["dragleave", "drop"]) {
-  $("drop").addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.remove("over"); });
+  document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.remove("over"); });
 }
-$("drop").addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
+document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
 document.addEventListener("paste", (event) => take([...event.clipboardData.files][0]));
 begin().catch((error) => say(error.message, true));
