@@ -1,6 +1,7 @@
 """Serves a finished run over HTTP, with a page for people.
 
     python -m date_jax.serve --workdir=runs/one
+    python -m date_jax.serve --workdir=runs/one --index=vectors
     # then http://127.0.0.1:8000
 
 It listens on this machine alone. With --host=0.0.0.0 others can ask as well, which takes a token:
@@ -29,6 +30,12 @@ def define_flags(definitions: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", None, "folder of a run, or of an export", flag_values=definitions
     )
+    flags.DEFINE_string(
+        "index", "", "folder of vectors that date_jax.embed made", flag_values=definitions
+    )
+    flags.DEFINE_string(
+        "pictures", "", "folder of the catalogue's pictures, where moved", flag_values=definitions
+    )
     flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=definitions)
     flags.DEFINE_integer("port", 8000, "to listen on; 0 for a free one", flag_values=definitions)
     flags.DEFINE_bool("debug", False, "show tracebacks", flag_values=definitions)
@@ -46,6 +53,7 @@ def main(_: list[str]) -> None:
         from date_jax.serving.app import create_app
     except ImportError as error:
         raise SetupError(f"{error.name} is not installed: pip install 'date_jax[serve]'") from error
+    from date_jax.index.exact import open_index
     from date_jax.opening import opened_run
     from date_jax.serving.limits import require_safe
 
@@ -53,8 +61,12 @@ def main(_: list[str]) -> None:
     require_safe(values.host, token)
     commandline.require_devices()
     run = opened_run(values.workdir)
+    index = None
+    if values.index:
+        index = open_index(values.index, values.pictures)
+        index.require(run)
     config = uvicorn.Config(
-        create_app(run, token=token),
+        create_app(run, index=index, token=token),
         host=values.host,
         port=values.port,
         log_level="warning",

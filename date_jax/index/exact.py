@@ -66,6 +66,9 @@ class Index:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def __contains__(self, offer_id: object) -> bool:
+        return offer_id in self._rows
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The names that a filter may use."""

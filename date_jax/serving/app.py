@@ -2,6 +2,8 @@
 
     POST /ground      {"image": base64, "queries": ["red mug"]}       boxes and scores
     POST /instances   {"image": base64, "title": "red mug and bag"}   the products of a picture
+    POST /search      {"words": "red mug", "where": "price < 20"}     offers of an index
+    GET  /picture/ID  a JPEG of an offer's picture
     GET  /            the page
     GET  /about       what this run answers
     GET  /healthz /readyz /metrics /docs /openapi.json
@@ -13,10 +15,12 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import io
+import itertools
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,14 +33,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from date_jax.api import Run
-from date_jax.data.files.preprocess import UnreadablePictureError
+from date_jax.data.files.preprocess import UnreadablePictureError, header, upright_image
 from date_jax.data.files.user_pictures import UserPicture, user_picture
 from date_jax.errors import UserError
+from date_jax.index.exact import Index
+from date_jax.seek import Found, Line, seek
 from date_jax.serving.batching import Batcher, BusyError
 from date_jax.serving.limits import Gate, Limits
 from date_jax.serving.metrics import Metrics
+from date_jax.serving.shared import SharedIndex, SharedRun, shared_index, shared_run
 
 PAGE = Path(__file__).parent / "page"
+_SIDE = 640  # pixels of an offer's picture, at most
+_COUNT = 12  # offers of a search
+_SENTENCE = 190  # letters of an error, at most
 _LIMITS = Limits()
 Text = Annotated[str, Field(max_length=_LIMITS.letters)]
 Picture = Annotated[str, Field(description="a JPEG, PNG or WEBP file in base64", min_length=1)]
@@ -95,11 +105,59 @@ class InstanceAnswers(BaseModel):
     answers: list[InstanceAnswer]
 
 
-def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAPI:
+class SearchQuestion(_Question):
+    """What shall be found in the index: words, a picture, both, or what is like an offer.
+
+    With `old` and `new` the direction between these words is added: style transfer.
+    """
+
+    words: Text = ""
+    image: Picture | None = None
+    id: Text = Field("", description="of an offer")
+    old: Text = ""
+    new: Text = ""
+    where: Annotated[str, Field(max_length=_LIMITS.letters)] = Field(
+        "", description="a filter: category = 'mug' and price < 20"
+    )
+    count: Annotated[int, Field(ge=1, le=_LIMITS.rows)] = _COUNT
+
+
+class SearchAnswer(BaseModel):
+    """An offer; the box is where the words' product is in its picture of `width` x `height`."""
+
+    id: str
+    score: float
+    text: str
+    fields: dict[str, Any]
+    box: Box | None
+    box_score: float | None
+    width: int | None
+    height: int | None
+
+
+class SearchGroup(BaseModel):
+    """The offers for one product of the question, whose place in its picture is `box`."""
+
+    title: str
+    box: Box | None
+    score: float | None
+    answers: list[SearchAnswer]
+
+
+class SearchAnswers(BaseModel):
+    """The offers, by product of the question."""
+
+    groups: list[SearchGroup]
+
+
+def create_app(
+    run: Run, *, index: Index | None = None, token: str = "", limits: Limits = _LIMITS
+) -> FastAPI:
     """The application that answers for a run.
 
     Args:
         run: of `date_jax.open`.
+        index: of `open_index`, to be searched; None for none.
         token: that requests have to send; "" for none.
         limits: what a request may cost.
     """
@@ -119,11 +177,24 @@ def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAP
 
         return Batcher(batch_answers, most=limits.rows, waiting=limits.waiting)
 
+    def inner_batcher(question: str, answers: Callable[..., Sequence[Any]]) -> Batcher:
+        """A batcher of what searches ask for; their number is bounded, so that it need not be."""
+
+        def batch_answers(rows: Sequence[Any]) -> Sequence[Any]:
+            metrics.batch_rows.labels(f"search: {question}").observe(len(rows))
+            with lock:
+                return answers(rows)
+
+        inner.append(Batcher(batch_answers, most=limits.rows, waiting=0))
+        return inner[-1]
+
+    inner: list[Batcher] = []
+
     is_closing = threading.Event()
 
     def warm_up() -> None:
         # One program at a time, so that questions come in between.
-        programs = run.warm_programs()
+        programs = itertools.chain(run.warm_programs(), _warm_searches(index))
         while not is_closing.is_set():
             with lock:
                 if next(programs, None) is None:
@@ -136,12 +207,14 @@ def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAP
         for question in ("ground", "instances"):
             if question in run.questions:
                 batchers[question] = batched(question, getattr(run, question))
+        if index is not None:
+            app.state.search = shared_run(run, inner_batcher), shared_index(index, inner_batcher)
         warm = threading.Thread(target=warm_up, daemon=True)
         warm.start()
         yield
         # What waits is answered before the process ends.
         app.state.is_ready = False
-        for batcher in batchers.values():
+        for batcher in (*batchers.values(), *inner):
             await run_in_threadpool(batcher.close)
         # A process that ends while a thread compiles aborts.
         is_closing.set()
@@ -215,13 +288,123 @@ def create_app(run: Run, *, token: str = "", limits: Limits = _LIMITS) -> FastAP
             ]
             return InstanceAnswers(width=picture.size[0], height=picture.size[1], answers=products)
 
-    _add_state(app, run, metrics, limits)
+    if index is not None:
+        _add_search(app, index, limits, picture_of)
+    _add_state(app, run, metrics, limits, has_index=index is not None)
     _add_page(app)
     return app
 
 
-def _add_state(app: FastAPI, run: Run, metrics: Metrics, limits: Limits) -> None:
+def _add_search(
+    app: FastAPI,
+    index: Index,
+    limits: Limits,
+    picture_of: Callable[[str], Awaitable[UserPicture]],
+) -> None:
+    """The routes of an index."""
+    app.state.searches = 0
+
+    @app.post("/search")
+    async def search(question: SearchQuestion) -> SearchAnswers:
+        """Finds offers by words, a picture, both or another offer; a group for each product."""
+        if app.state.searches >= limits.waiting:
+            raise BusyError(f"{limits.waiting} searches wait; ask again in a second")
+        app.state.searches += 1
+        try:
+            if question.id and question.id not in index:
+                raise HTTPException(422, "id: no offer of the index has it")
+            picture = None if question.image is None else await picture_of(question.image)
+            groups = await run_in_threadpool(_groups, app.state.search, question, picture, limits)
+        finally:
+            app.state.searches -= 1
+        return SearchAnswers(groups=groups)
+
+    @app.get("/picture/{offer_id:path}", response_class=Response)
+    def picture(offer_id: str) -> Response:
+        """The picture of an offer as a viewer shows it, as a JPEG of 640 pixels at most."""
+        if offer_id not in index:
+            raise HTTPException(404, "no offer of the index has that id")
+        path = index.picture(index.hit(index.row(offer_id), 1.0))
+        if path is None:
+            raise HTTPException(404, "this offer has no picture")
+        try:
+            image = upright_image(path, longest=_SIDE, max_pixels=limits.pixels)
+        except UnreadablePictureError:
+            raise HTTPException(404, "the picture of this offer cannot be read any more") from None
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=88)
+        return Response(file.getvalue(), media_type="image/jpeg")
+
+
+def _warm_searches(index: Index | None) -> Iterator[str]:
+    """Compiles one program of the usual search at each step, without a filter and with one."""
+    if index is None:
+        return
+    for where in ("", "1 = 1"):
+        index.search(index.vectors[:1], _COUNT, where)
+        yield where
+
+
+def _groups(
+    asked: tuple[SharedRun, SharedIndex],
+    question: SearchQuestion,
+    picture: UserPicture | None,
+    limits: Limits,
+) -> list[SearchGroup]:
+    """The answers of a run and an index to a search."""
+    run, index = asked
+    lines: list[Line] = seek(
+        run,
+        index,
+        question.words,
+        picture,
+        offer_id=question.id,
+        old=question.old,
+        new=question.new,
+        count=question.count,
+        where=question.where,
+    )
+
+    def answer(found: Found) -> SearchAnswer:
+        fields = dict(found.fields)
+        text = fields.pop("text") or ""
+        size = None
+        if found.box_xyxy_pixels is not None:
+            with contextlib.suppress(UnreadablePictureError):
+                path = index.pictures / fields["path"]
+                size = header(path, max_pixels=limits.pixels)
+        return SearchAnswer(
+            id=found.id,
+            score=found.score,
+            text=text,
+            fields=fields,
+            box=None if size is None else found.box_xyxy_pixels,
+            box_score=None if size is None else found.box_score,
+            width=None if size is None else size.width,
+            height=None if size is None else size.height,
+        )
+
+    groups = []
+    for number, line in enumerate(lines, 1):
+        title = "" if line.box_xyxy_pixels is None else f"product {number}"
+        groups.append(
+            SearchGroup(
+                title=title,
+                box=line.box_xyxy_pixels,
+                score=line.score,
+                answers=[answer(found) for found in line.offers],
+            )
+        )
+    return groups
+
+
+def _add_state(
+    app: FastAPI, run: Run, metrics: Metrics, limits: Limits, *, has_index: bool
+) -> None:
     """The routes that tell of the server itself."""
+    questions = [*run.questions]
+    if has_index:
+        questions += ["search", *(["style"] if run.config.task == "same_style" else [])]
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -243,7 +426,7 @@ def _add_state(app: FastAPI, run: Run, metrics: Metrics, limits: Limits) -> None
             "task": run.config.task,
             "step": run.step,
             "network": run.fingerprint,
-            "questions": run.questions,
+            "questions": questions,
             "has_scores": run.scores is not None,
             "limits": limits._asdict(),
         }
@@ -291,7 +474,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def wrong(request: Request, error: UserError) -> JSONResponse:
-        return answer(422, str(error).splitlines()[0])
+        return answer(422, str(error).splitlines()[0][:_SENTENCE])
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

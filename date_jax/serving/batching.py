@@ -26,7 +26,7 @@ class Batcher:
         answers: of a list of questions, as many and in their order.
         most: questions of a batch.
         patience: seconds that the first question of a batch waits for others.
-        waiting: questions that may wait; with more `submit` refuses.
+        waiting: questions that may wait; with more `submit` refuses. 0 for any number.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Batcher:
     ):
         self._answers, self._most, self._patience = answers, most, patience
         self._queue: queue.Queue[tuple[Any, Future[Any]] | None] = queue.Queue(waiting)
+        self._is_closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -48,6 +49,8 @@ class Batcher:
         Raises:
             BusyError: too many questions wait.
         """
+        if self._is_closed:
+            raise BusyError("the server ends; ask another one, or this one later")
         future: Future[Any] = Future()
         try:
             self._queue.put_nowait((question, future))
@@ -63,6 +66,7 @@ class Batcher:
 
     def close(self) -> None:
         """Answers what waits, and ends the thread."""
+        self._is_closed = True
         self._queue.put(None)
         self._thread.join()
 

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ from PIL import Image
 
 import date_jax
 from date_jax.errors import UsageError
+from date_jax.index import embedding
+from date_jax.index.catalogue import Catalogue, catalogue_of_file
+from date_jax.index.exact import open_index
+from date_jax.seek import seek
 
 pytest.importorskip("fastapi", reason="pip install 'date_jax[serve]'")
 pytest.importorskip("httpx", reason="pip install httpx")
+pytest.importorskip("duckdb", reason="the extra index is not installed")
 
 from fastapi.testclient import TestClient
 
@@ -77,6 +83,39 @@ def folder(
     return folders["date"]
 
 
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Eight offers, one of which has no picture and one an id that looks like a path."""
+    folder = tmp_path_factory.mktemp("offers")
+    generator, lines = np.random.default_rng(1), []
+    for number in range(8):
+        name = f"{number}.png" if number else ""
+        if name:
+            pixels = generator.integers(0, 256, (900, 1350, 3) if number == 7 else (40, 60, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+        offer_id = "mugs/red ü&?.png" if number == 7 else f"o{number}"
+        row = {"id": offer_id, "image": name, "text": f"red mug {number}", "price": number}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "offers.jsonl").write_text("".join(lines))
+    return catalogue_of_file(folder / "offers.jsonl")
+
+
+def indexed(run: Any, catalogue: Catalogue, folder: Path) -> Any:
+    """The index of the catalogue as a run sees it."""
+    embedding.embed(run, catalogue, folder)
+    return open_index(folder)
+
+
+@pytest.fixture
+def searched(folder: Path, catalogue: Catalogue) -> Iterator[TestClient]:
+    run = date_jax.open(folder)
+    index = indexed(run, catalogue, folder / "vectors")
+    with TestClient(
+        serving.create_app(run, index=index), base_url=LOCAL, raise_server_exceptions=False
+    ) as client:
+        yield client
+
+
 @pytest.fixture
 def client(folder: Path) -> Iterator[TestClient]:
     app = serving.create_app(date_jax.open(folder), limits=Limits(body_bytes=200_000))
@@ -109,6 +148,132 @@ def test_the_products_of_a_picture_are_the_runs_own(
     assert len(answer["answers"]) == len(instances)
     for row, instance in zip(answer["answers"], instances, strict=True):
         np.testing.assert_allclose(row["embedding"], instance.embedding, atol=1e-5)
+
+
+def test_a_search_is_that_of_python(
+    searched: TestClient, folder: Path, catalogue: Catalogue
+) -> None:
+    run, index = date_jax.open(folder), open_index(folder / "vectors")
+    assert "search" in searched.get("/about").json()["questions"]
+    questions: list[dict[str, Any]] = [
+        {"words": "striped red mug", "count": 5},
+        {"words": "blue bag", "where": "price < 4"},
+        {"image": PICTURE},
+        {"image": PICTURE, "words": "red mug"},
+        {"id": "mugs/red ü&?.png", "count": 3},
+        {"words": "red mug", "old": "red", "new": "blue"},
+    ]
+    for question in questions:
+        answer = searched.post("/search", json=question)
+        assert answer.status_code == 200, answer.text
+        asked = {{"id": "offer_id", "image": "picture"}.get(k, k): v for k, v in question.items()}
+        if "picture" in asked:
+            asked["picture"] = base64.b64decode(PICTURE)
+        (line,) = seek(run, index, **({"count": 12} | asked))
+        (group,) = answer.json()["groups"]
+        assert [row["id"] for row in group["answers"]] == [found.id for found in line.offers]
+        assert len(group["answers"]) > 2
+        for row, found in zip(group["answers"], line.offers, strict=True):
+            np.testing.assert_allclose(row["score"], found.score, atol=1e-5)
+            assert row["text"] == found.fields["text"]
+            assert row["fields"]["price"] == found.fields["price"]
+            assert (row["box"] is None) == (found.box_xyxy_pixels is None)
+            if row["box"]:
+                np.testing.assert_allclose(row["box"], found.box_xyxy_pixels, atol=1e-2)
+                assert (row["width"], row["height"]) in ((60, 40), (1350, 900))
+
+
+def test_searches_at_the_same_time_share_batches(searched: TestClient) -> None:
+    words = [f"red mug {number}" for number in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(
+            pool.map(lambda text: searched.post("/search", json={"words": text}).json(), words)
+        )
+    alone = [searched.post("/search", json={"words": text}).json() for text in words]
+    for one, other in zip(together, alone, strict=True):
+        ids = [[row["id"] for row in answer["groups"][0]["answers"]] for answer in (one, other)]
+        assert ids[0] == ids[1]
+    text = searched.get("/metrics").text
+    (count,) = re.findall(r'batch_rows_count{question="search: embed_texts"} ([\d.]+)', text)
+    assert 16 < float(count) < 32
+
+
+def test_the_picture_of_an_offer_is_small_and_of_the_index(searched: TestClient) -> None:
+    answer = searched.get("/picture/mugs%2Fred%20%C3%BC%26%3F.png")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.content)).size == (640, 427)
+    for name in ("o0", "o99", "1.png", "..%2F1.png", "%2Fetc%2Fpasswd", "..%2F..%2Fetc%2Fpasswd"):
+        answer = searched.get(f"/picture/{name}")
+        assert answer.status_code == 404, name
+        assert 3 < len(answer.json()["error"]) < 200
+
+
+def test_same_style_transfers_and_capture_answers_each_product(
+    tiny_same_style: ConfigDict,
+    tiny_capture: ConfigDict,
+    catalogue: Catalogue,
+    tmp_path: Path,
+    untrained_run: Callable[[ConfigDict, Path], Path],
+) -> None:
+    for config, question in (
+        (tiny_same_style, {"words": "red mug", "old": "red", "new": "blue"}),
+        (tiny_same_style, {"image": PICTURE, "words": "red mug"}),
+        (tiny_capture, {"image": PICTURE, "words": "red mug"}),
+    ):
+        run = date_jax.open(untrained_run(config, tmp_path / str(len(question)) / config.task))
+        picture_offers = Catalogue(*(
+            field[1:] if isinstance(field, list) else field for field in catalogue[:-1]
+        ), catalogue.fields.slice(1))  # fmt: skip
+        index = indexed(run, picture_offers, tmp_path / f"{config.task}_vectors")
+        with TestClient(serving.create_app(run, index=index), base_url=LOCAL) as client:
+            assert ("style" in client.get("/about").json()["questions"]) == (
+                config.task == "same_style"
+            )
+            groups = client.post("/search", json=question).json()["groups"]
+        picture = base64.b64decode(PICTURE) if "image" in question else None
+        rest = {key: value for key, value in question.items() if key != "image"}
+        lines = seek(run, index, picture=picture, count=12, **rest)
+        assert len(groups) == len(lines)
+        for group, line in zip(groups, lines, strict=True):
+            assert [row["id"] for row in group["answers"]] == [found.id for found in line.offers]
+
+
+BAD_SEARCHES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "count 0": {"words": "mug", "count": 0},
+    "count 1e9": {"words": "mug", "count": 1_000_000_000},
+    "count NaN": {"words": "mug", "count": "NaN"},
+    "unknown id": {"id": "o99"},
+    "a path as id": {"id": "../../etc/passwd"},
+    "long id": {"id": "o" * 501},
+    "unknown column": {"words": "mug", "where": "colour = 'red'"},
+    "half a filter": {"words": "mug", "where": "price <"},
+    "another statement": {"words": "mug", "where": "1=1; DROP TABLE offers"},
+    "closing bracket": {"words": "mug", "where": "1=1) UNION SELECT 1 FROM (SELECT 1"},
+    "a file": {"words": "mug", "where": "price IN (SELECT 1 FROM read_csv('/etc/passwd'))"},
+    "a function": {"words": "mug", "where": "getenv('HOME') = ''"},
+    "a comment": {"words": "mug", "where": "1=1 --"},
+    "long filter": {"words": "mug", "where": "price < 1 " + "or price < 1 " * 50},
+    "half a transfer": {"words": "mug", "old": "red"},
+    "no picture": {"image": "aGVsbG8="},
+    "bomb": {"image": bomb()},
+    "id and picture": {"id": "o1", "image": PICTURE},
+}
+
+
+def test_a_malformed_search_gets_a_status_and_a_sentence(searched: TestClient) -> None:
+    for name, question in BAD_SEARCHES.items():
+        answer = searched.post("/search", json=question)
+        expected = 200 if name == "a comment" else 422
+        assert answer.status_code == expected, (name, answer.text)
+        if expected == 200:
+            continue
+        text = answer.json()["error"]
+        assert 3 < len(text) < 200, name
+        assert "\n" not in text, name
+        assert "Traceback" not in text, name
+    answer = searched.post("/search", json={"words": "mug", "where": "price > 1000"})
+    assert answer.json()["groups"][0]["answers"] == []
 
 
 MALFORMED: dict[str, tuple[str, str, dict[str, Any], int]] = {

@@ -146,6 +146,53 @@ def test_words_and_a_picture_become_boxes(
         assert faults == []
 
 
+def test_a_search_becomes_cards_and_a_click_searches_on(
+    page: Page,
+    faults: list[str],
+    file: bytes,
+    tiny_same_style: ConfigDict,
+    untrained_run: Callable[[ConfigDict, Path], Path],
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("duckdb", reason="the extra index is not installed")
+    from date_jax.index import embedding
+    from date_jax.index.catalogue import catalogue_of_file
+    from date_jax.index.exact import open_index
+
+    rows = [f'{{"id": "a/{n} ü", "image": "{n}.png", "text": "mug {n}"}}\n' for n in range(5)]
+    (tmp_path / "offers.jsonl").write_text("".join(rows))
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(file)
+    run = date_jax.open(untrained_run(tiny_same_style, tmp_path / "run"))
+    embedding.embed(run, catalogue_of_file(tmp_path / "offers.jsonl"), tmp_path / "vectors")
+    with served(serving.create_app(run, index=open_index(tmp_path / "vectors"))) as address:
+        page.goto(address)
+        page.wait_for_selector("#search:not([hidden])")
+        assert page.is_visible("#style")
+        page.click("#search")
+        assert page.inner_text("#message") == "Type words, or drop a picture."
+        page.fill("#words", "red mug")
+        page.fill("#where", "text <> 'mug 3'")
+        page.press("#where", "Enter")
+        page.wait_for_selector(".card >> nth=3")
+        cards = page.locator(".card")
+        assert cards.count() == 4
+        assert cards.locator("canvas").count() == 4
+        # Searched on from the second: it is not among the answers.
+        name = cards.nth(1).get_attribute("title")
+        cards.nth(1).click()
+        page.wait_for_selector("#picture:not([hidden])")
+        page.wait_for_selector("#message:has-text('Answered')")
+        page.wait_for_selector(".card >> nth=2")
+        assert cards.count() == 3
+        assert name not in [card.get_attribute("title") for card in cards.all()]
+        assert faults == []
+        # A filter that is none.
+        page.fill("#where", "colour = 'red'")
+        page.click("#search")
+        page.wait_for_selector("#message.wrong:has-text(\"no column 'colour'\")")
+
+
 def test_a_page_with_a_token_asks_for_it(
     page: Page,
     file: bytes,
