@@ -91,7 +91,11 @@ def test_local_sh_asks_for_the_number_of_processes(count: str) -> None:
 
 
 def named_files(text: str) -> set[str]:
-    """What looks like a file of the project in a document: `launch/demo.sh`, [a](BUILD.md)."""
+    """What looks like a file of the project in a document: `launch/demo.sh`, [a](BUILD.md).
+
+    An answer in JSON names the files of a user.
+    """
+    text = re.sub(r"```json.*?```", "", text, flags=re.DOTALL)
     named = re.findall(
         r"(?<![\w/.$~<>=:-])([\w.-]+(?:/[\w.-]+)*\.(?:sh|py|md|png|toml|lock))\b", text
     )
