@@ -86,6 +86,8 @@ def measure(
     for thread in threads:
         thread.join()
     rate = len(times) / (time.monotonic() - start)
+    if not times:
+        raise SystemExit(f"{url.netloc}: does not answer")
     half, most, nearly_all = np.percentile(times, (50, 95, 99)) * 1e3
     return (
         f"| `{path}` | {clients} | {rate:.1f} | {half:.0f} | {most:.0f} | {nearly_all:.0f} "

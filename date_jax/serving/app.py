@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -337,12 +338,14 @@ def _add_search(
 
 
 def _warm_searches(index: Index | None) -> Iterator[str]:
-    """Compiles one program of the usual search at each step, without a filter and with one."""
+    """Compiles the search of a batch of one size at each step, and asks a first filter."""
     if index is None:
         return
-    for where in ("", "1 = 1"):
-        index.search(index.vectors[:1], _COUNT, where)
-        yield where
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        index.search(np.repeat(index.vectors[:1], size, axis=0), _COUNT)
+        yield str(size)
+    index.search(index.vectors[:1], _COUNT, "1 = 1")
+    yield "where"
 
 
 def _groups(

@@ -276,6 +276,26 @@ def test_a_malformed_search_gets_a_status_and_a_sentence(searched: TestClient) -
     assert answer.json()["groups"][0]["answers"] == []
 
 
+def test_odd_pictures_are_answered(client: TestClient) -> None:
+    picture = Image.fromarray(PIXELS)
+    grey = np.random.default_rng(0).integers(0, 2**16, (30, 50)).astype(np.uint16)
+    turned = [picture.rotate(90)]
+    for image, kind, options in (
+        (picture.resize((1, 1)), "PNG", {}),
+        (picture.resize((1, 3000)), "PNG", {}),
+        (picture.convert("CMYK"), "JPEG", {}),
+        (picture, "WEBP", {"save_all": True, "append_images": turned}),
+        (Image.fromarray(grey), "PNG", {}),
+        (picture.convert("1"), "PNG", {}),
+    ):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        body = {"image": base64.b64encode(file.getvalue()).decode(), "queries": ["mug"]}
+        answer = client.post("/ground", json=body)
+        assert answer.status_code == 200, (kind, answer.text)
+        assert (answer.json()["width"], answer.json()["height"]) == image.size
+
+
 MALFORMED: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "no body": ("POST", "/ground", {}, 422),
     "not JSON": ("POST", "/ground", {"content": b"{image: mug"}, 422),
