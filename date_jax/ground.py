@@ -11,7 +11,8 @@ each line. A line of --out is
      "score": 0.93, "network": "b1946ac92492d234"}
 
 with the box's corners in pixels of the picture as a viewer shows it, and how likely the box is
-right; or "error" where the picture cannot be read. The same command goes on after a stop.
+right; or "error" where the picture cannot be read. A few lines are printed too. The same command
+goes on after a stop. Small pictures are drawn larger.
 For runs of configs/pgda.py and configs/date.py, and exports of them.
 """
 
@@ -31,7 +32,9 @@ from date_jax.run.user_paths import user_path
 
 _AT_ONCE = 256  # pairs between two writes: what a stop may lose
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+_PRINTED = 8  # pairs whose rows are printed, at most
 _SIDE = 1280  # pixels of a drawn picture's longer side, at most
+_READABLE = 320  # pixels of that side up to which a picture is drawn some whole times as large
 _MAX_PIXELS = 2**28  # of a picture that is drawn
 _TABLES = (".jsonl", ".csv")
 
@@ -61,7 +64,7 @@ def define_flags(definitions: flags.FlagValues) -> None:
         ("query", "", "words to look for in every picture"),
         ("queries", "", "a file with a query on each line"),
         ("out", "boxes.jsonl", "the JSON Lines to write, or to go on with"),
-        ("coco", "", "also write a COCO json of all boxes"),
+        ("coco", "", "also write a COCO json of these boxes"),
         ("draw", "", "also draw the boxes into copies of the pictures in this folder"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=definitions)
@@ -84,7 +87,11 @@ def main(_: list[str]) -> None:
     for line in ground(run, pairs, out):
         print(line)
     # Everything else is made of the file, so that it also has what an earlier start found.
-    rows = [*rows_of_file(out)]
+    # What other commands asked stays in the file alone.
+    rows = rows_of_pairs(out, pairs)
+    if len(rows) <= _PRINTED:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
     if values.coco:
         user_path(values.coco).write_text(json.dumps(coco_json(rows, pairs)) + "\n")
         print(f"COCO json in {values.coco}")
@@ -128,7 +135,8 @@ def _pairs_of_table(table: Path, texts: Sequence[str]) -> Iterator[Pair]:
         image, query = fields.get("image"), fields.get("query")
         if not isinstance(image, str) or not image:
             raise DataError(
-                f"{table}:{line}: has no image; a row is {{'image': ..., 'query': ...}}"
+                f"{table}:{line}: has no image; a row is {{'image': ..., 'query': ...}}\n"
+                f"  found: {', '.join(map(str, fields))[:200]}"
             )
         if not query and not texts:
             raise DataError(f"{table}:{line}: has no query; give the row one, or --query")
@@ -172,11 +180,18 @@ def rows_of_file(out: Path) -> Iterator[dict[str, Any]]:
             return
         try:
             row = json.loads(line)
-            yield {"image": row["image"], "query": row["query"], "network": row["network"], **row}
+            _ = row["image"], row["query"], row["network"]
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{out}:{number}: is no line of this command\n  name another --out"
             ) from None
+        yield row
+
+
+def rows_of_pairs(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The written rows of these pairs, in the order of the file."""
+    asked = {(pair.image, pair.query) for pair in pairs}
+    return [row for row in rows_of_file(out) if (row["image"], row["query"]) in asked]
 
 
 def ground(run: Any, pairs: Sequence[Pair], out: Path) -> list[str]:
@@ -216,7 +231,8 @@ def ground(run: Any, pairs: Sequence[Pair], out: Path) -> list[str]:
             file.flush()
     countdown.at(len(pairs))
 
-    lines = [f"{len(todo):,} pairs grounded, {len(done):,} were there before: {out}"]
+    before = len(pairs) - len(todo)
+    lines = [f"{len(todo):,} pairs grounded, {before:,} were there before: {out}"]
     if run.scores is None:
         lines.append("  without scores: the run is not calibrated, as it is once it has finished")
     for image, reason in [*unreadable.items()][:5]:
@@ -297,7 +313,7 @@ def coco_json(rows: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> dict[str
 def draw(
     rows: Sequence[dict[str, Any]], pairs: Sequence[Pair], folder: Path, min_score: float
 ) -> int:
-    """Draws the boxes of each picture into a copy of it; how many pictures.
+    """Draws the boxes of each picture into a copy of it, a small one enlarged; how many pictures.
 
     Args:
         rows: of `rows_of_file`.
@@ -322,6 +338,8 @@ def draw(
         # Smaller than the original where that is large, so boxes are brought to shares of it.
         size = preprocess.header(paths[name], max_pixels=_MAX_PIXELS)
         picture = preprocess.upright_image(paths[name], longest=_SIDE, max_pixels=_MAX_PIXELS)
+        if (times := _READABLE // max(picture.size)) > 1:
+            picture = picture.resize((picture.width * times, picture.height * times))
         boxes = np.array([row["box"] for row in picture_rows]) / ([size.width, size.height] * 2)
         labels = [
             row["query"] if row["score"] is None else f"{row['query']}  {row['score']:.2f}"

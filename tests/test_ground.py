@@ -106,6 +106,29 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_rows(
     np.testing.assert_allclose(rows_after[-1]["box"], whole_rows[-1]["box"], atol=1e-3)
 
 
+def test_what_another_command_asked_is_not_answered_again(
+    run: api.Run, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "boxes.jsonl"
+    ground.ground(run, ground.pairs_of_flags(str(photos / "a.jpg"), "red mug", ""), out)
+    pairs = ground.pairs_of_flags(str(photos / "a.jpg"), "blue bag", "")
+    lines = ground.ground(run, pairs, out)
+    assert lines[0].startswith("1 pairs grounded, 0 were there before")
+    (row,) = ground.rows_of_pairs(out, pairs)
+    assert row["query"] == "blue bag"
+    assert len(rows(out)) == 2
+
+
+def test_a_small_picture_is_drawn_some_times_as_large(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "small.png")
+    pairs = ground.pairs_of_flags(str(tmp_path / "small.png"), "mug", "")
+    row = {"image": pairs[0].image, "query": "mug", "box": [2.0, 6.0, 18.0, 14.0], "score": 0.5}
+    ground.draw([row], pairs, tmp_path / "drawn", 0.0)
+    (file,) = (tmp_path / "drawn").iterdir()
+    with Image.open(file) as drawn:
+        assert drawn.size == (320, 240)
+
+
 def test_rows_of_another_network_are_not_gone_on_with(
     run: api.Run, photos: Path, tmp_path: Path
 ) -> None:
