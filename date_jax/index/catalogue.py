@@ -95,7 +95,7 @@ def catalogue_of_file(path: Path, columns: str = "") -> Catalogue:
     ]
     check_images(path, [picture for picture in pictures if picture])
     ids = [id_text(cells.get(ours["id"])).strip() for cells in rows] if ours["id"] else pictures
-    _check_ids(path, lines, ids, ours["id"] or ours["image"])
+    _check_ids(path, lines, ids, ours)
 
     # Everything else.
     others = [name for name in names if name not in ours.values()]
@@ -124,7 +124,7 @@ def _columns(path: Path, given: Mapping[str, str], names: Sequence[str]) -> dict
                 f"{path}: no column {theirs!r} for --columns={name}=…{spelling_hint(theirs, names)}"
                 f"\n  found: {', '.join(names)[:200]}"
             )
-    taken = {*given.values()}
+    taken = {name for ours, name in given.items() if ours != "id"}  # a picture may be the id too
     columns = {}
     for ours, usual in NAMES.items():
         usual_names = (name for name in usual if name in names and name not in taken)
@@ -149,18 +149,24 @@ def _text(path: Path, line: int, cells: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _check_ids(path: Path, lines: Sequence[int], ids: Sequence[str], column: str) -> None:
+def _check_ids(
+    path: Path, lines: Sequence[int], ids: Sequence[str], columns: Mapping[str, str]
+) -> None:
     """Refuses offers without an id, and two of one id."""
+    column = columns["id"] or columns["image"]
     for line, offer_id in zip(lines, ids, strict=True):
         if not offer_id:
             raise DataError(f"{path}:{line}: {column} is empty, and every offer has one")
     twice = [offer_id for offer_id, count in Counter(ids).items() if count > 1]
     if twice:
         of_first = [str(line) for line, offer in zip(lines, ids, strict=True) if offer == twice[0]]
+        sharing = sum(count for count in Counter(ids).values() if count > 1)
+        other = columns["image"] if column != columns["image"] else ""
         raise DataError(
-            f"{path}: {len(twice):,} of {len(ids):,} offers share their {column} with another one\n"
+            f"{path}: {sharing:,} of {len(ids):,} offers share their {column} with another one\n"
             f"  first: {twice[0][:60]!r} on lines {', '.join(of_first[:5])}\n"
-            "  name a column that tells all offers apart: --columns=id=sku"
+            "  correct them, or name a column that tells all offers apart: "
+            f"--columns=id={other or '…'}"
         )
 
 

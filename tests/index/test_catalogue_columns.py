@@ -73,10 +73,20 @@ def test_without_an_id_the_picture_is_one(tmp_path: Path) -> None:
     assert catalogue_of_file(table).ids == ["a.jpg", "b.jpg"]
 
 
+def test_a_picture_that_is_named_as_the_id_is_still_the_picture(tmp_path: Path) -> None:
+    table = written(tmp_path, "offers.csv", "sku,image,title", "p0,a.jpg,mug", "p0,b.jpg,mug")
+    catalogue = catalogue_of_file(table, "id=image")
+    assert catalogue.ids == catalogue.pictures == ["a.jpg", "b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["id,image", "a,1.jpg", "b,2.jpg", "a,3.jpg"], r"share their id .*\n.*'a' on lines 2, 4"),
+        (
+            ["id,image", "a,1.jpg", "b,2.jpg", "a,3.jpg"],
+            r"2 of 3 offers share their id .*\n.*'a' on lines 2, 4\n.*--columns=id=image",
+        ),
+        (["image", "1.jpg", "1.jpg"], r"2 of 2 offers share their image .*\n.*\n.*--columns=id=…"),
         (["id,image", ",1.jpg"], r"offers.csv:2: id is empty"),
         (["id,image,vector", "a,1.jpg,x"], "'vector' has the name of another"),
         (["id,image,Price,price", "a,1.jpg,1,2"], "'Price' has the name of another"),
