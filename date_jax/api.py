@@ -10,8 +10,9 @@ The commands and the server are faces of this object; they add no logic.
 
 import dataclasses
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +134,7 @@ class Run:
         """
         self._require("ground")
         # A single one is decoded once, and stands for as many as there are of the other.
-        texts = [queries] if isinstance(queries, str) else list(queries)
+        texts = text_list(queries)
         pictures = self._readable(picture_list(images))
         if len(pictures) == 1:
             pictures *= len(texts)
@@ -154,23 +155,25 @@ class Run:
             for box, picture, score in zip(box_xyxy, pictures, scores, strict=True)
         ]
 
-    def embed_images(self, images: Sequence[Source]) -> Float[np.ndarray, "N E"]:
-        """The unit vectors of pictures.
+    def embed_images(self, images: Source | Sequence[Source]) -> Float[np.ndarray, "N E"]:
+        """The unit vectors of pictures; of one, a list of one.
 
         Raises:
             DataError: a picture cannot be read.
             UsageError: the run answers no such question.
         """
         self._require("embed_images")
+        images = picture_list(images)
         return self._vectors(self.task.answer.image, images, [""] * len(images))
 
-    def embed_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
-        """The unit vectors of words.
+    def embed_texts(self, texts: str | Sequence[str]) -> Float[np.ndarray, "N E"]:
+        """The unit vectors of words; of one text, a list of one.
 
         Raises:
-            UsageError: the run answers no such question.
+            UsageError: the run answers no such question, or a text is none.
         """
         self._require("embed_texts")
+        texts = text_list(texts)
         return self._vectors(self.task.answer.text, [None] * len(texts), texts)
 
     def embed_products(
@@ -410,9 +413,24 @@ def picture_list(images: Source | Sequence[Source]) -> list[Source]:
     """The pictures of an argument that may be one, several, or an array `[N H W 3]` of them."""
     if isinstance(images, np.ndarray):
         return [*images] if images.ndim == 4 else [images]
-    if isinstance(images, UserPicture | str | Path | bytes | Image.Image):
-        return [images]
+    # A file opens as a sequence of its lines.
+    is_one = isinstance(images, UserPicture | str | Path | bytes | Image.Image)
+    if is_one or isinstance(images, io.IOBase) or not isinstance(images, Iterable):
+        return [images]  # type: ignore[list-item]
     return [*images]
+
+
+def text_list(texts: str | Sequence[str]) -> list[str]:
+    """The texts of an argument that may be one or several.
+
+    Raises:
+        UsageError: one is no text.
+    """
+    found = [*texts] if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UsageError(f"query {row}: is no text but {type(text).__name__}: give words")
+    return found
 
 
 def fingerprint(config: ConfigDict, tokens: tokenizer.Tokenizer, params: Any) -> str:

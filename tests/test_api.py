@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -158,6 +159,41 @@ def test_what_is_no_picture_is_named(date_run: api.Run, source: object, reason: 
     with pytest.raises(DataError) as caught:
         date_run.ground(source, "red mug")  # type: ignore[arg-type]
     assert reason in str(caught.value)
+
+
+def test_a_closed_image_is_named(date_run: api.Run, tmp_path: Path) -> None:
+    Image.fromarray(random_picture(20, 20)).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    image.close()
+    with pytest.raises(DataError, match=r"is a PIL image that cannot be read: .*closed"):
+        date_run.ground(image, "red mug")
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Users have none; the tests' would answer first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("source", [None, io.BytesIO(b"one\ntwo"), [5]])
+def test_a_picture_of_another_type_is_named(date_run: api.Run, source: object) -> None:
+    with pytest.raises(DataError, match=r"picture 0: is of type \w+; give a path, a file's bytes"):
+        date_run.ground(source, "red mug")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("query", [None, 5, ["red mug", None]])
+def test_what_is_no_text_is_named(date_run: api.Run, query: object) -> None:
+    for ask in (lambda: date_run.ground([], query), lambda: date_run.embed_texts(query)):  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"query \d: is no text but (NoneType|int)"):
+            ask()
+
+
+def test_one_text_and_one_picture_give_one_vector(date_run: api.Run) -> None:
+    picture = random_picture(20, 20)
+    np.testing.assert_array_equal(date_run.embed_texts("mug"), date_run.embed_texts(["mug"]))
+    np.testing.assert_array_equal(date_run.embed_images(picture), date_run.embed_images([picture]))
 
 
 def test_what_a_task_does_not_answer_is_refused_with_what_it_does(date_run: api.Run) -> None:

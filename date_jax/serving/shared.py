@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from date_jax.api import Grounding, Instance, Run, picture_list
+from date_jax.api import Grounding, Instance, Run, picture_list, text_list
 from date_jax.data.files.user_pictures import Source
 from date_jax.index.exact import Hit, Index
 from date_jax.serving.batching import Batcher
@@ -35,15 +35,15 @@ class SharedRun(Run):
         self, images: Source | Sequence[Source], queries: str | Sequence[str]
     ) -> list[Grounding]:
         """See `Run.ground`; as many queries as images."""
-        return self._answers("ground", picture_list(images), queries)
+        return self._answers("ground", picture_list(images), text_list(queries))
 
-    def embed_images(self, images: Sequence[Source]) -> Float[np.ndarray, "N E"]:
+    def embed_images(self, images: Source | Sequence[Source]) -> Float[np.ndarray, "N E"]:
         """See `Run.embed_images`; one image or more."""
-        return np.stack(self._answers("embed_images", images))
+        return np.stack(self._answers("embed_images", picture_list(images)))
 
-    def embed_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
+    def embed_texts(self, texts: str | Sequence[str]) -> Float[np.ndarray, "N E"]:
         """See `Run.embed_texts`; one text or more."""
-        return np.stack(self._answers("embed_texts", texts))
+        return np.stack(self._answers("embed_texts", text_list(texts)))
 
     def embed_products(
         self, images: Sequence[Source | None], titles: Sequence[str]

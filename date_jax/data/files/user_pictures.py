@@ -45,10 +45,18 @@ def user_picture(source: Source, data: ConfigDict) -> UserPicture:
         return source
     if isinstance(source, np.ndarray):
         source = _image_of_array(source)
+    if not isinstance(source, str | Path | bytes | Image.Image):
+        raise UnreadablePictureError(
+            f"is of type {type(source).__name__}; give a path, a file's bytes, a PIL image, or RGB "
+            "as uint8 [H W 3]"
+        )
     # Pixels at hand take the way of a file, so that there is one way for all.
     if isinstance(source, Image.Image):
         png = io.BytesIO()
-        ImageOps.exif_transpose(source).save(png, "PNG", compress_level=1)
+        try:
+            ImageOps.exif_transpose(source).save(png, "PNG", compress_level=1)
+        except (OSError, ValueError) as error:  # closed, cut, or of a mode that PNG lacks
+            raise UnreadablePictureError(f"is a PIL image that cannot be read: {error}") from None
         source = png.getvalue()
     if isinstance(source, str):
         if advice := photos.naming_advice(Path(), source):
