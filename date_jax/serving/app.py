@@ -407,7 +407,9 @@ def _add_state(
     """The routes that tell of the server itself."""
     questions = [*run.questions]
     if has_index:
-        questions += ["search", *(["style"] if run.config.task == "same_style" else [])]
+        # Words can be taken from and added to a product's vector where both lie in one space.
+        has_style = {"embed_products", "embed_texts"} <= {*run.questions}
+        questions += ["search", *(["style"] if has_style else [])]
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
