@@ -333,7 +333,7 @@ def test_predictions_are_unit_vectors_boxes_and_overlaps(config: ConfigDict) -> 
     found = jax.device_get(predict.lower(params, domain(0)).compile()(params, domain(0)))
     assert found.keys() == {
         *("image_embedding", "query_embedding", "box_cxcywh"),
-        *("pseudo_box_cxcywh", "agreement"),
+        *("pseudo_box_cxcywh", "agreement", "confidence_features"),
     }
     for name in ("image_embedding", "query_embedding"):
         assert found[name].shape == (ROWS, config.model.width)
