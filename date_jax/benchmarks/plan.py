@@ -26,7 +26,7 @@ COUNTS = tuple(2**n for n in range(11))  # devices of the scaling table
 
 
 class Chip(NamedTuple):
-    """A chip as Google Cloud's pages describe it.
+    """A chip as its maker's pages describe it.
 
     Attributes:
         flops: a second, in bfloat16.
@@ -48,7 +48,11 @@ CHIPS = {
     "v5e": Chip(197e12, 1.5e9, 16 * 2**30, 0.82e12, 100e9),
     "v5p": Chip(459e12, 1.75e9, 95 * 2**30, 2.765e12, 300e9),
     "v6e": Chip(918e12, 1.75e9, 32 * 2**30, 1.64e12, 224e9),
+    # GPUs: everything is modelled for them.
+    "a100": Chip(312e12, 1.41e9, 80 * 2**30, 2.0e12, 300e9),
+    "h100": Chip(989e12, 1.755e9, 80 * 2**30, 3.35e12, 450e9),
 }
+GPUS = ("a100", "h100")
 ROWS = 16  # of a domain that a chip gets where the config's batch has not one for each
 SMALL = (2, 4)  # rows of a domain in the steps that are compiled here to model others by a line
 
@@ -68,7 +72,7 @@ def size(name: str) -> int:
 
 
 def topology_devices(name: str) -> Any:
-    """The devices of a topology such as `v5e:16x16`; None where libtpu is not installed.
+    """The devices of a topology such as `v5e:16x16`; None where no compiler of its chip is here.
 
     Raises:
         UsageError: there is no such topology.
@@ -76,7 +80,7 @@ def topology_devices(name: str) -> Any:
     from jax.experimental import topologies
 
     size(name)
-    if importlib.util.find_spec("libtpu") is None:
+    if name.partition(":")[0] in GPUS or importlib.util.find_spec("libtpu") is None:
         return None
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask the cloud where it is
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device here is to be guarded
@@ -131,8 +135,10 @@ def run(config: ConfigDict, topologies: dict[str, Any]) -> dict[str, Any]:
     if compiles:
         source = "bytes, collectives, instructions; estimated: the compiler's cycles"
     else:
-        print("libtpu is not installed: all of this is modelled", file=sys.stderr)
-        source = "nothing for the chip, as libtpu is not installed (pip install libtpu)"
+        is_gpu = first.partition(":")[0] in GPUS
+        why = "GPUs are not compiled for" if is_gpu else "libtpu is not installed"
+        print(f"{why}: all of this is modelled", file=sys.stderr)
+        source = f"nothing for the chip: {why}" + ("" if is_gpu else " (pip install libtpu)")
     line = None if compiles else line_through_small_steps(config)
 
     def step_on(name: str) -> dict[str, Any]:

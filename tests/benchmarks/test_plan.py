@@ -46,6 +46,12 @@ def test_an_unknown_chip_is_refused() -> None:
         plan.topology_devices("v5e:four")
 
 
+def test_a_gpu_is_modelled_whatever_compiler_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: object())
+    assert plan.size("h100:1x1") == 1
+    assert plan.topology_devices("h100:1x1") is None
+
+
 def test_without_the_accelerators_compiler_a_plan_is_modelled(
     tiny_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,15 @@
 """Vector databases answer as the exact search does; what each cannot do is refused."""
 
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +35,48 @@ def lance(folder: Path) -> Any:
 
 
 def qdrant(folder: Path) -> Any:
-    """In Qdrant's local mode, which runs in this process: there is no server here."""
+    """In Qdrant's local mode, which runs in this process."""
     pytest.importorskip("qdrant_client", reason="pip install qdrant-client: outside the lock file")
     from date_jax.index.qdrant import QdrantStore
 
     return QdrantStore(":memory:")
+
+
+@functools.cache
+def qdrant_server() -> str:
+    """The address of a server that lives as long as the tests; they are skipped without one."""
+    program = shutil.which("qdrant")
+    if program is None:
+        pytest.skip("no program `qdrant` is in PATH: its local mode alone is tried")
+    folder = tempfile.mkdtemp(prefix="date_jax_qdrant_")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "QDRANT__SERVICE__HOST": "127.0.0.1",
+        "QDRANT__SERVICE__HTTP_PORT": str(port),
+        "QDRANT__SERVICE__GRPC_PORT": "0",
+        "QDRANT__STORAGE__STORAGE_PATH": folder,
+        "QDRANT__TELEMETRY_DISABLED": "true",
+    }
+    process = subprocess.Popen([program], cwd=folder, env=os.environ | settings)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(process.kill)
+    # It answers a second or two after its start.
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/readyz", timeout=5):
+            return address
+        time.sleep(0.2)
+    raise TimeoutError(f"{program} does not answer at {address}")
+
+
+def qdrant_by_address(folder: Path) -> Any:
+    """In a server, as a cluster is asked; each test has a collection to itself."""
+    pytest.importorskip("qdrant_client", reason="pip install qdrant-client: outside the lock file")
+    from date_jax.index.qdrant import QdrantStore
+
+    return QdrantStore(qdrant_server(), name=folder.name)
 
 
 Made = Callable[[Path], Store]
@@ -47,7 +94,7 @@ def queries() -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("made", [lance, qdrant])
+@pytest.mark.parametrize("made", [lance, qdrant, qdrant_by_address])
 @pytest.mark.parametrize(
     "where",
     [
@@ -76,7 +123,7 @@ def test_a_store_finds_what_the_exact_search_does(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("made", [lance, qdrant])
+@pytest.mark.parametrize("made", [lance, qdrant, qdrant_by_address])
 def test_offers_are_replaced_and_removed_by_their_ids(
     index: Index, queries: np.ndarray, tmp_path: Path, made: Made
 ) -> None:
@@ -100,7 +147,7 @@ def test_offers_are_replaced_and_removed_by_their_ids(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("made", [lance, qdrant])
+@pytest.mark.parametrize("made", [lance, qdrant, qdrant_by_address])
 @pytest.mark.parametrize(
     ("where", "message"),
     [
