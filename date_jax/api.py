@@ -426,11 +426,11 @@ def text_list(texts: str | Sequence[str]) -> list[str]:
     Raises:
         UsageError: one is no text.
     """
-    found = [*texts] if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
-    for row, text in enumerate(found):
+    text_rows = [*texts] if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+    for row, text in enumerate(text_rows):
         if not isinstance(text, str):
             raise UsageError(f"query {row}: is no text but {type(text).__name__}: give words")
-    return found
+    return text_rows
 
 
 def fingerprint(config: ConfigDict, tokens: tokenizer.Tokenizer, params: Any) -> str:

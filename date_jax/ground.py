@@ -190,8 +190,8 @@ def rows_of_file(out: Path) -> Iterator[dict[str, Any]]:
 
 def rows_of_pairs(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """The written rows of these pairs, in the order of the file."""
-    asked = {(pair.image, pair.query) for pair in pairs}
-    return [row for row in rows_of_file(out) if (row["image"], row["query"]) in asked]
+    names = {(pair.image, pair.query) for pair in pairs}
+    return [row for row in rows_of_file(out) if (row["image"], row["query"]) in names]
 
 
 def ground(run: Any, pairs: Sequence[Pair], out: Path) -> list[str]:

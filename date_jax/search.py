@@ -33,7 +33,7 @@ from date_jax.run import commandline
 
 if TYPE_CHECKING:
     from date_jax.index.exact import Index
-    from date_jax.seek import Found, Line
+    from date_jax.seek import BoxedHit, Line
 
 GROUPS_ON_SHEET = 12
 _SIDE = 224  # pixels of a picture on the sheet, before it is made smaller
@@ -76,15 +76,15 @@ def main(arguments: list[str]) -> None:
     commandline.require_devices()
     from date_jax.evals import findings, sheets
     from date_jax.index.exact import open_index
-    from date_jax.seek import Found, Line, duplicate_groups
+    from date_jax.seek import BoxedHit, Line, duplicate_groups
 
     index = open_index(values.index, values.pictures)
     if values.duplicates:
         groups = duplicate_groups(index, values.duplicates, values.where)
         if not groups:
             raise DataError(f"--duplicates={values.duplicates}: no two are that near; lower it")
-        answer = [Line([Found(*hit) for hit in group]) for group in groups]
-        lines = [" ".join(found.id for found in line.offers) for line in answer]
+        answer = [Line([BoxedHit(*hit) for hit in group]) for group in groups]
+        lines = [" ".join(hit.id for hit in line.offers) for line in answer]
         lines.append(f"{len(groups):,} groups of {sum(map(len, groups)):,} offers")
         # The first of a group is the question, the others are its answers.
         examples = [
@@ -169,11 +169,11 @@ def texts_of(line: "Line") -> list[str]:
     texts = []
     if line.box_xyxy_pixels is not None:
         texts.append(f"product at {_box_text(line.box_xyxy_pixels)}, score {line.score:.2f}")
-    for found in line.offers:
-        text = f"{found.score:.3f}  {found.id}  {found.fields['text'] or ''}"
-        if found.box_xyxy_pixels is not None:
-            text += f"  at {_box_text(found.box_xyxy_pixels)}"
-            text += "" if found.box_score is None else f", score {found.box_score:.2f}"
+    for hit in line.offers:
+        text = f"{hit.score:.3f}  {hit.id}  {hit.fields['text'] or ''}"
+        if hit.box_xyxy_pixels is not None:
+            text += f"  at {_box_text(hit.box_xyxy_pixels)}"
+            text += "" if hit.box_score is None else f", score {hit.box_score:.2f}"
         texts.append(text)
     return texts
 
@@ -189,20 +189,20 @@ def json_rows(lines: Sequence["Line"]) -> list[dict[str, Any]]:
             "product": number,
             "product_box": line.box_xyxy_pixels,
             "product_score": line.score,
-            "id": found.id,
-            "score": found.score,
-            "box": found.box_xyxy_pixels,
-            "box_score": found.box_score,
-            "fields": found.fields,
+            "id": hit.id,
+            "score": hit.score,
+            "box": hit.box_xyxy_pixels,
+            "box_score": hit.box_score,
+            "fields": hit.fields,
         }
         for number, line in enumerate(lines)
-        for found in line.offers
+        for hit in line.offers
     ]
 
 
-def _picture_of(index: "Index", found: "Found") -> Path | None:
+def _picture_of(index: "Index", hit: "BoxedHit") -> Path | None:
     """Where the picture of an offer lies."""
-    return index.pictures / found.fields["path"] if found.fields["path"] else None
+    return index.pictures / hit.fields["path"] if hit.fields["path"] else None
 
 
 def _finding(
@@ -223,11 +223,11 @@ def _finding(
     right = None if product is None else np.zeros((len(lines), count), bool)
     posts = np.full((len(lines), count, _SIDE, _SIDE, 3), 255, np.uint8)
     for row, line in enumerate(lines):
-        for place, found in enumerate(line.offers):
+        for place, hit in enumerate(line.offers):
             if right is not None:
-                right[row, place] = found.fields["product_id"] == product
-            boxes = [] if found.box_xyxy_pixels is None else [found.box_xyxy_pixels]
-            posts[row, place], shares = square_picture(_picture_of(index, found), boxes)
+                right[row, place] = hit.fields["product_id"] == product
+            boxes = [] if hit.box_xyxy_pixels is None else [hit.box_xyxy_pixels]
+            posts[row, place], shares = square_picture(_picture_of(index, hit), boxes)
             if len(shares):
                 posts[row, place] = _with_box(posts[row, place], shares[0])
     boxes = [line.box_xyxy_pixels for line in lines if line.box_xyxy_pixels is not None]

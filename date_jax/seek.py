@@ -27,8 +27,8 @@ from date_jax.same_style.near_duplicates import groups
 KINDS = ("joint", "image", "text")
 
 
-class Found(NamedTuple):
-    """An offer that was found.
+class BoxedHit(NamedTuple):
+    """An offer of the answer, with the box of the words in its picture.
 
     Attributes:
         id, score, fields: as of `Hit`.
@@ -48,12 +48,12 @@ class Line(NamedTuple):
     """The offers for one product that was asked for, the nearest first.
 
     Attributes:
-        offers: found.
+        offers: of the answer.
         box_xyxy_pixels: of the product in the picture that was asked with; None for all of it.
         score: how sure the network is that a product is there; None without a box.
     """
 
-    offers: list[Found]
+    offers: list[BoxedHit]
     box_xyxy_pixels: tuple[float, float, float, float] | None = None
     score: float | None = None
 
@@ -179,7 +179,7 @@ def _lines_of_products(
         return []
     hits = index.search(np.stack([instance.embedding for instance in instances]), count, where)
     return [
-        Line([Found(*hit) for hit in line], instance.box_xyxy_pixels, instance.score)
+        Line([BoxedHit(*hit) for hit in line], instance.box_xyxy_pixels, instance.score)
         for instance, line in zip(instances, hits, strict=True)
     ]
 
@@ -225,11 +225,11 @@ def _text_vectors(run: Run, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
     )
 
 
-def _with_boxes(run: Run, index: Index, hits: Sequence[Hit], words: str) -> list[Found]:
+def _with_boxes(run: Run, index: Index, hits: Sequence[Hit], words: str) -> list[BoxedHit]:
     """The hits, each with the place of the words' product in its picture."""
     paths: list[Path | None] = [index.picture(hit) for hit in hits]
     if not words or "ground" not in run.questions:
-        return [Found(*hit) for hit in hits]
+        return [BoxedHit(*hit) for hit in hits]
     # A picture may have gone since it was embedded.
     pictures = iter(run.pictures([path for path in paths if path]))
     by_place: list[UserPicture | UnreadablePictureError | None] = [
@@ -239,4 +239,4 @@ def _with_boxes(run: Run, index: Index, hits: Sequence[Hit], words: str) -> list
     sources: list[Any] = [by_place[place] for place in places]
     groundings = run.ground(sources, [words] * len(places)) if places else []
     answers = dict(zip(places, groundings, strict=True))
-    return [Found(*hit, *answers.get(place, (None, None))) for place, hit in enumerate(hits)]
+    return [BoxedHit(*hit, *answers.get(place, (None, None))) for place, hit in enumerate(hits)]

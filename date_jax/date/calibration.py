@@ -172,7 +172,7 @@ def absent_query_rows(
     _, product = np.unique(product_id, return_inverse=True)
     _, query = np.unique(text, axis=0, return_inverse=True)
     # A picture and what belongs to it, as one number.
-    shown = [picture_id * count + kind for kind in (product, query)]
+    pairs_shown = [picture_id * count + kind for kind in (product, query)]
 
     # Rows at a random distance, and another distance for those whose pictures show that product.
     rows, query_row = np.arange(count), np.full(count, -1)
@@ -183,7 +183,7 @@ def absent_query_rows(
         other = (open_rows + offset) % count
         is_shown = [
             np.isin(picture_id[open_rows] * count + kind[other], pairs)
-            for kind, pairs in zip((product, query), shown, strict=True)
+            for kind, pairs in zip((product, query), pairs_shown, strict=True)
         ]
         is_absent = ~np.any(is_shown, axis=0)
         query_row[open_rows[is_absent]] = other[is_absent]

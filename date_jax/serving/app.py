@@ -38,7 +38,7 @@ from date_jax.data.files.preprocess import UnreadablePictureError, header, uprig
 from date_jax.data.files.user_pictures import UserPicture, user_picture
 from date_jax.errors import UserError
 from date_jax.index.exact import Index
-from date_jax.seek import Found, Line, seek
+from date_jax.seek import BoxedHit, Line, seek
 from date_jax.serving.batching import Batcher, BusyError
 from date_jax.serving.limits import Gate, Limits
 from date_jax.serving.metrics import Metrics
@@ -278,14 +278,14 @@ def create_app(
         async def instances(question: InstancesQuestion) -> InstanceAnswers:
             """Finds every product of a picture, with its vector."""
             picture = await picture_of(question.image)
-            (found,) = await answers("instances", [(picture, question.title)])
+            (instances_of_picture,) = await answers("instances", [(picture, question.title)])
             products = [
                 InstanceAnswer(
                     box=instance.box_xyxy_pixels,
                     score=instance.score,
                     embedding=instance.embedding.tolist(),
                 )
-                for instance in found
+                for instance in instances_of_picture
             ]
             return InstanceAnswers(width=picture.size[0], height=picture.size[1], answers=products)
 
@@ -368,21 +368,21 @@ def _groups(
         where=question.where,
     )
 
-    def answer(found: Found) -> SearchAnswer:
-        fields = dict(found.fields)
+    def answer(hit: BoxedHit) -> SearchAnswer:
+        fields = dict(hit.fields)
         text = fields.pop("text") or ""
         size = None
-        if found.box_xyxy_pixels is not None:
+        if hit.box_xyxy_pixels is not None:
             with contextlib.suppress(UnreadablePictureError):
                 path = index.pictures / fields["path"]
                 size = header(path, max_pixels=limits.pixels)
         return SearchAnswer(
-            id=found.id,
-            score=found.score,
+            id=hit.id,
+            score=hit.score,
             text=text,
             fields=fields,
-            box=None if size is None else found.box_xyxy_pixels,
-            box_score=None if size is None else found.box_score,
+            box=None if size is None else hit.box_xyxy_pixels,
+            box_score=None if size is None else hit.box_score,
             width=None if size is None else size.width,
             height=None if size is None else size.height,
         )
@@ -395,7 +395,7 @@ def _groups(
                 title=title,
                 box=line.box_xyxy_pixels,
                 score=line.score,
-                answers=[answer(found) for found in line.offers],
+                answers=[answer(hit) for hit in line.offers],
             )
         )
     return groups

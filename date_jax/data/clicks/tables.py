@@ -147,14 +147,14 @@ def _without_empty_words(table: Table) -> Table:
     """The table with no id where a column of ids has a word for an empty cell, or NaN."""
     import ibis
 
-    known = {}
+    columns_of_ids = {}
     for name in set(IDS) & set(table.columns):
         column = table[name]
         if column.type().is_string():
-            known[name] = column.isin(EMPTY_WORDS).ifelse(ibis.null(), column)
+            columns_of_ids[name] = column.isin(EMPTY_WORDS).ifelse(ibis.null(), column)
         elif column.type().is_floating():
-            known[name] = column.isnan().ifelse(ibis.null(), column)
-    return table.mutate(**known) if known else table
+            columns_of_ids[name] = column.isnan().ifelse(ibis.null(), column)
+    return table.mutate(**columns_of_ids) if columns_of_ids else table
 
 
 def _paths(pattern: str) -> list[str]:
