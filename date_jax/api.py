@@ -32,8 +32,7 @@ from date_jax.data.files.preprocess import UnreadablePictureError
 from date_jax.data.files.user_pictures import Source, UserPicture
 from date_jax.errors import DataError, UsageError
 from date_jax.evals.collect import Collect, collector
-from date_jax.networks import exported
-from date_jax.run import checkpoint
+from date_jax.finished import finished_run, network
 from date_jax.run.user_paths import user_path
 from date_jax.task import Prediction, Task
 from date_jax.tasks import TASKS
@@ -364,47 +363,35 @@ def open_run(path: str | Path) -> Run:
         UsageError: the network reads regions that were found beforehand, so no picture alone.
         DataError: its vocabulary cannot be read.
     """
-    # A run's folder holds a checkpoint, an export the same numbers as plain tensors.
-    path = user_path(path)
-    exported.require_parameters(path)
-    part = None if exported.is_export(path) else checkpoint.latest_part(path)
-    if part is None:
-        folder, vocab_file = path, path / "text" / "vocab.txt"
-        config, step = exported.exported_config(path), exported.exported_meta(path).get("step", 0)
-    else:
-        folder = checkpoint.checkpoint_directory(path).parent
-        vocab_file, config, step = folder / "vocab.txt", ConfigDict(part.meta["config"]), part.step
+    finished = finished_run(user_path(path))
+    config = finished.config
 
     # The functions that answer, which need no data but the vocabulary.
     task = TASKS[config.task]
-    example = task.example(config)
-    if not any("image" in rows for rows in example.values()):
+    if not any("image" in rows for rows in task.example(config).values()):
         raise UsageError(
-            f"{path}: the network was trained on regions that were found beforehand, so it cannot "
-            "be asked with pictures"
+            f"{finished.path}: the network was trained on regions that were found beforehand, so "
+            "it cannot be asked with pictures"
         )
-    tokens = tokenizer.tokenizer_of_file(vocab_file, length=config.data.text_length)
+    tokens = tokenizer.tokenizer_of_file(finished.vocab, length=config.data.text_length)
     learner = task.learner(config, tokens, {})
 
     # Its parameters, on the devices of this process: hosts that share work share files, not arrays.
-    if part is None:
-        shapes, _ = jax.eval_shape(learner.init, jax.random.key(0), example)
-        params = exported.exported_params(path, {"model": shapes["model"]})
-    else:
-        params = {"model": part.params["model"]}
+    model, step, warnings = network(finished)
+    params = {"model": model}
     mesh = sharding.device_mesh(devices=jax.local_devices())
     return Run(
-        path=path,
+        path=finished.path,
         config=config,
-        step=step,
+        step=step or 0,
         fingerprint=fingerprint(config, tokens, params),
-        warnings=() if part is None else tuple(part.warnings),
+        warnings=warnings,
         task=task,
         tokenizer=tokens,
         predict=learner.predict,
         params=sharding.device_arrays(params, sharding.replicated_sharding(mesh)),
         mesh=mesh,
-        scores=task.answer.scorer(folder),
+        scores=task.answer.scorer(finished.folder),
         _collectors={},
     )
 

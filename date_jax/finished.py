@@ -1,7 +1,8 @@
-"""A finished run, or an export of one, as the beginning of another: `--config.init.run=runs/one`.
+"""A finished run, or an export of one: its config, its vocabulary and its network.
 
-The new run begins with the averaged parameters of the network, and with the vocabulary. Optimizer,
-step, and what only training uses are new.
+`api` opens it to answer. `--config.init.run=runs/one` makes it the beginning of another run, which
+takes the averaged parameters of the network and the vocabulary. Optimizer, step, and what only
+training uses are new.
 """
 
 import shlex
@@ -31,7 +32,7 @@ _MOST_LINES = 5  # of a message
 
 
 class Finished(NamedTuple):
-    """A run or an export that another run can begin with.
+    """A run or an export, of which the parameters are not read yet.
 
     Attributes:
         path: as the user named it.
@@ -45,8 +46,27 @@ class Finished(NamedTuple):
     vocab: Path
     is_export: bool
 
+    @property
+    def folder(self) -> Path:
+        """The folder that its other files lie in; `path` may be that of its checkpoints."""
+        return self.path if self.is_export else self.vocab.parent
 
-def finished(path: Path) -> Finished:
+
+class Network(NamedTuple):
+    """The averaged parameters of a finished run.
+
+    Attributes:
+        model: the network's, host arrays in nested dicts.
+        step: of the checkpoint; None where an export does not tell.
+        warnings: of damaged checkpoints that were passed over.
+    """
+
+    model: Any
+    step: int | None
+    warnings: tuple[str, ...]
+
+
+def finished_run(path: Path) -> Finished:
     """The run, or the export, in a folder; its parameters are not read yet.
 
     Raises:
@@ -72,7 +92,7 @@ def named_run(config: ConfigDict) -> Finished | None:
     name = config.get("init", {}).get("run", "")
     if not name:
         return None
-    run = finished(user_path(name))
+    run = finished_run(user_path(name))
     require_same_network(run, config)
     if config.data.vocab:
         require_same_vocabulary(run, config)
@@ -107,7 +127,7 @@ def require_same_network(run: Finished, config: ConfigDict) -> None:
     }
     if changes:
         lines = [
-            f"  --config.{key}={shlex.quote(_typed(old))} (now {_typed(new)})"
+            f"  --config.{key}={shlex.quote(_flag_value(old))} (now {_flag_value(new)})"
             for key, (old, new) in changes.items()
         ]
         if len(lines) > _MOST_LINES:
@@ -116,7 +136,7 @@ def require_same_network(run: Finished, config: ConfigDict) -> None:
         raise UsageError("\n".join([head, *lines]))
 
 
-def _typed(value: Any) -> str:
+def _flag_value(value: Any) -> str:
     """A value of a config as one types it."""
     return str(tuple(value)) if isinstance(value, list) else str(value)
 
@@ -162,16 +182,23 @@ def weights(run: Finished) -> tuple[WeightFile, list[str]]:
     Raises:
         CheckpointError: none is whole.
     """
-    lines: list[str] = []
-    if run.is_export:
-        model, step = _exported_model(run), exported.exported_meta(run.path).get("step")
-    else:
-        part = checkpoint.latest_part(run.path)
-        model, step = part.params["model"], part.step
-        lines = [f"warning: {warning}" for warning in part.warnings]
+    model, step, warnings = network(run)
     suffix = "" if step is None else f", step {step}"
-    lines.append(f"begins with {run.path}{suffix}")
+    lines = [*(f"warning: {warning}" for warning in warnings), f"begins with {run.path}{suffix}"]
     return WeightFile(run.path, flatten_dict(model, sep="/")), lines
+
+
+def network(run: Finished) -> Network:
+    """The averaged parameters of the latest whole checkpoint, or those of an export.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    if run.is_export:
+        step = exported.exported_meta(run.path).get("step")
+        return Network(_exported_model(run), step, ())
+    part = checkpoint.latest_part(run.path)
+    return Network(part.params["model"], part.step, tuple(part.warnings))
 
 
 def _exported_model(run: Finished) -> Any:

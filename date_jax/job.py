@@ -193,8 +193,8 @@ def configs_with_vocabulary(
     if not config.get("init", {}).get("run", ""):
         return config, config
     vocab = directory.absolute() / "vocab.txt"
-    kept = finished.with_vocabulary(config, vocab)
-    return kept, finished.with_vocabulary(config, run.vocab if run else vocab)
+    saved_config = finished.with_vocabulary(config, vocab)
+    return saved_config, finished.with_vocabulary(config, run.vocab if run else vocab)
 
 
 def require_readable(directory: Path) -> None:

@@ -67,7 +67,9 @@ def _script_lines(texts: Sequence[str]) -> list[str]:
     if not names:
         return []
     share = min(1.0, sum(counts[name] for name in names) / len(texts))
-    return [f"{share:.0%} of the training texts are in {_listed(names)}, where none are exchanged"]
+    return [
+        f"{share:.0%} of the training texts are in {_word_list(names)}, where none are exchanged"
+    ]
 
 
 def _language_lines(words: Counter[str]) -> list[str]:
@@ -76,7 +78,7 @@ def _language_lines(words: Counter[str]) -> list[str]:
     pairs = [pair for pair in OTHER_WORDS if all(_plain(word) in plain for word in pair)]
     if not pairs:
         return []
-    return [f"{_listed([f'{one!r} and {other!r}' for one, other in pairs])} stay as they are"]
+    return [f"{_word_list([f'{one!r} and {other!r}' for one, other in pairs])} stay as they are"]
 
 
 def _piece_lines(words: Counter[str], tokenizer: Tokenizer) -> list[str]:
@@ -91,8 +93,8 @@ def _piece_lines(words: Counter[str], tokenizer: Tokenizer) -> list[str]:
         return []
     stays = "stays as it is" if len(stay) == 1 else "stay as they are"
     return [
-        f"{_listed([repr(word) for word in stay])} {stays}: the vocabulary needs both words of a "
-        "pair as one piece each"
+        f"{_word_list([repr(word) for word in stay])} {stays}: the vocabulary needs both words of "
+        "a pair as one piece each"
     ]
 
 
@@ -102,7 +104,7 @@ def _plain(word: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def _listed(names: Iterable[str]) -> str:
+def _word_list(names: Iterable[str]) -> str:
     """Some names in a row, of many the first few."""
     names = list(names)
     return ", ".join([*names[:4], *(["…"] if len(names) > 4 else [])])

@@ -71,7 +71,7 @@ def utf8_text(path: Path, content: bytes, *, first_line: int = 1) -> str:
     # A zero byte is valid UTF-8, yet what follows it is lost to many programs.
     if "\0" in text:
         line = first_line + text[: text.index("\0")].count(_line_end(content).decode())
-        command = _piped(path, "tr -d '\\000'", "< ")
+        command = _shell_command(path, "tr -d '\\000'", "< ")
         raise DataError(
             f"{path}:{line}: holds a zero byte\n"
             f"  remove it: {command} > clean{unpacked_name(path).suffix}"
@@ -103,7 +103,7 @@ def _check_no_binary(path: Path, content: bytes) -> None:
         raise DataError(_conversion(path, "", "UTF-16LE" if odd > even else "UTF-16BE"))
 
 
-def _piped(path: Path, command: str, sign: str = "") -> str:
+def _shell_command(path: Path, command: str, sign: str = "") -> str:
     """A command of the shell that reads a file, unpacked where its name says that it is packed.
 
     Args:
@@ -121,7 +121,7 @@ def _conversion(path: Path, where: str, encoding: str) -> str:
     """The message for a file whose encoding is known."""
     kind = unpacked_name(path).suffix
     excel = "\n  or in Excel: Save As, CSV UTF-8" if kind.lower() == ".csv" else ""
-    command = _piped(path, f"iconv -f {encoding} -t UTF-8")
+    command = _shell_command(path, f"iconv -f {encoding} -t UTF-8")
     return (
         f"{path} is not UTF-8 text{where}: it looks like {encoding}\n"
         f"  convert it: {command} > utf8{kind}{excel}"
@@ -135,7 +135,7 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     if 2 * sum(_text_of_bytes(text, "utf-8") is not None for text in lines) > len(lines):
         return (
             f"{path}:{line}: is not UTF-8 text, as other lines of the file are\n"
-            f"  look at it: {_piped(path, f'sed -n {line}p')} | cat -v\n"
+            f"  look at it: {_shell_command(path, f'sed -n {line}p')} | cat -v\n"
             "  mend or remove this line; a text may be cut within a character"
         )
     encodings = likely_encodings(content)
@@ -144,7 +144,7 @@ def _advice(path: Path, content: bytes, line: int) -> str:
     return (
         f"{path} is not UTF-8 text (line {line}): it may be {', '.join(encodings)}\n"
         "  save it as UTF-8 with the program that wrote it (Excel: Save As, CSV UTF-8)\n"
-        f"  or try each: {_piped(path, 'iconv -f ENCODING -t UTF-8')} "
+        f"  or try each: {_shell_command(path, 'iconv -f ENCODING -t UTF-8')} "
         f"> utf8{unpacked_name(path).suffix}\n"
         "  and look at the letters: a wrong encoding gives other ones without an error"
     )
