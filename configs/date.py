@@ -49,6 +49,23 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.vocab_size = 1000
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
+    # Further training rows of the source. `words`: share of its own rows that ask by the word of
+    # their category (column `category`) in place of their title.
+    config.data.words = 0.0
+    # Composites: products cut out of the source's plain pages, on pictures of the target without
+    # boxes and on other pages of the source. `pictures` of them, 0 = none; `share` of the source's
+    # rows in a batch; 2 to `most` products, their longer side as a share of the picture's;
+    # `frame_share` of them on pictures of the target.
+    config.data.paste = ConfigDict(
+        {
+            "pictures": 0,
+            "share": 0.5,
+            "most": 4,
+            "sizes": (0.1, 0.65),
+            "frame_share": 0.75,
+            "seed": 0,
+        }
+    )
     # `pictures` of each domain; `workers` that render them, 0 = all cores.
     config.data.shop = ConfigDict({"pictures": 10_000, "products": 2_000, "seed": 0, "workers": 0})
 

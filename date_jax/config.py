@@ -78,10 +78,19 @@ def _are_sizes(value: Any) -> bool:
     return isinstance(value, tuple | list) and value != () and all(map(_whole(1), value))
 
 
+def _is_span(value: Any) -> bool:
+    """Whether `value` is two numbers, 0 < least <= greatest <= 1."""
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and all(map(_number(lambda x: 0 < x <= 1), value)) and value[0] <= value[1]
+
+
 RANGES = [  # of several that are about one key, the first holds
     Range(
         "a tuple of positive whole numbers", _are_sizes, ("model.image.depths", "model.image.heads")
     ),
+    Range("two numbers, 0 < least <= greatest <= 1", _is_span, ("data.paste.sizes",)),
+    Range("a whole number, 2 or more", _whole(2), ("data.paste.most",)),
+    Range("a number from 0 to less than 1", _number(lambda x: 0 <= x < 1), ("data.paste.share",)),
     Range("1 or 2", lambda x: x in (1, 2), ("pseudo_boxes.looks",)),
     Range("a whole number, 2 or more", _whole(2), ("data.text_length",)),
     Range("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
@@ -90,8 +99,8 @@ RANGES = [  # of several that are about one key, the first holds
         "a whole number, 0 or more",
         _whole(0),
         (
-            *("data.*.workers", "model.rows_at_once", "model.streams.*.layers"),
-            *("model.*.max_length", "aligner.queue"),
+            *("data.*.workers", "data.paste.pictures", "model.rows_at_once"),
+            *("model.streams.*.layers", "model.*.max_length", "aligner.queue"),
         ),
     ),
     Range(
@@ -99,7 +108,7 @@ RANGES = [  # of several that are about one key, the first holds
         _number(lambda x: 0 <= x <= 1),
         (
             *("data.bad_image_budget", "data.*.min_relevance", "data.*_share", "optim.warmup"),
-            *("model.regions.overlap", "model.regions.min_score", "stages.*"),
+            *("data.words", "model.regions.overlap", "model.regions.min_score", "stages.*"),
             *("pseudo_boxes.keep_*", "pseudo_boxes.min_*"),
             *(f"augment.{kind}" for kind in ("ramp", "focus", "flip", "erase", "noise", "cast")),
             *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),

@@ -40,7 +40,7 @@ DATA_FLOORS = [
     {"corpus"},
     {"sources"},
     {"datasets"},
-    {"clicks", "conversion", "survey"},
+    {"clicks", "composites", "conversion", "survey"},
     {"files", "mirrored_words", "rendering"},
     {"decode", "domains", "prepared", "tokenizer"},
     {"cache", "command", "streams"},
@@ -67,7 +67,8 @@ TAKES_AXIS = {
     *("psum", "pmean", "pmax", "pmin", "ppermute", "pcast", "psum_scatter"),
     *("all_gather", "all_to_all", "axis_index", "axis_size"),
 }
-OPTIONAL_SECTIONS = {"init"}  # of a config: without it no published weights are read
+# Of a config: without them no published weights are read, and no further rows are made.
+OPTIONAL_SECTIONS = {"init", "paste", "words"}
 NO_SUBJECT = re.compile(
     r"^(utils?|misc|common|helpers?|managers?)$|^base_|_(utils?|helpers?|manager)$"
 )

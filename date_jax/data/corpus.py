@@ -124,6 +124,9 @@ def load(config: Any, records: str) -> Corpus:
             parts = read(config, cache)
             for builder in parts.builders:
                 prepared_splits |= prepare_splits(builder, is_alone=is_alone)
+            further = parts.further(prepared_splits) if parts.further else []
+            for builder in further:
+                prepared_splits |= prepare_splits(builder, is_alone=is_alone)
         pairs = parts.pairs(prepared_splits[PAIRED]) if parts.pairs else None
     # Texts become token ids. Where nobody reads a text, as a composite's, it decides nothing.
     texts = {name: split.texts("text") for name, split in prepared_splits.items()}
@@ -169,7 +172,7 @@ def load(config: Any, records: str) -> Corpus:
             _row_counts(splits, parts),
             *([pairs.note] if pairs else []),
             *parts.notes,
-            *(note for builder in parts.builders for note in _builder_notes(builder)),
+            *(note for builder in (*parts.builders, *further) for note in _builder_notes(builder)),
             *_text_notes([encoded[name] for name in filter(is_read.get, encoded)], config),
             *unknown_notes,
         ],

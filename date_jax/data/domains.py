@@ -1,10 +1,13 @@
 """The domains that a run asks for, and the check that the data has them."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from date_jax.errors import DataError, spelling_hint
 
 SPLITS = ("train", "val", "test")
+# Further training rows of the source, made of its own: composites, and rows that ask by a word.
+PASTED, WORDED = "pasted", "word"
 
 
 def domain_names(joined: str) -> list[str]:
@@ -20,6 +23,28 @@ def split_names(joined: str, split: str) -> list[str]:
         ['mall_train', 'live_train']
     """
     return [f"{domain}_{split}" for domain in domain_names(joined)]
+
+
+def source_shares(config: Any) -> dict[str, float]:
+    """The share that each further split of the source has of its training rows, by name.
+
+    What is left of 1 is that of the source's own rows. Without `paste` and `words` there is none.
+
+    Args:
+        config: `config.data`.
+    """
+    pasted = config.paste.share if config.get("paste") and config.paste.pictures else 0.0
+    shares = {f"{WORDED}_train": (1 - pasted) * config.get("words", 0.0), f"{PASTED}_train": pasted}
+    return {name: share for name, share in shares.items() if share}
+
+
+def source_splits(config: Any) -> list[str]:
+    """The splits that the source's training rows come from, those with a share of it last.
+
+    Args:
+        config: `config.data`.
+    """
+    return [*split_names(config.source, "train"), *source_shares(config)]
 
 
 def check_domains(

@@ -8,8 +8,8 @@ step at once, to the bit, and any number of processes reads the same global batc
 import dataclasses
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,7 @@ def train_batches(
     boxes: bool,
     columns: Sequence[str] | None = None,
     regions: bool = False,
+    shares: Mapping[str, float] | None = None,
 ) -> Generator[dict[str, np.ndarray]]:
     """Batches without end: this process's rows of the global ones, from `start_step` on.
 
@@ -82,17 +83,21 @@ def train_batches(
         columns: which of the splits' `columns` batches hold; None for all.
         regions: whether batches hold the corpus' `regions`, `region_box_xyxy` and `region_mask` in
             place of `image`.
+        shares: of the drawn rows, that some of the splits have, whatever their sizes: the last of
+            `names`, in their order. The others have the rest, each by its size.
     """
     tf = tensorflow()
     table = _Table(corpus, names, boxes=boxes, columns=columns)
     rows = share.rows(batch_size)
+    quotas = _quotas([corpus.splits[name].size for name in names], [*(shares or {}).values()])
     # Streams of one run must not walk in step where their sizes are equal.
     stream = zlib.crc32("+".join(names).encode())
 
     # Example number -> epoch and place in it -> record: this is all that orders a run.
     def row_numbers(step: Any) -> Any:
         number = step * batch_size + rows.start + tf.range(len(rows), dtype=tf.int64)
-        return _shuffled_numbers(number, table.size, seed, stream, len(rows))
+        place = _shuffled_numbers(number, table.size, seed, stream, len(rows))
+        return _quota_rows(quotas, place, number // table.size)
 
     steps = _steps_from(start_step, batch_size)
     read = _region_batches if regions else _picture_batches
@@ -161,6 +166,53 @@ def _shuffled_numbers(number: Any, size: int, seed: int, stream: int, rows: int)
         seed=tf.stack([constant(seed), constant(stream), number // size], axis=1),
         max_index=constant(size - 1),
     )
+
+
+class _Quota(NamedTuple):
+    """Rows that a share of all drawn ones come from.
+
+    Attributes:
+        first: of the rows.
+        size: how many they are.
+        drawn: how many of them an epoch draws.
+    """
+
+    first: int
+    size: int
+    drawn: int
+
+
+def _quotas(sizes: Sequence[int], shares: Sequence[float]) -> list[_Quota]:
+    """The quotas of an epoch that draws as many rows as there are.
+
+    Args:
+        sizes: of all splits.
+        shares: of the last ones; the others are one quota.
+    """
+    others = len(sizes) - len(shares)
+    parts = [sum(sizes[:others]), *sizes[others:]]
+    drawn = [round(sum(sizes) * share) for share in shares]
+    drawn = [sum(sizes) - sum(drawn), *drawn]
+    firsts = np.cumsum([0, *parts[:-1]]).tolist()
+    return [_Quota(*numbers) for numbers in zip(firsts, parts, drawn, strict=True)]
+
+
+def _quota_rows(quotas: Sequence[_Quota], place: Any, epoch: Any) -> Any:
+    """The rows at some places of an epoch: each quota goes through its rows, over the epochs.
+
+    Args:
+        quotas: of an epoch.
+        place: int64 `[rows]`, below the number of drawn rows.
+        epoch: int64 `[rows]`.
+    """
+    tf = tensorflow()
+    firsts, sizes, drawn = (tf.constant(column, tf.int64) for column in zip(*quotas, strict=True))
+    ends = tf.cumsum(drawn)
+    # Where an epoch draws fewer rows than there are, the next one goes on with the others.
+    quota = tf.searchsorted(ends, place, side="right")
+    drawn = tf.gather(drawn, quota)
+    count = place - (tf.gather(ends, quota) - drawn) + epoch % tf.gather(sizes, quota) * drawn
+    return tf.gather(firsts, quota) + count % tf.gather(sizes, quota)
 
 
 def _steps_from(start_step: int, batch_size: int) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from date_jax.data.cache import cache_folder, tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
-from date_jax.data.domains import domain_names
+from date_jax.data.domains import domain_names, source_shares
 from date_jax.data.files import catalogue, photo_table, product1m_lists, published_offers
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.files.text_rows import table_path
@@ -37,6 +37,7 @@ class Parts(NamedTuple):
         builders: of TFDS, which give all splits together.
         groups: those whose texts are read, as in `<group>_<split>`: domains, kinds of posts, or
             "offer". The vocabulary is learned from their training splits.
+        further: gives builders of further splits, asked with what the others prepared.
         numbered: columns of texts that batches hold as numbers, the same in all splits.
         boxes: whether the user is told how many rows have one.
         pairs: gives the training pairs, asked with the prepared split PAIRED.
@@ -47,6 +48,7 @@ class Parts(NamedTuple):
 
     builders: Sequence[Any]
     groups: Sequence[str]
+    further: Callable[[Mapping[str, PreparedSplit]], Sequence[Any]] | None = None
     numbered: Sequence[str] = ()
     boxes: bool = False
     pairs: Callable[[PreparedSplit], TrainingPairs] | None = None
@@ -160,7 +162,14 @@ def _grounding_files(config: Any, cache: Path) -> Parts:
 def grounding_parts(config: Any, builder: Any) -> Parts:
     """The parts of a builder whose splits are `<domain>_<split>`."""
     domains = domain_names(config.source) + domain_names(config.target)
-    return Parts([builder], domains, numbered=("product_id",), boxes=True)
+    further, made = None, [name.rpartition("_")[0] for name in source_shares(config)]
+    if made:
+        from date_jax.data.datasets import derived
+
+        further = partial(derived.builders, config, cache_folder(config))
+    return Parts(
+        [builder], [*domains, *made], further=further, numbered=("product_id",), boxes=True
+    )
 
 
 def _suites(config: Any, cache: Path) -> Parts:

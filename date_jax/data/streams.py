@@ -25,6 +25,9 @@ class Stream(IntEnum):
     PRODUCT_OFFERS = 12  # [product]
     MAKER_PICTURE = 13  # [product]
     OFFER_PICTURE = 14  # [product, offer, 0 title or 1 scene or 2 camera]
+    # datasets/derived.py: composites of pasted products
+    PASTED_PRODUCTS = 30  # []
+    PASTED_PICTURE = 31  # [index]
     # clicks/: the simulated shop and its shoppers
     CLICK_CATALOGUE = 20  # []
     CLICK_PAGES = 21  # []

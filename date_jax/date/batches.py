@@ -9,7 +9,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
-from date_jax.data.domains import split_names
+from date_jax.data.domains import source_shares, source_splits, split_names
 from date_jax.task import Batch, record_shapes
 
 METHODS = ("date", "source_only", "oracle")  # what PG-DA sees of the target, by config.method
@@ -55,7 +55,7 @@ def adaptive_example(config: ConfigDict) -> Batch:
 
 def supervised_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[Batch]:
     """The part `{source}` of this process in each step's batch from `first_step`, without end."""
-    for batch in _stream(config, corpus, config.data.source, first_step, boxes=True):
+    for batch in _source_stream(config, corpus, first_step):
         yield {"source": batch}
 
 
@@ -64,27 +64,39 @@ def adaptive_batches(config: ConfigDict, corpus: Any, first_step: int) -> Iterat
 
     The target joins at stage 2, and has no boxes.
     """
-    source = _stream(config, corpus, config.data.source, first_step, boxes=True)
+    source = _source_stream(config, corpus, first_step)
     target = None
     for step in itertools.count(first_step):
         batch = {"source": next(source)}
         if step >= align_start(config):
             if target is None:
-                target = _stream(config, corpus, config.data.target, step, boxes=False)
+                target = _target_stream(config, corpus, step)
             batch["target"] = next(target)
         yield batch
 
 
-def _stream(
-    config: ConfigDict, corpus: Any, domains: str, first_step: int, *, boxes: bool
-) -> Iterator[dict[str, Any]]:
-    """The training rows of some domains; those with boxes in another order than those without."""
+def _source_stream(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[str, Any]]:
+    """The training rows of the source: its own, composites of them, and those with a word."""
     return pipeline.train_batches(
         corpus,
-        split_names(domains, "train"),
+        source_splits(config.data),
         batch_size=config.batch_size,
-        seed=config.seed if boxes else config.seed + 1,
+        seed=config.seed,
         start_step=first_step,
-        boxes=boxes,
+        boxes=True,
+        share=pipeline.Share.here(),
+        shares=source_shares(config.data),
+    )
+
+
+def _target_stream(config: ConfigDict, corpus: Any, first_step: int) -> Iterator[dict[str, Any]]:
+    """The training rows of the target, in another order than the source's, without boxes."""
+    return pipeline.train_batches(
+        corpus,
+        split_names(config.data.target, "train"),
+        batch_size=config.batch_size,
+        seed=config.seed + 1,
+        start_step=first_step,
+        boxes=False,
         share=pipeline.Share.here(),
     )

@@ -466,3 +466,30 @@ def test_what_a_killed_preparation_left_behind_is_removed(tmp_path: Path) -> Non
     left.mkdir(parents=True)
     load(data_config(tmp_path))
     assert not left.exists()
+
+
+def test_domains_of_other_sizes_are_drawn_as_one_and_shares_whatever_their_sizes(
+    corpus: pipeline.Corpus,
+) -> None:
+    names = ["mall_train", "mall_test", "live_test"]
+    options = {"share": HERE, "batch_size": 7, "seed": 3, "start_step": 0, "boxes": True}
+    total = 53 + 10 + 7  # of the three splits; 7 rows a step make an epoch 10 steps long
+
+    def index(steps: int, **changes: Any) -> np.ndarray:
+        stream = pipeline.train_batches(corpus, names, **options | changes)
+        return np.concatenate([batch["index"] for batch in islice(stream, steps)])
+
+    assert sorted(index(10)) == list(range(total))
+    # Two fifths from the last split, though it has a tenth of the rows: each of them 4 times.
+    shares = {"live_test": 0.4}
+    counts = np.bincount(index(10, shares=shares), minlength=total)
+    assert counts[63:].tolist() == [4] * 7
+    assert counts[:63].max() == 1
+    assert counts[:63].sum() == 42
+    # The rows that one epoch leaves out come in the next ones: as often as all others.
+    counts = np.bincount(index(30, shares=shares), minlength=total)
+    assert counts[63:].tolist() == [12] * 7
+    assert counts[:63].tolist() == [2] * 63
+    # It follows from the step alone.
+    later = index(4, shares=shares, start_step=6)
+    np.testing.assert_array_equal(later, index(10, shares=shares)[6 * 7 :])

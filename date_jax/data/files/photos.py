@@ -85,7 +85,7 @@ class Photos:
         self.unreadable: dict[str, str] = {}
         self.headers: dict[str, Header] = {}
         # Most faults show in a header: they are told before an hour of decoding.
-        for name, header in _results_in_order(self._header, list(self._rows_of)):
+        for name, header in results_in_order(self._header, list(self._rows_of)):
             if isinstance(header, Header):
                 self.headers[name] = header
             else:
@@ -126,7 +126,7 @@ class Photos:
             DataError: see `check_budget`; some files show only now that they end too early.
         """
         readable = [name for name in names if name in self.headers]
-        for name, file in _results_in_order(self._prepared_file, readable):
+        for name, file in results_in_order(self._prepared_file, readable):
             countdown.advance()
             # Headers may be whole where pixels are not: the budget is asked again.
             if isinstance(file, bytes):
@@ -142,7 +142,7 @@ class Photos:
             function: of a picture's path; it is called by several threads.
             countdown: is advanced by one for each.
         """
-        for _, result in _results_in_order(
+        for _, result in results_in_order(
             lambda name: function(self._folder / name), list(self.headers)
         ):
             countdown.advance()
@@ -261,7 +261,7 @@ def files_by_id(folder: Path, ids: Sequence[str]) -> list[str]:
     return [file_of.get(picture_id, f"{picture_id}.jpg") for picture_id in ids]
 
 
-def _results_in_order(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:
+def results_in_order(function: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[A, B]]:
     """Pairs of an item and the function's result, in order, by as many threads as cores.
 
     Threads are enough: Pillow lets go of the interpreter while it decodes, resizes and encodes

@@ -1,0 +1,1 @@
+"""Composites: products cut out of the source's plain pages, pasted onto other pictures."""
