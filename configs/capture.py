@@ -21,6 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.extractors import image_section
 from configs.scales import words
 from date_jax.errors import UsageError
 
@@ -59,14 +60,12 @@ PUBLISHED: dict[str, Any] = {  # the official code's sizes and losses, on Swin-T
     "model.remat": True,
     "model.rows_at_once": 0,
     "model.regions.count": 36,
-    "model.image": {
-        "patch": 4,
-        "width": 96,
-        "depths": (2, 2, 6, 2),
-        "heads": (3, 6, 12, 24),
-        "window": 7,
-        "mlp_ratio": 4.0,
-    },
+    "model.image.patch": 4,
+    "model.image.width": 96,
+    "model.image.depths": (2, 2, 6, 2),
+    "model.image.heads": (3, 6, 12, 24),
+    "model.image.window": 7,
+    "model.image.mlp_ratio": 4.0,
     "model.streams": {
         "width": 768,
         "embedding": 512,
@@ -144,16 +143,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "min_score": 0.5,
         }
     )
-    config.model.image = ConfigDict(  # a Swin
-        {
-            "patch": 4,  # pixels
-            "width": 32,  # of the first stage; each further one has twice as many
-            "depths": (1, 2),  # layers of each stage
-            "heads": (2, 4),
-            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
-            "mlp_ratio": 2.0,
-        }
-    )
+    # The picture's extractor: configs/extractors.py. Only its tokens are read; rep would add one.
+    config.model.image = image_section(pooling="mean")
     config.model.streams = ConfigDict(  # text and image alone, then across, then joined
         {
             "width": 64,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.extractors import image_section, text_section
 from configs.scales import SCALES, scale, words
 
 WORDS = ("files", *SCALES)
@@ -77,20 +78,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # their memory is full. On a CPU it is fastest when a chunk's activations fit the cache.
     config.model.rows_at_once = 4
     config.model.width = 64  # D, of both seekers
-    config.model.image = ConfigDict(  # the picture's extractor, a Swin
-        {
-            "patch": 4,  # pixels
-            "width": 32,  # of the first stage; each further one has twice as many
-            "depths": (1, 2),  # layers of each stage
-            "heads": (2, 4),
-            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
-            "mlp_ratio": 2.0,
-            "pooling": "rep",  # rep | mean | multi_scale
-        }
-    )
-    config.model.text = ConfigDict(  # the query's extractor, a BERT
-        {"layers": 2, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
-    )
+    config.model.image = image_section()  # the picture's extractor: configs/extractors.py
+    config.model.text = text_section()  # the query's
     config.model.fusion = ConfigDict(  # the object seeker's layers over all tokens
         {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )

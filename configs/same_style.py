@@ -18,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.extractors import image_section, text_section
 from configs.scales import words
 
 WORDS = ("files", "published")
@@ -94,20 +95,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.rows_at_once = 4  # of a device go through the network at a time; 0 = all
     config.model.width = 64  # D, of the joint encoder
     config.model.embedding = 128  # E, of the vectors that are compared
-    config.model.image = ConfigDict(  # a Swin
-        {
-            "patch": 4,  # pixels
-            "width": 32,  # of the first stage; each further one has twice as many
-            "depths": (1, 2),  # layers of each stage
-            "heads": (2, 4),
-            "window": 4,  # tokens that attend to each other, along a side; the last stage: all
-            "mlp_ratio": 2.0,
-            "pooling": "mean",  # only tokens are read here; rep would add one
-        }
-    )
-    config.model.text = ConfigDict(  # a BERT
-        {"layers": 1, "width": 64, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0}
-    )
+    # The extractors: configs/extractors.py. Only tokens of a picture are read; rep would add one.
+    config.model.image = image_section(pooling="mean")
+    config.model.text = text_section(layers=1)
     config.model.joint = ConfigDict(  # over the tokens of both
         {"layers": 2, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )

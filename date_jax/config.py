@@ -5,6 +5,7 @@ the ranges and what holds for every task; each task says what contradicts itself
 a key that a config does not have is skipped, so every task's config passes through here.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
@@ -19,8 +20,8 @@ from date_jax.data.files import preprocess
 from date_jax.data.sources import SOURCES
 from date_jax.date import aligner, batches, pseudo_boxes, supervised, teacher
 from date_jax.errors import UsageError, spelling_hint
-from date_jax.networks import extractors, swin
-from date_jax.networks.sizes import stage_widths, stride
+from date_jax.networks import extractors, vit
+from date_jax.networks.sizes import stage_widths, token_side
 from date_jax.run.workdir import flat
 from date_jax.same_style import task as same_style
 from date_jax.tasks import TASKS
@@ -35,7 +36,11 @@ CHOICES: dict[str, Collection[str]] = {
     "data.fit": preprocess.FITS,
     "model.dtype": extractors.DTYPES,
     "model.regions.kind": capture_network.REGIONS,
-    "model.image.pooling": swin.POOLINGS,
+    "model.image.kind": extractors.IMAGE_KINDS,
+    "model.image.pooling": tuple(dict.fromkeys(itertools.chain(*extractors.POOLINGS.values()))),
+    "model.image.vit.activation": tuple(vit.ACTIVATIONS),
+    "model.image.vit.pixels": tuple(vit.PIXELS),
+    "model.text.kind": extractors.TEXT_KINDS,
     "losses.kind": same_style.LOSSES,
     "image_seeker.loss": supervised.LOSSES,
     "image_seeker.prior": supervised.PRIORS,
@@ -101,6 +106,7 @@ RANGES = [  # of several that are about one key, the first holds
         (
             *("data.*.workers", "data.paste.pictures", "model.rows_at_once"),
             *("model.streams.*.layers", "model.*.max_length", "aligner.queue"),
+            *("model.image.vit.class_tokens", "model.image.vit.registers"),
         ),
     ),
     Range(
@@ -128,7 +134,7 @@ RANGES = [  # of several that are about one key, the first holds
     Range(
         "a positive number",
         _number(lambda x: x > 0),
-        ("*.mlp_ratio", "*temperature", "optim.learning_rate", "optim.clip"),
+        ("*.mlp_ratio", "*temperature", "optim.learning_rate", "optim.clip", "model.*.epsilon"),
     ),
     Range(
         "a number, 0 or more",
@@ -146,7 +152,8 @@ RANGES = [  # of several that are about one key, the first holds
             *("data.image_size", "data.max_pixels", "data.shop.*", "data.suites.*"),
             *("data.suppliers.*", "data.clicks.rows", "data.clicks.min_*", "data.clicks.max_*"),
             *("model.*width", "model.*.heads", "model.*.layers", "model.*embedding"),
-            *("model.image.patch", "model.image.window", "model.regions.count"),
+            *("model.image.patch", "model.image.window", "model.image.pool"),
+            *("model.image.vit.positions", "model.image.vit.rep_layers", "model.regions.count"),
             *("aligner.hidden", "pseudo_boxes.every"),
             *("losses.nearest", "retrieval.instances"),
         ),
@@ -196,6 +203,10 @@ def _wrong_values(values: dict[str, Any]) -> Iterator[str]:
             yield f"config.{key}={value}: must be one of {', '.join(choices)}{hint}"
         if allowed and not allowed.holds(value):
             yield f"config.{key}={value}: must be {allowed.text}"
+    for kind in ("image", "text"):
+        train = values.get(f"model.{kind}.train", "all")
+        if not extractors.TRAIN.fullmatch(train):
+            yield f"config.model.{kind}.train={train}: must be one of all, head, last_<n>, none"
 
 
 def _lacking_paths(values: dict[str, Any]) -> Iterator[str]:
@@ -261,16 +272,45 @@ def _image_misfits(config: ConfigDict) -> Iterator[str]:
     for width, heads in zip(stage_widths(image), image.heads, strict=False):
         if width % heads:
             yield f"config.model.image.heads={image.heads}: {heads} does not divide {width}"
+    yield from _pooling_misfits(image)
+    # The last stage's tokens must cover the picture without a rest.
+    if side % token_side(image):
+        hint = _multiple_of(token_side(image), "the last stage's patches", side)
+        yield f"config.data.image_size={side}: {hint}"
+
+
+def _pooling_misfits(image: ConfigDict) -> Iterator[str]:
+    """A way to one vector that the kind of extractor, or its stages, do not have."""
+    kind, pooling = image.get("kind", "swin"), image.get("pooling", "mean")
+    if pooling not in extractors.POOLINGS[kind]:
+        yield (
+            f"config.model.image.pooling={pooling}: not of kind={kind}, which has "
+            f"{', '.join(extractors.POOLINGS[kind])}"
+        )
     # Pooling over scales needs more than one scale to pool.
-    if image.get("pooling") == "multi_scale" and len(image.depths) < 3:
+    if kind == "swin" and pooling == "multi_scale" and len(image.depths) < 3:
         yield (
             f"config.model.image.pooling=multi_scale: joins all stages but the first, and "
             f"model.image.depths={image.depths} has {len(image.depths)}; take 3 or more"
         )
-    # The last stage's patches must cover the picture without a rest.
-    if side % stride(image):
-        hint = _multiple_of(stride(image), "the last stage's patches", side)
-        yield f"config.data.image_size={side}: {hint}"
+    if kind == "vit":
+        yield from _vit_misfits(image, pooling)
+
+
+def _vit_misfits(image: ConfigDict, pooling: str) -> Iterator[str]:
+    """Sizes that no ViT can have."""
+    layers = sum(image.depths)
+    if len(image.depths) != 1:
+        yield (
+            f"config.model.image.depths={image.depths}: a ViT (kind=vit) is one stage; "
+            f"set it to ({layers},)"
+        )
+    if pooling == "cls" and not image.vit.class_tokens:
+        yield "config.model.image.pooling=cls: needs model.image.vit.class_tokens=1 or more"
+    if pooling == "rep" and image.vit.rep_layers > layers:
+        yield (
+            f"config.model.image.vit.rep_layers={image.vit.rep_layers}: there are {layers} layers"
+        )
 
 
 def _multiple_of(unit: int, reason: str, value: int) -> str:

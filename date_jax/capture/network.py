@@ -57,7 +57,9 @@ class Capture(nn.Module):
             width = model.regions.width
         else:
             width = sizes.stage_widths(model.image)[-1]
-            self.image_extractor = extractors.image_extractor(model, "mean")
+            self.image_extractor = extractors.image_extractor(
+                model, model.image.get("pooling", "mean")
+            )
             self.proposal_head = proposals.ProposalHead(width, dtype=dtype)
         # The streams read features of that width, wherever regions come from.
         self.streams = HybridStream(

@@ -1,36 +1,62 @@
 """The extractors that a config describes: of a picture or a text, a `[REP]` vector and tokens."""
 
+import re
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from date_jax.networks import swin, vit
 from date_jax.networks.bert import TextExtractor
+from date_jax.networks.siglip import SiglipText
 from date_jax.networks.swin import ImageExtractor
+from date_jax.networks.vit import VisionTransformer
 
 DTYPES = ("float32", "bfloat16")  # that layers compute with, by config.model.dtype
+IMAGE_KINDS = ("swin", "vit")  # of config.model.image.kind
+_TEXT_KINDS = {"bert": TextExtractor, "siglip": SiglipText}
+TEXT_KINDS = tuple(_TEXT_KINDS)  # of config.model.text.kind
+POOLINGS = {  # where a picture's one vector comes from, by kind
+    "swin": swin.POOLINGS,
+    "vit": vit.POOLINGS,
+}
+TRAIN = re.compile("all|head|last_[1-9][0-9]*|none")  # what training changes of an extractor
 
 
-def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor:
-    """The image extractor that `config.model` describes, with one of `swin.POOLINGS`."""
-    return ImageExtractor(
-        patch=model.image.patch,
-        width=model.image.width,
-        depths=tuple(model.image.depths),
-        heads=tuple(model.image.heads),
-        window=model.image.window,
-        mlp_ratio=model.image.mlp_ratio,
-        pooling=pooling,
-        remat=model.remat,
-        scan=model.scan,
-        dtype=jnp.dtype(model.dtype),
-    )
+def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor | VisionTransformer:
+    """The image extractor that `config.model` describes, with one of POOLINGS.
+
+    Configs of earlier versions have neither `kind` nor `pool`: a Swin whose tokens stay as they
+    are.
+    """
+    image = model.image
+    shape = {
+        "patch": image.patch,
+        "width": image.width,
+        "mlp_ratio": image.mlp_ratio,
+        "pooling": pooling,
+        "pool": image.get("pool", 1),
+        "remat": model.remat,
+        "scan": model.scan,
+        "dtype": jnp.dtype(model.dtype),
+    }
+    if image.get("kind", "swin") == "vit":
+        return VisionTransformer(
+            **shape, depth=image.depths[0], heads=image.heads[0], **image.vit.to_dict()
+        )
+    depths, heads = tuple(image.depths), tuple(image.heads)
+    return ImageExtractor(**shape, depths=depths, heads=heads, window=image.window)
 
 
-def text_extractor(model: ConfigDict, vocab_size: int, text_length: int) -> TextExtractor:
-    """The text extractor that `config.model` describes, for texts of `text_length` ids."""
-    return TextExtractor(
+def text_extractor(
+    model: ConfigDict, vocab_size: int, text_length: int
+) -> TextExtractor | SiglipText:
+    """The text extractor that `config.model` describes, for texts of `text_length` ids.
+
+    Configs of earlier versions have no `kind`: a BERT.
+    """
+    return _TEXT_KINDS[model.text.get("kind", "bert")](
         vocab_size=vocab_size,
         layers=model.text.layers,
         width=model.text.width,

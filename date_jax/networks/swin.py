@@ -14,7 +14,14 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from date_jax.losses import MASKED
-from date_jax.networks.transformer import Attention, EncoderLayer, Mlp, apply_layers, sincos_2d
+from date_jax.networks.transformer import (
+    Attention,
+    EncoderLayer,
+    Mlp,
+    apply_layers,
+    pooled_tokens,
+    sincos_2d,
+)
 
 EPSILON = 1e-5
 POOLINGS = ("rep", "mean", "multi_scale")  # where a picture's one vector comes from
@@ -164,6 +171,7 @@ class ImageExtractor(nn.Module):
         pooling: where the one vector comes from: `rep` (the learnt token), `mean` (the average),
             or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
             the last one's grid).
+        pool: side of the square of tokens that are averaged to one of those that are returned.
         remat, scan: see `apply_layers`.
     """
 
@@ -174,6 +182,7 @@ class ImageExtractor(nn.Module):
     window: int
     mlp_ratio: float = 4.0
     pooling: str = "rep"
+    pool: int = 1
     remat: bool = False
     scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
@@ -225,10 +234,12 @@ class ImageExtractor(nn.Module):
 
         # One vector for the whole picture, by `pooling`.
         if rep_inside:
-            return x[:, 0], x[:, 1:]
-        if self.pooling == "mean":
-            return x.mean(axis=1), x
-        return self._fused_stages([*stages[1:-1], (x, grid)])
+            rep, tokens = x[:, 0], x[:, 1:]
+        elif self.pooling == "mean":
+            rep, tokens = x.mean(axis=1), x
+        else:
+            rep, tokens = self._fused_stages([*stages[1:-1], (x, grid)])
+        return rep, pooled_tokens(tokens, grid, self.pool)
 
     def _rep_token(self, x: Float[Array, "B T C"], name: str) -> Float[Array, "B 1 C"]:
         rep = self.param(name, nn.initializers.normal(0.02), (1, 1, x.shape[-1]))

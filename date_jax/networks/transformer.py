@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Array, Bool, Float
 
 from date_jax.losses import MASKED
@@ -16,6 +16,11 @@ from date_jax.losses import MASKED
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """GELU by the error function, as BERT and Swin have it."""
     return nn.gelu(x, approximate=False)
+
+
+def tanh_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU's approximation by a hyperbolic tangent, as SigLIP has it."""
+    return nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -250,6 +255,16 @@ def apply_layers(
     for period_inputs in periods:
         x = apply_period(x, period_inputs)
     return x
+
+
+def pooled_tokens(
+    tokens: Float[Array, "B P C"], grid: tuple[int, int], side: int
+) -> Float[Array, "B Q C"]:
+    """The tokens of a grid, averaged over squares of `side` by `side`, which divides the grid."""
+    if side == 1:
+        return tokens
+    sides = {"h": grid[0] // side, "w": grid[1] // side}
+    return reduce(tokens, "b (h a w d) c -> b (h w) c", "mean", **sides, a=side, d=side)
 
 
 def sincos_2d(height: int, width: int, channels: int) -> np.ndarray:

@@ -173,6 +173,7 @@ def test_a_fault_in_the_config_file_names_its_line(tmp_path: Path, code: str, te
     assert_readable(str(caught.value))
 
 
+VIT = {"model.image.kind": "vit", "model.image.depths": (3,), "model.image.heads": (2,)}
 VALUES = [
     ({"batch_size": -5}, "config.batch_size=-5: must be a positive whole number"),
     ({"steps": 0}, "config.steps=0: must be a positive whole number"),
@@ -248,6 +249,21 @@ VALUES = [
         {"model.image.pooling": "multi_scale"},
         "joins all stages but the first, and model.image.depths=(1, 2) has 2",
     ),
+    (
+        {"model.image.pooling": "map"},
+        "config.model.image.pooling=map: not of kind=swin, which has rep",
+    ),
+    (
+        {"model.image.kind": "vit"},
+        "config.model.image.depths=(1, 2): a ViT (kind=vit) is one stage",
+    ),
+    (
+        {**VIT, "model.image.pooling": "cls", "model.image.vit.class_tokens": 0},
+        "config.model.image.pooling=cls: needs model.image.vit.class_tokens=1",
+    ),
+    ({**VIT, "model.image.vit.rep_layers": 4}, "vit.rep_layers=4: there are 3 layers"),
+    ({"model.image.pool": 3}, "a multiple of 24 (the last stage's patches), e.g. 48 or 72"),
+    ({"model.image.train": "last_0"}, "train=last_0: must be one of all, head, last_<n>, none"),
     ({"image_seeker.target_weight": -1.0}, "config.image_seeker.target_weight=-1.0: must be"),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
 ]
