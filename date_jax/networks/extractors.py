@@ -15,7 +15,10 @@ from date_jax.networks.vit import VisionTransformer
 
 DTYPES = ("float32", "bfloat16")  # that layers compute with, by config.model.dtype
 IMAGE_KINDS = ("swin", "vit")  # of config.model.image.kind
-_TEXT_KINDS = {"bert": TextExtractor, "siglip": SiglipText}
+_TEXT_KINDS: dict[str, type[TextExtractor] | type[SiglipText]] = {
+    "bert": TextExtractor,
+    "siglip": SiglipText,
+}
 TEXT_KINDS = tuple(_TEXT_KINDS)  # of config.model.text.kind
 POOLINGS = {  # where a picture's one vector comes from, by kind
     "swin": swin.POOLINGS,
@@ -56,7 +59,8 @@ def text_extractor(
 
     Configs of earlier versions have no `kind`: a BERT.
     """
-    return _TEXT_KINDS[model.text.get("kind", "bert")](
+    kind = _TEXT_KINDS[model.text.get("kind", "bert")]
+    return kind(
         vocab_size=vocab_size,
         layers=model.text.layers,
         width=model.text.width,

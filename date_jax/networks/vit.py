@@ -5,6 +5,7 @@ that their published weights fit.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -175,7 +176,11 @@ class VisionTransformer(nn.Module):
         """`(rep, tokens)` behind the last norm; pixels at ImageNet's mean and deviation."""
         x, grid = self._embedded(image)
         hidden = mlp_width(self.width, self.mlp_ratio, self.activation)
-        shape = {"activation": self.activation, "epsilon": self.epsilon, "dtype": self.dtype}
+        shape: dict[str, Any] = {
+            "activation": self.activation,
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+        }
         blocks = [
             Block(self.heads, hidden, layer_scale=self.layer_scale, name=f"layer{i}", **shape)
             for i in range(self.depth)
