@@ -33,6 +33,7 @@ from date_jax.errors import DataError
 from date_jax.run.countdown import Countdown
 
 DERIVED_VERSION = 1  # raise it when composites or rows with words change
+_FEWEST_PLAIN = 0.1  # share of products on plain pages, below which the others are pasted too
 _MOST_CUT_OUTS = 4000  # products that are cut out; they stay in memory
 _SURROUNDING = 0.15  # of the page around a product that may come along, as a share of its sides
 _SHEET = (6, 4)  # columns and rows of the sheet of composites
@@ -293,7 +294,7 @@ def pasted_rows(
 
 
 def _products(rows: SourceRows, options: Options, notes: list[str]) -> list[Product]:
-    """The products that can be pasted: those on plain pages, or all where none is."""
+    """The products that can be pasted: those on plain pages, or all where few are."""
     # A product that several rows ask for comes once, under the first row's words.
     first = {
         (rows.pictures[row], tuple(np.round(rows.box_xyxy[row], 3))): row
@@ -318,11 +319,12 @@ def _products(rows: SourceRows, options: Options, notes: list[str]) -> list[Prod
             "config.data.paste: no product of the source is large enough to be pasted\n"
             "  set --config.data.paste.pictures=0"
         )
+    are_enough = len(plain) >= _FEWEST_PLAIN * len(found)
     notes.append(
         f"{PASTED}_train: {len(plain):,} of {len(sample):,} products lie on a plain page and were "
-        "cut out" + ("" if plain else "; all are pasted as rectangles")
+        f"cut out; the others are {'left out' if are_enough else 'pasted with the page around them'}"
     )
-    return plain or found
+    return plain if are_enough else found
 
 
 def _product(rows: SourceRows, options: Options, row: int) -> Product | None:
