@@ -322,7 +322,8 @@ def _products(rows: SourceRows, options: Options, notes: list[str]) -> list[Prod
     are_enough = len(plain) >= _FEWEST_PLAIN * len(found)
     notes.append(
         f"{PASTED}_train: {len(plain):,} of {len(sample):,} products lie on a plain page and were "
-        f"cut out; the others are {'left out' if are_enough else 'pasted with the page around them'}"
+        "cut out; the others are "
+        + ("left out" if are_enough else "pasted with the page around them")
     )
     return plain if are_enough else found
 
