@@ -96,6 +96,9 @@ def _require_same_network(config: ConfigDict) -> None:
             "--compare: the peer is supervised and has no [REP]: take --config=configs/date.py:… "
             "and --config.model.image.pooling=mean"
         )
+    for kind, name in {"image": "swin", "text": "bert"}.items():
+        if (value := config.model[kind].kind) != name:
+            raise UsageError(f"--compare: model.{kind}.kind={value}: the peer has only {name}")
     # The peer's losses have one form, and weight 1.
     for key, choice in {"loss": "softmax", "prior": "none"}.items():
         if (value := config.image_seeker[key]) != choice:

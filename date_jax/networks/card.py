@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from date_jax.networks import programs
 from date_jax.networks.programs import Program
+from date_jax.networks.published_config import module_name, unreadable
 from date_jax.networks.sizes import stride
+from date_jax.networks.vit import PIXELS
 from date_jax.task import Card
 
 Scores = Mapping[str, Mapping[str, float]]  # metrics by split
@@ -63,7 +65,7 @@ def parameter_lines(config: ConfigDict, card: Card, folder: Path) -> list[str]:
         card: of the task.
         folder: of the export, whose files are there already.
     """
-    return [*_file_table(folder, card), "", *_how_to_load(config, folder)]
+    return [*_file_table(config, folder, card), "", *_how_to_load(config, folder)]
 
 
 def program_lines(
@@ -126,12 +128,19 @@ def _how_to_run(written: Sequence[Program]) -> list[str]:
     ]
 
 
-def _file_table(folder: Path, card: Card) -> list[str]:
+def _module(config: ConfigDict, kind: str) -> str:
+    """The name of the published network in whose layout an extractor is written."""
+    if kind not in config.model:  # CAPTURE has no text extractor
+        return ""
+    return module_name(kind, config.model[kind])
+
+
+def _file_table(config: ConfigDict, folder: Path, card: Card) -> list[str]:
     """The files of the folder in Markdown, and what each holds."""
     table = {
-        "image/model.safetensors": "Swin in Hugging Face's layout; `rep`, `*/rep_bias` and the "
-        "like are ours",
-        "text/model.safetensors": "BERT in Hugging Face's layout",
+        "image/model.safetensors": f"the layout of Hugging Face's `{_module(config, 'image')}`; "
+        "`rep`, `*/rep_bias`, `rep_offset` and the like are ours",
+        "text/model.safetensors": f"the layout of Hugging Face's `{_module(config, 'text')}`",
         "text/vocab.txt": "word pieces, with their rules in `tokenizer_config.json`",
         f"{card.rest}.safetensors": f"{card.rest_content}, under our names",
         "training": "parameters that only training uses",
@@ -164,8 +173,9 @@ def _how_to_load(config: ConfigDict, folder: Path) -> list[str]:
         ]
     if "image" in kinds:
         lines.append(
-            "Pixels are in [0, 1], less ImageNet's mean, over its deviation. "
-            + _plain_swin(config.model.image, config.data.image_size)
+            _plain_swin(config.model.image, config.data.image_size)
+            if _module(config, "image") == "SwinModel"
+            else _plain_vit(config.model.image, config.data.image_size)
         )
     return lines
 
@@ -173,13 +183,36 @@ def _how_to_load(config: ConfigDict, folder: Path) -> list[str]:
 def _plain_swin(image: ConfigDict, image_size: int) -> str:
     """The card's sentence on whether transformers' `SwinModel` reads the exported tensors."""
     grid = image_size // stride(image)
+    pixels = "Pixels are in [0, 1], less ImageNet's mean, over its deviation. "
     if grid != image.window:
-        return (
+        return pixels + (
             "transformers'\n`SwinModel` cannot read `image/`: its windows are all alike, here of "
             f"{image.window}, but the last\nstage is one of {grid}."
         )
     pooling = image.get("pooling", "mean")
-    return (
+    return pixels + (
         "transformers'\n`SwinModel` reads `image/`, without `[REP]`, and gives the same numbers "
         f"where\n`model.image.pooling` was `mean` (here: `{pooling}`)."
     )
+
+
+def _plain_vit(image: ConfigDict, image_size: int) -> str:
+    """The card's sentences on how transformers reads an exported ViT."""
+    module = module_name("image", image)
+    mean, deviation = PIXELS[image.vit.pixels]
+    lines = [f"Pixels are in [0, 1], less {mean}, over {deviation}."]
+    if reason := unreadable("image", image):
+        return "\n".join([*lines, f"transformers' `{module}` cannot read `image/`: {reason}."])
+    # What theirs gives is what ours has before it pools.
+    norm = ", but for the last norm" if module == "CLIPVisionModel" else ""
+    lines.append(
+        f"transformers' `{module}` reads `image/`, without `[REP]`, and gives the same "
+        f"tokens{norm}."
+    )
+    if image.pool > 1:
+        lines.append(f"Here squares of {image.pool} by {image.pool} of them are averaged to one.")
+    if image_size != image.patch * image.vit.positions:
+        lines.append(
+            "It resizes its positions with `interpolate_pos_encoding=True`, as DINOv2 does unasked."
+        )
+    return "\n".join(lines)

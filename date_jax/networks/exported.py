@@ -13,6 +13,7 @@ Neither Orbax nor TensorFlow is needed to read it.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,15 @@ from safetensors.numpy import save
 from date_jax.errors import CheckpointError
 from date_jax.networks import pretrained
 from date_jax.networks.layouts import (
-    LAYOUTS,
-    config_json,
+    KINDS,
+    layouts_of,
     our_tensor,
     published_name,
     published_tensor,
+    split_tensors,
+    stacked_tensors,
 )
+from date_jax.networks.published_config import config_json
 
 META_FILE = "export.json"
 _FORMAT = 1  # of META_FILE; raise it when an older reader would misread a folder
@@ -44,20 +48,24 @@ class Place(NamedTuple):
     Attributes:
         file: below the folder; "" for the file at its root.
         name: of the tensor in it.
-        kind: of the extractor that it belongs to; "" for none.
+        layout: of the extractor that it belongs to; "" for none.
         path: of the parameter below its extractor, or its part of the tree.
     """
 
     file: str
     name: str
-    kind: str
+    layout: str
     path: str
 
 
-def place(path: str) -> Place:
+def place(path: str, layouts: Mapping[str, str]) -> Place:
     """The place of a parameter by its path in the tree of `learner.init`.
 
-    >>> place("model/text_extractor/layer0/mlp/up/bias")[:2]
+    Args:
+        path: of the parameter.
+        layouts: of the network's extractors, as `layouts_of` gives them.
+
+    >>> place("model/text_extractor/layer0/mlp/up/bias", {"text": "bert"})[:2]
     ('text/model.safetensors', 'encoder.layer.0.intermediate.dense.bias')
     """
     part, _, below = path.partition("/")
@@ -65,14 +73,15 @@ def place(path: str) -> Place:
         return Place(f"training/{part}.safetensors", below, "", below)
     module, _, inner = below.partition("/")
     kind = module.removesuffix("_extractor")
-    if module.endswith("_extractor") and kind in LAYOUTS:
-        return Place(f"{kind}/model.safetensors", published_name(kind, inner) or inner, kind, inner)
+    if module.endswith("_extractor") and kind in KINDS:
+        name = published_name(layouts[kind], inner) or inner
+        return Place(f"{kind}/model.safetensors", name, layouts[kind], inner)
     return Place("", below, "", below)
 
 
 def _is_published(spot: Place) -> bool:
     """Whether the tensor is in Hugging Face's layout, not in ours."""
-    return bool(spot.kind) and published_name(spot.kind, spot.path) is not None
+    return bool(spot.layout) and published_name(spot.layout, spot.path) is not None
 
 
 def write(
@@ -89,17 +98,20 @@ def write(
     """
     # Every parameter in its file, in the layout that the file has.
     files: dict[str, dict[str, np.ndarray]] = {}
-    for path, leaf in flatten_dict(params, sep="/").items():
-        spot = place(path)
+    leaves = flatten_dict(params, sep="/")
+    layouts = layouts_of(leaves)
+    for path, leaf in leaves.items():
+        spot = place(path, layouts)
         value = np.asarray(leaf)
-        value = published_tensor(spot.path, value) if _is_published(spot) else value
+        value = published_tensor(spot.layout, spot.path, value) if _is_published(spot) else value
         tensors = files.setdefault(spot.file or f"{rest}.safetensors", {})
         tensors[spot.name] = np.array(value, order="C")
     for name, tensors in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        tensors = stacked_tensors(tensors)
         (folder / name).write_bytes(save(tensors, metadata={"format": "pt"}))
     # An extractor is what transformers' from_pretrained takes: a folder with its config.
-    for kind in LAYOUTS:
+    for kind in KINDS:
         if f"{kind}/model.safetensors" in files:
             extractor = params["model"][f"{kind}_extractor"]
             words = len(extractor["word_embedding"]["embedding"]) if kind == "text" else 0
@@ -188,7 +200,9 @@ def exported_params(folder: Path, shapes: Any) -> dict[str, Any]:
     """
     # Each file is read once, as far as the tree asks for it.
     wanted = flatten_dict(shapes, sep="/", keep_empty_nodes=True)
-    spots = {path: place(path) for path, leaf in wanted.items() if leaf is not empty_node}
+    paths = [path for path, leaf in wanted.items() if leaf is not empty_node]
+    layouts = layouts_of(paths)
+    spots = {path: place(path, layouts) for path in paths}
     files = {name: _tensors(folder, name) for name in {spot.file for spot in spots.values()}}
     # Each parameter takes its tensor; what nobody took is of another network.
     values: dict[str, Any] = {path: wanted[path] for path in wanted.keys() - spots.keys()}
@@ -202,7 +216,11 @@ def exported_params(folder: Path, shapes: Any) -> dict[str, Any]:
         if misfit := _misfit(spot, tensor, like):
             misfits.append(f"  {path}: {misfit}")
             continue
-        value = our_tensor(spot.path, tensor, like.shape) if _is_published(spot) else tensor
+        value = (
+            our_tensor(spot.layout, spot.path, tensor, like.shape)
+            if _is_published(spot)
+            else tensor
+        )
         values[path] = np.ascontiguousarray(value).reshape(like.shape)
     left_over = [name for tensors in files.values() for name in tensors]
     _require_same_network(folder, missing, misfits, left_over)
@@ -228,14 +246,14 @@ def _tensors(folder: Path, name: str) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"{file}: is not what was exported: its SHA-256 is not that of {META_FILE}\n{_AGAIN}"
         )
-    return pretrained.read(file)[0]
+    return split_tensors(pretrained.read(file)[0])
 
 
 def _misfit(spot: Place, tensor: np.ndarray, like: Any) -> str:
     """The difference between a tensor and what the network needs; "" where it fits."""
     shape = like.shape
     if _is_published(spot):
-        shape = published_tensor(spot.path, np.empty(shape, like.dtype)).shape
+        shape = published_tensor(spot.layout, spot.path, np.empty(shape, like.dtype)).shape
     # Earlier versions wrote a single number as an array of one.
     if tensor.shape != shape and not (shape == () and tensor.shape == (1,)):
         return f"{tensor.shape} in the export, {shape} in this network"

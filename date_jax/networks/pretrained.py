@@ -1,4 +1,4 @@
-"""Published weights in: Swin and BERT as safetensors, in the layouts of `layouts`.
+"""Published weights in, as safetensors, in the layouts of `layouts`.
 
 A file is read as numbers only, never unpickled. What differs from the network in the run is refused
 with both shapes; the tables of relative positions are resized where the window differs.
@@ -19,12 +19,18 @@ from safetensors import SafetensorError, safe_open
 from date_jax.errors import CheckpointError, UsageError
 from date_jax.networks.layouts import (
     DERIVED,
+    KINDS,
     LAYOUTS,
     OLD_LEAVES,
+    Layout,
+    layout_of,
     our_tensor,
     published_name,
     published_tensor,
+    split_tensors,
+    stacked_tensors,
 )
+from date_jax.networks.published_config import requirements, tower_config
 from date_jax.run import git_lfs
 from date_jax.run.user_paths import user_path
 
@@ -94,7 +100,7 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
     """
     # A config.json is optional: without one the shapes must tell.
     files = {}
-    for kind in LAYOUTS:
+    for kind in KINDS:
         if name := config.get("init", {}).get(kind, ""):
             path = user_path(name)
             tensors, file_config = read(path)
@@ -131,8 +137,9 @@ def require_same_sizes(kind: str, config: Any, file_config: Mapping[str, Any], w
     """
     # What the file does not say is taken to be right.
     wrong = []
-    for theirs, ours, value in LAYOUTS[kind].requirements(config):
-        file_value = file_config.get(theirs, value)
+    entries = tower_config(kind, file_config)
+    for theirs, ours, value in requirements(kind, config):
+        file_value = entries.get(theirs, value)
         if file_value != value and not (
             isinstance(value, float)
             and isinstance(file_value, int | float)
@@ -314,13 +321,15 @@ def fitting_values(
             to be this network.
     """
     # Every parameter looks for its tensor; what none asked for is left over.
-    plain, renamed = _plain_tensors(tensors, LAYOUTS[kind].anchor, where)
+    leaves = flatten_dict(shapes, sep="/")
+    layout = layout_of(kind, leaves)
+    plain, renamed = _plain_tensors(tensors, LAYOUTS[layout], where)
     values: dict[str, np.ndarray] = {}
     report = Report([], [], [], [], [], [])
     misfits = []
-    for path, leaf in flatten_dict(shapes, sep="/").items():
+    for path, leaf in leaves.items():
         # A file of ours holds under our names what no published file has.
-        theirs = published_name(kind, path)
+        theirs = published_name(layout, path)
         name = theirs or path
         if name not in plain:
             (report.missing if theirs else report.ours).append(path)
@@ -333,7 +342,7 @@ def fitting_values(
                 f"{where}: {name} holds {count} numbers that are NaN or infinite\n"
                 "  the file is damaged, or its training diverged; take another one"
             )
-        value = our_tensor(path, tensor, leaf.shape) if theirs else tensor
+        value = our_tensor(layout, path, tensor, leaf.shape) if theirs else tensor
         if value.shape != leaf.shape:
             misfits.append(f"  {name}: {tensor.shape} in the file, {path} is {leaf.shape}")
             if path.startswith("word_embedding") and value.shape[1:] == leaf.shape[1:]:
@@ -346,15 +355,16 @@ def fitting_values(
         values[path] = value
         report.loaded.append(path)
     report.left_over.extend(plain)
-    _require_same_network(kind, misfits, report, where)
+    _require_same_network(LAYOUTS[layout], misfits, report, where)
     return values, report
 
 
 def _plain_tensors(
-    tensors: Tensors, anchor: str, where: str
+    tensors: Tensors, layout: Layout, where: str
 ) -> tuple[dict[str, np.ndarray], set[str]]:
     """The tensors without a larger model's prefix and by today's names, and which were renamed."""
-    # A larger model, such as one with a head, has the extractor under a prefix.
+    # A larger model, such as one with a head or of two towers, has the extractor under a prefix.
+    anchor = layout.anchor
     prefixes = [name.removesuffix(anchor) for name in tensors if name.endswith(anchor)]
     if not prefixes:
         names = ", ".join([*tensors][:_MAX_NAMES]) or "nothing"
@@ -363,7 +373,7 @@ def _plain_tensors(
 
     # Old files have other names for the leaves of a norm, and tables that follow from sizes.
     plain, renamed = {}, set()
-    for name, tensor in tensors.items():
+    for name, tensor in split_tensors(tensors).items():
         if DERIVED.search(name):
             continue
         module, dot, leaf = name.removeprefix(prefix).rpartition(".")
@@ -374,18 +384,18 @@ def _plain_tensors(
     return plain, renamed
 
 
-def _require_same_network(kind: str, misfits: list[str], report: Report, where: str) -> None:
+def _require_same_network(layout: Layout, misfits: list[str], report: Report, where: str) -> None:
     """Raises CheckpointError where a shape does not fit, or too many tensors are missing."""
     if misfits:
-        misfits.sort(key=lambda line: LAYOUTS[kind].anchor not in line)  # that one says it best
+        misfits.sort(key=lambda line: layout.anchor not in line)  # that one says it best
         more = [f"  and {len(misfits) - _MAX_NAMES} more"] if len(misfits) > _MAX_NAMES else []
         raise CheckpointError(
             "\n".join([f"{where}: the shapes are of another network", *misfits[:_MAX_NAMES], *more])
         )
     if len(report.missing) > _MAX_MISSING * (len(report.missing) + len(report.loaded)):
         raise CheckpointError(
-            f"{where}: lacks {len(report.missing)} of the {kind} extractor's tensors, so it is of "
-            f"another network\n  e.g. {', '.join(report.missing[:_MAX_NAMES])}"
+            f"{where}: lacks {len(report.missing)} of the {layout.kind} extractor's tensors, so it "
+            f"is of another network\n  e.g. {', '.join(report.missing[:_MAX_NAMES])}"
         )
 
 
@@ -396,9 +406,11 @@ def published_tensors(kind: str, params: Any) -> dict[str, np.ndarray]:
         kind: "image" or "text".
         params: the extractor's.
     """
+    leaves = flatten_dict(params, sep="/")
+    layout = layout_of(kind, leaves)
     tensors = {}
-    for path, leaf in flatten_dict(params, sep="/").items():
-        value, name = np.asarray(leaf), published_name(kind, path)
-        value = value if name is None else published_tensor(path, value)
-        tensors[name or path] = np.ascontiguousarray(value)
-    return tensors
+    for path, leaf in leaves.items():
+        value, name = np.asarray(leaf), published_name(layout, path)
+        value = value if name is None else published_tensor(layout, path, value)
+        tensors[name or path] = value
+    return {name: np.ascontiguousarray(x) for name, x in stacked_tensors(tensors).items()}

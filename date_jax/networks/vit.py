@@ -85,7 +85,8 @@ class Block(nn.Module):
         normed = norms[0](x)
         attention = Attention(self.heads, dtype=self.dtype, name="attention")
         x = x + self._scaled(attention(normed, context=normed[:, readers:]), "scale1")
-        mlp = Mlp(self.hidden, ACTIVATIONS[self.activation], dtype=self.dtype, name="mlp")
+        name = "gated_mlp" if self.activation == "swiglu" else "mlp"
+        mlp = Mlp(self.hidden, ACTIVATIONS[self.activation], dtype=self.dtype, name=name)
         return x + self._scaled(mlp(norms[1](x)), "scale2")
 
     def _scaled(self, x: Float[Array, "B T C"], name: str) -> Float[Array, "B T C"]:

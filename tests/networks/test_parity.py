@@ -21,7 +21,7 @@ from date_jax import augment
 from date_jax.benchmarks import step, torch_peer
 from date_jax.date.network import Date
 from date_jax.date.supervised import cooperation_terms
-from date_jax.networks import exported, layouts, pretrained
+from date_jax.networks import exported, pretrained, published_config
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 from date_jax.networks.transformer import MASKED, EncoderLayer
@@ -107,7 +107,7 @@ def test_an_exported_swin_and_bert_are_read_by_transformers(tmp_path: Path) -> N
         (tmp_path / kind).mkdir()
         tensors = pretrained.published_tensors(kind, tree)
         save_file(tensors, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
-        about = layouts.config_json(kind, config, vocab_size=VOCAB)
+        about = published_config.config_json(kind, config, vocab_size=VOCAB)
         (tmp_path / kind / "config.json").write_text(json.dumps(about))
     swin = transformers.SwinModel.from_pretrained(tmp_path / "image", add_pooling_layer=False)
     bert = transformers.BertModel.from_pretrained(tmp_path / "text", add_pooling_layer=False)
