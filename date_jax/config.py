@@ -20,7 +20,8 @@ from date_jax.data.files import preprocess
 from date_jax.data.sources import SOURCES
 from date_jax.date import aligner, batches, pseudo_boxes, supervised, teacher
 from date_jax.errors import UsageError, spelling_hint
-from date_jax.networks import extractors, vit
+from date_jax.networks import extractors, freezing, vit
+from date_jax.networks.layouts import KINDS
 from date_jax.networks.sizes import stage_widths, token_side
 from date_jax.run.workdir import flat
 from date_jax.same_style import task as same_style
@@ -181,6 +182,7 @@ def validate(config: ConfigDict, *, device_count: int, process_count: int) -> No
         problems += TASKS[config.task].contradictions(config)
         problems += _batch_misfits(values, device_count, process_count)
         problems += _width_misfits(values)
+        problems += _frozen_misfits(config)
         problems += _image_misfits(config) if "model.image.depths" in values else []
     if len(problems) > _MOST_LINES:
         hidden = len(problems) - _MOST_LINES + 1
@@ -203,9 +205,9 @@ def _wrong_values(values: dict[str, Any]) -> Iterator[str]:
             yield f"config.{key}={value}: must be one of {', '.join(choices)}{hint}"
         if allowed and not allowed.holds(value):
             yield f"config.{key}={value}: must be {allowed.text}"
-    for kind in ("image", "text"):
+    for kind in KINDS:
         train = values.get(f"model.{kind}.train", "all")
-        if not extractors.TRAIN.fullmatch(train):
+        if not freezing.TRAIN.fullmatch(train):
             yield f"config.model.{kind}.train={train}: must be one of all, head, last_<n>, none"
 
 
@@ -237,6 +239,18 @@ def _batch_misfits(values: dict[str, Any], device_count: int, process_count: int
         size = values.get(key)
         if size and size % unit:
             yield f"config.{key}={size}: {_multiple_of(unit, 'the devices', size)}"
+
+
+def _frozen_misfits(config: ConfigDict) -> Iterator[str]:
+    """More trained blocks than an extractor has."""
+    for kind in KINDS:
+        section = config.model.get(kind, {})
+        if freezing.frozen_blocks(section) < 0:
+            count = freezing.block_count(section)
+            yield (
+                f"config.model.{kind}.train={section.train}: the {kind} extractor has {count} "
+                f"layers; take last_{count} or fewer, or all"
+            )
 
 
 def _width_misfits(values: dict[str, Any]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from date_jax.tasks import TASKS
 _NETWORK = ("model.", "modality", "data.image_size", "data.text_length")
 _FREE = (
     *("model.dtype", "model.remat", "model.scan", "model.rows_at_once"),
+    *("model.image.train", "model.text.train"),
     *("model.regions.count", "model.regions.overlap", "model.regions.min_score"),
 )
 _MOST_LINES = 5  # of a message

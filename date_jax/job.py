@@ -19,6 +19,7 @@ from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.finished import Finished
 from date_jax.networks import pretrained
 from date_jax.networks.pretrained import WeightFile
+from date_jax.partition import merged
 from date_jax.run import progress, workdir
 from date_jax.run.checkpoint import Checkpoints, latest_meta, steps_in
 from date_jax.run.preemption import Preemption
@@ -85,7 +86,8 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     mesh = sharding.device_mesh(config.mesh.fsdp)
     learner = task.learner(config, corpus.tokenizer, corpus.sizes)
     step = train_step(config, learner, mesh, task.example(config))
-    weights, report = pretrained.initial_values(step.shapes.params["model"], begin.files)
+    shapes = merged(step.shapes.params, step.shapes.frozen)
+    weights, report = pretrained.initial_values(shapes["model"], begin.files)
 
     # The state: the latest saved one, if it is of the same run, or the first.
     workdir.require_space(directory, step.shapes, keep=config.checkpoint.keep)
@@ -257,16 +259,15 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
     state = step.init()
 
     def with_weights(params: Any) -> Any:
-        leaves = flatten_dict(params["model"], sep="/")
-        for name, value in weights.items():
-            leaves[name] = sharding.device_arrays(value, leaves[name].sharding)
-        return params | {"model": unflatten_dict(leaves, sep="/")}
+        leaves = flatten_dict(params.get("model", {}), sep="/")
+        for name in weights.keys() & leaves.keys():
+            leaves[name] = sharding.device_arrays(weights[name], leaves[name].sharding)
+        return params | {"model": unflatten_dict(leaves, sep="/")} if leaves else params
 
     if not weights:
         return state
-    return dataclasses.replace(
-        state, params=with_weights(state.params), ema=with_weights(state.ema)
-    )
+    trees = {name: with_weights(getattr(state, name)) for name in ("params", "ema", "frozen")}
+    return dataclasses.replace(state, **trees)
 
 
 def introduce(job: Job, lines: list[str]) -> None:
@@ -276,7 +277,8 @@ def introduce(job: Job, lines: list[str]) -> None:
     kind = devices[0].device_kind
     job.progress.say(f"run {job.directory}")
     job.progress.say(f"{len(devices)} x {kind} on {jax.process_count()} host(s), mesh: {sizes}")
-    parameters = progress.parameter_lines(job.step.shapes.params, job.directory / "parameters.txt")
+    shapes, path = job.step.shapes, job.directory / "parameters.txt"
+    parameters = progress.parameter_lines(shapes.params, shapes.frozen, path)
     watch = f"curves: {progress.tensorboard_command(job.directory)}"
     for line in [*job.corpus.notes, *parameters, *lines, watch]:
         job.progress.say(line)

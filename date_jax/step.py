@@ -1,6 +1,7 @@
 """One gradient step over the mesh, and the state it changes. Needs no input pipeline."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import optim, sharding
+from date_jax.networks.freezing import trained_mask
 from date_jax.networks.layouts import published_mask
-from date_jax.task import Batch, Learner
+from date_jax.partition import merged, partition
+from date_jax.task import Aux, Batch, Learner, Memory, Params
 
 
 @flax.struct.dataclass
@@ -22,11 +25,13 @@ class State:
 
     Attributes:
         step: int32, steps done; skipped updates count.
-        params: the network's.
+        params: the learner's that are trained; `partition.merged(params, frozen)` are all.
         opt_state: the optimizer's.
         rng: the run's key, never changed; step n uses `fold_in(rng, n)`.
         ema: moving average of `params`, which is what is evaluated.
         memory: the learner's, see `task.Memory`.
+        frozen: the learner's parameters that no step changes, see `freezing.trained_mask`. They
+            have no place in `opt_state`, in `ema` and in the gradient.
     """
 
     step: Any
@@ -35,6 +40,7 @@ class State:
     rng: Any
     ema: Any
     memory: Any
+    frozen: Any = dataclasses.field(default_factory=dict)
 
 
 def initial_state(
@@ -47,6 +53,7 @@ def initial_state(
     """
     init_key, rng = jax.random.split(jax.random.key(config.seed))
     params, memory = learner.init(init_key, batch)
+    params, frozen = partition(params, trained_mask(config.model, params))
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -54,7 +61,25 @@ def initial_state(
         rng=rng,
         ema=jax.tree.map(jnp.array, params),
         memory=memory,
+        frozen=frozen,
     )
+
+
+def loss_of_trained(
+    learner: Learner,
+    params: Params,
+    frozen: Params,
+    memory: Memory,
+    batch: Batch,
+    *,
+    step: Array,
+    rng: Array,
+) -> tuple[Array, Aux]:
+    """The learner's loss as a function of the parameters that are trained, see `task.Loss`.
+
+    Its gradient needs no backward pass through layers below the lowest trained one.
+    """
+    return learner.loss(merged(params, frozen), memory, batch, step=step, rng=rng)
 
 
 def updated_state(
@@ -76,8 +101,9 @@ def updated_state(
     """
     # The gradient, under the key of this step.
     rng = jax.random.fold_in(state.rng, state.step)
-    (loss, aux), gradient = jax.value_and_grad(learner.loss, has_aux=True)(
-        state.params, state.memory, batch, step=state.step, rng=rng
+    loss_of = jax.value_and_grad(functools.partial(loss_of_trained, learner), has_aux=True)
+    (loss, aux), gradient = loss_of(
+        state.params, state.frozen, state.memory, batch, step=state.step, rng=rng
     )
     # The update, and the average that is evaluated.
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)

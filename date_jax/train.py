@@ -20,6 +20,7 @@ from date_jax import sharding
 from date_jax.errors import DataError, Preempted, UsageError
 from date_jax.evals import sheets
 from date_jax.job import LAYOUT, Job, prepare
+from date_jax.partition import merged
 from date_jax.run import progress
 from date_jax.run.checkpoint import steps_in
 from date_jax.run.countdown import duration
@@ -122,7 +123,8 @@ def train_to_end(job: Job, state: State, profile: range = range(0)) -> State:
             waited = time.perf_counter() - begun
             if tuple(batch) not in compiled:
                 previous = max(compiled.values(), default=None)
-                job.progress.say(progress.compiling_line(state.params, previous=previous))
+                params = merged(state.params, state.frozen)
+                job.progress.say(progress.compiling_line(params, previous=previous))
             state, metrics = job.step.update(state, batch)
             step += 1
             # The devices are busy with this step while the host looks at the one before.
@@ -301,7 +303,8 @@ def save(job: Job, state: State, step: int) -> None:
 def evaluate(job: Job, state: State, step: int, *kinds: str) -> dict[str, Evaluation]:
     """Evaluates the moving average on splits of these kinds; prints and writes what comes out."""
     evaluations: dict[str, Evaluation] = {}
-    for name, evaluation in job.evaluate(state.ema, kinds, job.preemption.is_requested):
+    average = merged(state.ema, state.frozen)
+    for name, evaluation in job.evaluate(average, kinds, job.preemption.is_requested):
         evaluations[name] = evaluation
         line = progress.evaluation_line(evaluation.metrics, job.task.columns)
         job.progress.say(f"step {step} | {name}: {line}")

@@ -27,7 +27,7 @@ FLOORS = [
     {"data", "networks", "augment"},
     {"pairs", "optim", "task"},
     {"losses", "run"},
-    {"boxes", "lettering", "sharding"},
+    {"boxes", "lettering", "partition", "sharding"},
     {"errors"},
 ]
 ENTRY_POINTS = FLOORS[0]

@@ -23,6 +23,7 @@ from date_jax.benchmarks.children import Child, answer
 from date_jax.errors import SetupError, UsageError
 from date_jax.networks import exported
 from date_jax.networks.sizes import stride
+from date_jax.partition import merged
 from date_jax.run import subprocesses
 
 TOLERANCE = 1e-4  # of outputs in float32
@@ -161,7 +162,7 @@ class Side:
         _, train_step = step.learner_and_step(config, mesh)
         self._batches = [sharding.global_batch(mesh, batch) for batch in rows]
         self._turn, self._update, self._state = 0, train_step.update, train_step.init()
-        params = self._state.params
+        params = merged(self._state.params, self._state.frozen)
         exported.write(weights, config, params, rest="seekers", meta={})
 
         # The outputs in float32, whatever it trains in.

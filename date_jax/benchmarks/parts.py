@@ -14,6 +14,7 @@ from date_jax.benchmarks import measure
 from date_jax.date.aligner import FEATURES, Aligner
 from date_jax.date.supervised import cooperation_terms
 from date_jax.pairs.tiles import map_chunks
+from date_jax.partition import merged
 from date_jax.step import Step, optimizer
 from date_jax.task import Learner
 
@@ -55,7 +56,8 @@ def seconds_of_parts(
     """
     # Real parameters and a real batch; outputs are random, so that losses need no forward pass.
     state = step.init()
-    subject = Subject(config, mesh, learner, state.params, batches["source"])
+    params = merged(state.params, state.frozen)
+    subject = Subject(config, mesh, learner, params, batches["source"])
     outputs = random_outputs(config, mesh)
     tx = optimizer(config)
 

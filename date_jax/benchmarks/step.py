@@ -1,5 +1,6 @@
 """The real training step on random batches: seconds, memory, share of the machine's matmul peak."""
 
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from date_jax.benchmarks import measure, parts, profile
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.data.domains import split_names
 from date_jax.data.tokenizer import SPECIAL, Tokenizer
-from date_jax.step import Step, train_step
+from date_jax.step import Step, loss_of_trained, train_step
 from date_jax.task import Learner
 from date_jax.tasks import TASKS
 
@@ -177,9 +178,11 @@ def step_flops(config: ConfigDict, step: Step, batch: Any) -> float:
     """
     learner = learner_of(without_loops(config))
 
-    def gradient(params: Any, memory: Any, batch: Any) -> Any:
+    def gradient(params: Any, frozen: Any, memory: Any, batch: Any) -> Any:
         """The gradient of the loss, which is all of a step that has products."""
         begin = {"step": jnp.zeros((), jnp.int32), "rng": jax.random.key(0)}
-        return jax.grad(learner.loss, has_aux=True)(params, memory, batch, **begin)
+        loss = functools.partial(loss_of_trained, learner)
+        return jax.grad(loss, has_aux=True)(params, frozen, memory, batch, **begin)
 
-    return matmul_flops(gradient, step.shapes.params, step.shapes.memory, batch)
+    shapes = step.shapes
+    return matmul_flops(gradient, shapes.params, shapes.frozen, shapes.memory, batch)

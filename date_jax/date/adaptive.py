@@ -31,7 +31,8 @@ from date_jax.date import (
     teacher,
 )
 from date_jax.date.network import Date
-from date_jax.networks import extractors
+from date_jax.networks import extractors, freezing
+from date_jax.partition import partition
 from date_jax.task import Aux, Batch, Learner, Memory, Params, Task
 
 
@@ -42,7 +43,8 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
 
     - `pseudo_boxes`: `box_cxcywh [N 4]` and `weight [N]` of the target's training rows, 0 = no box;
     - `queue`: features of earlier batches, where the aligner has one;
-    - `teacher`: parameters of a frozen teacher, zeros before stage 3.
+    - `teacher`: parameters of a frozen teacher, zeros before stage 3; those that are trained, as
+      the others never differ from the network's.
 
     Args:
         vocab_size: of the tokenizer.
@@ -73,7 +75,8 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
         # A frozen teacher is the average network at the start of stage 3; until then, zeros.
         sharded = {}
         if config.pseudo_boxes.teacher == "frozen":
-            sharded["teacher"] = jax.tree.map(jnp.zeros_like, params)
+            trained, _ = partition(params, freezing.trained_mask(config.model, params))
+            sharded["teacher"] = jax.tree.map(jnp.zeros_like, trained)
         return Memory(replicated, sharded)
 
     def loss(

@@ -17,6 +17,7 @@ from date_jax.date import batches, evaluation, pseudo_boxes
 from date_jax.errors import Preempted
 from date_jax.evals import sheets
 from date_jax.evals.collect import Collect, collector
+from date_jax.partition import merged
 from date_jax.run.countdown import Countdown
 from date_jax.task import Between, Change, Learner, ShouldStop
 
@@ -42,8 +43,9 @@ def between(
         if memory.sharded and step == batches.pseudo_start(config):
             memory = memory._replace(sharded={"teacher": jax.tree.map(jnp.copy, state.ema)})
         teacher = memory.sharded["teacher"] if memory.sharded else state.ema
+        params, teacher = (merged(tree, state.frozen) for tree in (state.params, teacher))
         # The new table takes the place of the old one on every device.
-        table, metrics = refreshed_table(state.params, teacher, step, should_stop)
+        table, metrics = refreshed_table(params, teacher, step, should_stop)
         replicated = {
             **memory.replicated,
             "pseudo_boxes": sharding.device_arrays(table, sharding.replicated_sharding(mesh)),

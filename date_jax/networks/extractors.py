@@ -1,6 +1,5 @@
 """The extractors that a config describes: of a picture or a text, a `[REP]` vector and tokens."""
 
-import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +23,6 @@ POOLINGS = {  # where a picture's one vector comes from, by kind
     "swin": swin.POOLINGS,
     "vit": vit.POOLINGS,
 }
-TRAIN = re.compile("all|head|last_[1-9][0-9]*|none")  # what training changes of an extractor
 
 
 def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor | VisionTransformer:

@@ -6,6 +6,7 @@ Orbax.
 """
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import shutil
@@ -24,9 +25,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from date_jax import sharding
 from date_jax.errors import CheckpointError, Preempted, SaveError
+from date_jax.partition import merged
 from date_jax.run import fingerprint
 
 _SMALLEST_SLICE = 2**20  # bytes
+_PARAMETERS = ("params", "ema")  # fields of a state that hold parameters
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -68,7 +71,7 @@ def latest_meta(directory: Path) -> dict[str, Any] | None:
 
 
 class Part(NamedTuple):
-    """One field of a run's saved state, as host arrays.
+    """One field of a run's saved state, as host arrays; parameters with those that were frozen.
 
     Attributes:
         params: nested dicts of arrays.
@@ -109,17 +112,24 @@ def latest_part(path: Path, field: str = "ema") -> Part:
 def _verified_part(directory: Path, field: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """One field of a step's state, whose bits are those saved, and the step's meta."""
     meta = _verified_meta(directory / "meta")
-    target = {field: fingerprint.shapes_of_part(meta["leaves"], field)}
+    # Parameters are whole with those that training left as they were.
+    names = (field, "frozen") if field in _PARAMETERS else (field,)
+    target = {name: fingerprint.shapes_of_part(meta["leaves"], name) for name in names}
+    target = {name: shapes for name, shapes in target.items() if shapes}
     arguments = ocp.args.PyTreeRestore(
         target,
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
     )
-    part = ocp.PyTreeCheckpointHandler().restore(directory / "state", args=arguments)[field]
+    parts = ocp.PyTreeCheckpointHandler().restore(directory / "state", args=arguments)
     # Names are saved from the root of the state.
-    leaves = {f".{field}{name}": x for name, x in fingerprint.leaves_by_name(part).items()}
+    leaves = {
+        f".{field}{name}": x
+        for field, part in parts.items()
+        for name, x in fingerprint.leaves_by_name(part).items()
+    }
     fingerprint.require_undamaged(leaves, meta["leaves"])
-    return part, meta
+    return merged(parts[field], parts.get("frozen", {})), meta
 
 
 def _verified_meta(directory: Path) -> dict[str, Any]:
@@ -131,7 +141,7 @@ class LatestState(NamedTuple):
     """The saved state that a run continues from.
 
     Attributes:
-        state: tree of device arrays.
+        state: a dataclass of device arrays.
         meta: what was saved with it.
         warnings: of later steps, which were set aside.
     """
@@ -168,7 +178,7 @@ class Checkpoints:
 
         Args:
             step: its name; saving the same one again does nothing.
-            state: tree of device arrays.
+            state: a dataclass of trees of device arrays.
             meta: JSON values to come back with it.
 
         Raises:
@@ -187,7 +197,7 @@ class Checkpoints:
                 f"last good step: {self.last_step}"
             )
         parts = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(plain),
+            state=ocp.args.PyTreeSave(_fields(plain)),
             meta=ocp.args.JsonSave(fingerprint.signed_meta(meta | {"leaves": leaves})),
         )
         try:
@@ -202,7 +212,7 @@ class Checkpoints:
         """The latest step that is whole, wherever it was saved; None if nothing was saved.
 
         Args:
-            target: tree of `ShapeDtypeStruct` with the shardings wanted.
+            target: the same dataclass, of `ShapeDtypeStruct` with the shardings wanted.
             check: called with a step's meta before its state is read; raises a UserError when
                 this run may not continue that one.
 
@@ -285,11 +295,12 @@ class Checkpoints:
         fingerprint.require_same_types(directory, meta["leaves"], plain_target)
 
         # The state itself, on all hosts or on none.
-        arguments = ocp.args.StandardRestore(plain_target)
+        arguments = ocp.args.StandardRestore(_fields(plain_target))
         handler = ocp.StandardCheckpointHandler()
-        plain, problem = _attempt(lambda: handler.restore(directory / "state", args=arguments))
+        fields, problem = _attempt(lambda: handler.restore(directory / "state", args=arguments))
         if problem:
             return None, problem
+        plain = dataclasses.replace(plain_target, **fields)
         # Its bits, which all hosts compute together: one that could not read would be waited for.
         leaves = fingerprint.leaves_by_name(plain)
         _, problem = _attempt(lambda: fingerprint.require_undamaged(leaves, meta["leaves"]))
@@ -351,6 +362,16 @@ def _with_keys(plain: Any, target: Any) -> Any:
     return jax.tree.map(
         lambda leaf, like: jax.random.wrap_key_data(leaf) if _is_key(like) else leaf, plain, target
     )
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    """The fields of a state by name, as Orbax stores them, without those that are empty dicts.
+
+    So a field that most runs leave empty is not missed in checkpoints of the time before it.
+    """
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    is_empty = {name: isinstance(value, dict) and not value for name, value in fields.items()}
+    return {name: value for name, value in fields.items() if not is_empty[name]}
 
 
 def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:

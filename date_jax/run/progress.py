@@ -150,19 +150,42 @@ def spent_line(spent: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
 
 
-def parameter_lines(params: Any, path: Path) -> list[str]:
-    """The parameters by module, in two lines; writes the full table to `path` on host 0."""
+def parameter_lines(params: Any, frozen: Any, path: Path) -> list[str]:
+    """The parameters by module, in two lines; writes the full table to `path` on host 0.
+
+    Args:
+        params: those that are trained.
+        frozen: the others; an empty tree where there are none.
+        path: of the table, which has a second one for what is frozen.
+    """
     from clu import parameter_overview
 
+    tables = {"": params, "\nFrozen:\n": frozen} if frozen else {"": params}
     if jax.process_index() == 0:
-        path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False))
-    # A module is the first two keys of a parameter's path: model.image_extractor.
+        overviews = [
+            head + parameter_overview.get_parameter_overview(tree, include_stats=False)
+            for head, tree in tables.items()
+        ]
+        path.write_text("\n".join(overviews))
+    trained, left = _sizes_of_modules(params), _sizes_of_modules(frozen)
+    parts = []
+    for name in sorted(trained.keys() | left.keys()):
+        count, frozen_count = trained.get(name, 0), left.get(name, 0)
+        note = "" if not frozen_count else f" ({frozen_count:,} frozen)" if count else " (frozen)"
+        parts.append(f"{name} {count + frozen_count:,}{note}")
+    total, frozen_total = sum(trained.values()), sum(left.values())
+    split = f": {total:,} trained, {frozen_total:,} frozen" if frozen_total else ""
+    head = f"{total + frozen_total:,} parameters{split} (all of them: {path.name})"
+    return [head, f"  {', '.join(parts)}"]
+
+
+def _sizes_of_modules(params: Any) -> dict[str, int]:
+    """Numbers in each module, by the first two keys of its paths, `model.image_extractor`."""
     modules: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = ".".join(str(key.key) for key in keys[:2])
         modules[name] = modules.get(name, 0) + math.prod(leaf.shape)
-    parts = ", ".join(f"{name} {count:,}" for name, count in modules.items())
-    return [f"{sum(modules.values()):,} parameters (all of them: {path.name})", f"  {parts}"]
+    return modules
 
 
 def numbers(metrics: dict[str, float]) -> str:

@@ -38,6 +38,19 @@ FREE_IN_A_TABLE = (
 # What another start of the same run may change besides: its data are compared by content, published
 # weights were read by the first start, and all is measured anew.
 _FREE = (*FREE_IN_A_TABLE, "data.path", "data.images", "data.regions", "init.", "retrieval.")
+# Options that earlier versions did not have, with the values that do what these versions did; and
+# sections whose values mean nothing where such an option has that value.
+_SINCE_ADDED: dict[str, Any] = {
+    "data.paste.pictures": 0,
+    "data.views": 0,
+    "data.words": 0.0,
+    "model.image.kind": "swin",
+    "model.image.pool": 1,
+    "model.image.train": "all",
+    "model.text.kind": "bert",
+    "model.text.train": "all",
+}
+_SECTIONS_SINCE_ADDED = ("data.paste.", "model.image.vit.")
 
 
 class Workdir:
@@ -154,10 +167,17 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, as `{key: (saved, now)}`; None where a config lacks the key.
 
-    An empty text is the same as no key: an option that is not used.
+    An empty text is the same as no key: an option that is not used. A key that an earlier version
+    did not have is the same as what that version did.
     """
     # Through JSON, as the saved one went: it knows no tuples.
     old, new = flat(saved), flat(json.loads(json.dumps(now)))
+    for values, others in ((old, new), (new, old)):
+        for key in others.keys() - values.keys():
+            if key in _SINCE_ADDED:
+                values[key] = _SINCE_ADDED[key]
+            elif key.startswith(_SECTIONS_SINCE_ADDED):
+                values[key] = others[key]
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())

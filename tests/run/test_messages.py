@@ -263,6 +263,11 @@ VALUES = [
     ),
     ({**VIT, "model.image.vit.rep_layers": 4}, "vit.rep_layers=4: there are 3 layers"),
     ({"model.image.pool": 3}, "a multiple of 24 (the last stage's patches), e.g. 48 or 72"),
+    (
+        {"model.image.train": "last_4"},
+        "train=last_4: the image extractor has 3 layers; take last_3 or fewer, or all",
+    ),
+    ({"model.text.train": "last_3"}, "train=last_3: the text extractor has 2 layers"),
     ({"model.image.train": "last_0"}, "train=last_0: must be one of all, head, last_<n>, none"),
     ({"image_seeker.target_weight": -1.0}, "config.image_seeker.target_weight=-1.0: must be"),
     ({"task": "date"}, "config.data.target=live: this task has no target"),
