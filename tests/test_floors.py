@@ -35,7 +35,15 @@ SETS_UP_JAX = {*ENTRY_POINTS, "opening"}
 # The same inside data/.
 DATA_FLOORS = [
     {"click_pairs", "click_trials", "download", "published_offers", "region_files"},  # commands
-    {"check", "convert", "shop", "simulated_clicks", "suites", "suppliers"},  # commands too
+    {
+        "baselines",
+        "check",
+        "convert",
+        "shop",
+        "simulated_clicks",
+        "suites",
+        "suppliers",
+    },  # commands too
     {"pipeline"},
     {"corpus"},
     {"sources"},
