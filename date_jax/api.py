@@ -26,10 +26,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from date_jax import boxes, sharding
-from date_jax.data import tokenizer
 from date_jax.data.files import preprocess, user_pictures
 from date_jax.data.files.preprocess import UnreadablePictureError
 from date_jax.data.files.user_pictures import Source, UserPicture
+from date_jax.data.tokenizer import Tokenizer
+from date_jax.data.tokenizer_files import tokenizer_of_file
 from date_jax.errors import DataError, UsageError
 from date_jax.evals.collect import Collect, collector
 from date_jax.finished import finished_run, network
@@ -89,7 +90,7 @@ class Run:
     fingerprint: str
     warnings: tuple[str, ...]
     task: Task
-    tokenizer: tokenizer.Tokenizer
+    tokenizer: Tokenizer
     predict: Mapping[str, Prediction]
     params: Any
     mesh: jax.sharding.Mesh
@@ -373,7 +374,7 @@ def open_run(path: str | Path) -> Run:
             f"{finished.path}: the network was trained on regions that were found beforehand, so "
             "it cannot be asked with pictures"
         )
-    tokens = tokenizer.tokenizer_of_file(finished.vocab, length=config.data.text_length)
+    tokens = tokenizer_of_file(finished.vocab, length=config.data.text_length)
     learner = task.learner(config, tokens, {})
 
     # Its parameters, on the devices of this process: hosts that share work share files, not arrays.
@@ -420,7 +421,7 @@ def text_list(texts: str | Sequence[str]) -> list[str]:
     return text_rows
 
 
-def fingerprint(config: ConfigDict, tokens: tokenizer.Tokenizer, params: Any) -> str:
+def fingerprint(config: ConfigDict, tokens: Tokenizer, params: Any) -> str:
     """Sixteen hex digits of all that a vector depends on: network, preparation, vocabulary."""
     data = {key: config.data[key] for key in _ASKED}
     names = ("model", *TASKS[config.task].answer.settings)

@@ -69,6 +69,7 @@ def export(run: Path, out: Path, *, file_format: str = "safetensors") -> list[st
     """
     # The networks come along here, which --help does not need.
     from date_jax.data.tokenizer import RULES_FILE
+    from date_jax.data.tokenizer_files import vocabulary_file
     from date_jax.networks.card import model_card
     from date_jax.tasks import TASKS
 
@@ -87,7 +88,7 @@ def export(run: Path, out: Path, *, file_format: str = "safetensors") -> list[st
     (partial / "text").mkdir(parents=True)
     (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     folder_of_run = checkpoint.checkpoint_directory(run).parent
-    shutil.copy(folder_of_run / "vocab.txt", partial / "text")
+    shutil.copy(vocabulary_file(folder_of_run), partial / "text")
     for name, folder in ((RULES_FILE, "text"), ("calibration.json", "")):
         if (folder_of_run / name).exists():
             shutil.copy(folder_of_run / name, partial / folder)
@@ -124,14 +125,14 @@ def _write_programs(
     folder: Path, config: ConfigDict, part: checkpoint.Part, file_format: str
 ) -> tuple[list[str], list[str]]:
     """Writes a program for each question; the card's lines on them, and warnings."""
-    from date_jax.data.tokenizer import tokenizer_of_file
+    from date_jax.data.tokenizer_files import tokenizer_of_file
     from date_jax.networks import programs
     from date_jax.networks.card import program_lines
     from date_jax.tasks import TASKS
 
     # The predictions need no data but the vocabulary.
     task = TASKS[config.task]
-    tokenizer = tokenizer_of_file(folder / "text" / "vocab.txt", length=config.data.text_length)
+    tokenizer = tokenizer_of_file(folder / "text", length=config.data.text_length)
     predict = task.learner(config, tokenizer, {}).predict
     questions = programs.programs(predict, task.answer, part.params, task.example(config))
 

@@ -13,7 +13,8 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from date_jax.data.tokenizer import Tokenizer, tokenizer_of_file
+from date_jax.data.tokenizer import Tokenizer
+from date_jax.data.tokenizer_files import tokenizer_of_file, vocabulary_file
 from date_jax.errors import CheckpointError, UsageError
 from date_jax.networks import exported
 from date_jax.networks.pretrained import WeightFile
@@ -38,7 +39,7 @@ class Finished(NamedTuple):
     Attributes:
         path: as the user named it.
         config: of its training.
-        vocab: its vocab.txt, with the rules next to it.
+        vocab: its vocab.txt with the rules next to it, or its tokenizer.json.
         is_export: whether it is an export.
     """
 
@@ -74,13 +75,13 @@ def finished_run(path: Path) -> Finished:
         CheckpointError: there is neither.
     """
     if exported.is_export(path) and not checkpoint.steps_in(path / "checkpoints"):
-        return Finished(path, exported.exported_config(path), path / "text" / "vocab.txt", True)
+        return Finished(path, exported.exported_config(path), vocabulary_file(path / "text"), True)
     exported.require_parameters(path)
     directory = checkpoint.checkpoint_directory(path).resolve()
     meta = checkpoint.latest_meta(directory)
     if meta is None:
         raise CheckpointError(f"{path}: no checkpoint in it is whole; take another run")
-    return Finished(path, ConfigDict(meta["config"]), directory.parent / "vocab.txt", False)
+    return Finished(path, ConfigDict(meta["config"]), vocabulary_file(directory.parent), False)
 
 
 def named_run(config: ConfigDict) -> Finished | None:

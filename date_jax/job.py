@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from date_jax import finished, sharding
 from date_jax.data import mirrored_words
-from date_jax.data.tokenizer import require_same_rules
+from date_jax.data.tokenizer_files import require_same_rules, vocabulary_file
 from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.finished import Finished
 from date_jax.networks import pretrained
@@ -194,7 +194,7 @@ def configs_with_vocabulary(
     """
     if not config.get("init", {}).get("run", ""):
         return config, config
-    vocab = directory.absolute() / "vocab.txt"
+    vocab = directory.absolute() / (run.vocab if run else vocabulary_file(directory)).name
     saved_config = finished.with_vocabulary(config, vocab)
     return saved_config, finished.with_vocabulary(config, run.vocab if run else vocab)
 
@@ -285,4 +285,4 @@ def introduce(job: Job, lines: list[str]) -> None:
     if jax.process_index() == 0:
         text = json.dumps(job.config.to_dict(), indent=2)
         (job.directory / "config.json").write_text(text + "\n")
-        job.corpus.tokenizer.save_vocab(job.directory / "vocab.txt")
+        job.corpus.tokenizer.save(job.directory)

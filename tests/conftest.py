@@ -194,7 +194,7 @@ def untrained_run() -> Callable[[ConfigDict, Path], Path]:
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         checkpoints.save(1, state, {"config": config.to_dict()})
         checkpoints.close()
-        tokenizer.save_vocab(folder / "vocab.txt")
+        tokenizer.save(folder)
         return folder
 
     return write

@@ -49,7 +49,7 @@ DATA_FLOORS = [
     {"sources"},
     {"datasets"},
     {"clicks", "composites", "conversion", "survey"},
-    {"files", "mirrored_words", "rendering"},
+    {"files", "mirrored_words", "rendering", "tokenizer_files"},
     {"decode", "domains", "prepared", "tokenizer"},
     {"cache", "command", "streams"},
 ]

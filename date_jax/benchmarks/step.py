@@ -13,7 +13,7 @@ from date_jax import sharding
 from date_jax.benchmarks import measure, parts, profile
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.data.domains import split_names
-from date_jax.data.tokenizer import SPECIAL, Tokenizer
+from date_jax.data.tokenizer import SPECIAL, WordPieces
 from date_jax.step import Step, loss_of_trained, train_step
 from date_jax.task import Learner
 from date_jax.tasks import TASKS
@@ -74,7 +74,7 @@ def learner_of(config: ConfigDict) -> Learner:
     """The config's learner for as many made-up words as its vocabulary may have."""
     # Words that no mirror changes, and a row of memory for each target that a batch may name.
     words = [f"word{n}" for n in range(config.data.vocab_size - len(SPECIAL))]
-    tokenizer = Tokenizer([*SPECIAL, *words], length=config.data.text_length)
+    tokenizer = WordPieces([*SPECIAL, *words], length=config.data.text_length)
     sizes = dict.fromkeys(split_names(config.data.target, "train"), TARGETS)
     return TASKS[config.task].learner(config, tokenizer, sizes)
 

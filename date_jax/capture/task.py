@@ -37,8 +37,14 @@ def learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Lea
         DataError: no word stands behind [MASK] in the vocabulary, or a special piece does.
     """
     del sizes
-    mask_id = tokenizer.vocab.index("[MASK]")
-    if not max(map(tokenizer.vocab.index, SPECIAL)) == mask_id < len(tokenizer.vocab) - 1:
+    mask_id = tokenizer.special.mask
+    if mask_id is None:
+        raise DataError(
+            f"config.data.vocab={config.data.vocab}: has no piece that hides a word, such as "
+            "[MASK], which this task learns from; take another vocabulary"
+        )
+    special = [number for number in tokenizer.special if number is not None]
+    if not max(special) == mask_id < len(tokenizer.vocab) - 1:
         raise DataError(
             f"config.data.vocab={config.data.vocab}: [MASK] is line {mask_id + 1}; {SPECIAL} must "
             "come first with [MASK] last of them, for what is behind it is taken for words"

@@ -15,6 +15,7 @@ from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepare_splits
 from date_jax.data.sources import PAIRED, SOURCES, Parts, reader
 from date_jax.data.tokenizer import ALPHABET, EncodedTexts, Tokenizer
+from date_jax.data.tokenizer_files import tokenizer_of_file
 from date_jax.run.user_paths import user_path
 
 
@@ -114,9 +115,9 @@ def load(config: Any, records: str) -> Corpus:
     # What can be refused at once is, before anything is rendered.
     read = reader(config.name, records)
     cache = cache_folder(config)
-    tokenizer = None
+    tokenizer: Tokenizer | None = None
     if config.vocab:
-        tokenizer = tokenizers.tokenizer_of_file(user_path(config.vocab), length=config.text_length)
+        tokenizer = tokenizer_of_file(user_path(config.vocab), length=config.text_length)
     prepared_splits: dict[str, PreparedSplit] = {}
     # Records are made once; who comes later, or waited meanwhile, only opens them.
     with folder_lock(cache) as is_alone:
@@ -173,7 +174,7 @@ def load(config: Any, records: str) -> Corpus:
             *([pairs.note] if pairs else []),
             *parts.notes,
             *(note for builder in (*parts.builders, *further) for note in _builder_notes(builder)),
-            *_text_notes([encoded[name] for name in filter(is_read.get, encoded)], config),
+            *_text_notes([encoded[name] for name in filter(is_read.get, encoded)], tokenizer.room),
             *unknown_notes,
         ],
         fingerprint=_fingerprint(config, tokenizer, splits, parts, pairs),
@@ -209,12 +210,16 @@ def _builder_notes(builder: Any) -> list[str]:
     return (builder.info.metadata or {}).get("notes", [])
 
 
-def _text_notes(encoded: Sequence[EncodedTexts], config: Any) -> list[str]:
-    """Notes for the user about texts that lost their end or hold no word."""
+def _text_notes(encoded: Sequence[EncodedTexts], room: int) -> list[str]:
+    """Notes for the user about texts that lost their end or hold no word.
+
+    Args:
+        encoded: the texts of each split.
+        room: word pieces that a text may have.
+    """
     cut, empty = (sum(getattr(texts, loss) for texts in encoded) for loss in ("cut", "empty"))
     notes = []
     if cut:
-        room = config.text_length - 2  # [CLS] and [SEP] take two
         notes.append(
             f"{cut:,} texts are longer than {room} word pieces and lose their ends "
             "(config.data.text_length)"

@@ -87,8 +87,9 @@ def _piece_lines(words: Counter[str], tokenizer: Tokenizer) -> list[str]:
     lower_case = {word.lower() for word in words}
     mirrored = {word for pair in MIRRORED if lower_case.issuperset(pair) for word in pair}
     table = tokenizer.swap_table()
-    whole = {piece for number, piece in enumerate(tokenizer.vocab) if table[number] != number}
-    stay = sorted(word for word in words if word.lower() in mirrored and word not in whole)
+    stay = sorted(
+        word for word in words if word.lower() in mirrored and not tokenizer.exchanges(word, table)
+    )
     if not stay:
         return []
     stays = "stays as it is" if len(stay) == 1 else "stay as they are"

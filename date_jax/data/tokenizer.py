@@ -1,9 +1,7 @@
-"""Words to numbers: a WordPiece vocabulary, learned from the training texts or read from a file.
+"""Words to numbers: what every tokenizer does, and WordPiece over a list of pieces.
 
-A published `vocab.txt` is read with BERT's rules (lower case, accents stripped, Chinese characters
-one by one), or with those of the tokenizer_config.json or tokenizer.json next to it. A learned
-vocabulary keeps marks: without them words of Japanese, Thai or Vietnamese become other words. It
-is written in the same form, with its rules.
+A learned vocabulary keeps marks: without them words of Japanese, Thai or Vietnamese become other
+words. It is written as a `vocab.txt` with its rules next to it. `tokenizer_files` reads files.
 """
 
 import dataclasses
@@ -13,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -26,8 +24,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, FixedLength, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import WordPieceTrainer
 
-from date_jax.errors import DataError, UsageError
-from date_jax.run import git_lfs
+from date_jax.errors import DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Words that a mirrored picture exchanges.
@@ -35,14 +32,28 @@ MIRRORED = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("å·¦", "å
 ALPHABET = string.ascii_lowercase + string.digits  # of article numbers and sizes anywhere
 MAX_WORD = 100  # letters; WordPiece takes a longer word for one unknown piece
 MAX_UNKNOWN = 0.2  # above this share a given vocabulary is for another language than the texts
-# As Hugging Face names them, next to a vocab.txt.
+# As Hugging Face names them: the pieces alone with their rules, or all of a tokenizer.
+VOCAB_FILE = "vocab.txt"
 RULES_FILE = "tokenizer_config.json"
 WHOLE_FILE = "tokenizer.json"
-_NAMES_THERE = {  # of the rules, in the normalizer of a tokenizer.json
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
+
+
+class SpecialIds(NamedTuple):
+    """The ids of the pieces that are no words, by what they are for.
+
+    Attributes:
+        pad: fills a text up to its length.
+        start: stands before each text; None where nothing does.
+        end: stands behind each text; None where nothing does.
+        unknown: takes the place of what the vocabulary lacks; None where it lacks nothing.
+        mask: hides a word that is to be guessed; None where the vocabulary has no such piece.
+    """
+
+    pad: int
+    start: int | None = None
+    end: int | None = None
+    unknown: int | None = None
+    mask: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +91,6 @@ class Rules:
         return NormalizerSequence([NFD() if self.split_marks else NFC(), bert])
 
 
-_RULE_FIELDS = dataclasses.fields(Rules)
-_RULES_ADVICE = "mend it, or remove it to read the vocabulary with BERT's uncased rules"
 UNCASED = Rules()  # those of BERT's uncased vocabularies
 LEARNED = Rules(strip_accents=False, split_marks=True, split_unknown=True)
 
@@ -91,7 +100,7 @@ class EncodedTexts:
     """Texts as token ids, and what was lost on the way.
 
     Attributes:
-        ids: a text a row: [CLS], its word pieces, [SEP], and [PAD] up to T.
+        ids: a text a row: its pieces between special ones, and padding up to T.
         mask: False = padding.
         cut: how many texts were longer than T and lost their end.
         empty: how many texts held no word.
@@ -110,54 +119,76 @@ class EncodedTexts:
 
 
 class Tokenizer:
-    """WordPiece over a fixed vocabulary.
+    """Words to ids by a tokenizer of the package `tokenizers`, and all that a run asks of it.
 
     Args:
-        vocab: the pieces; a piece's id is its place. Holds all of SPECIAL.
+        fast: splits a text into pieces; it neither frames, cuts nor fills up.
+        vocab: the pieces; a piece's id is its place.
+        rules: a frozen dataclass of JSON values, which tells tokenizers of equal pieces apart.
         length: T, the number of ids a text.
-        rules: what happens to a text before it is split into pieces.
+        special: the ids of pieces that are no words.
+        frame: the ids before and behind each text.
+        pads_left: whether a text is filled up before its beginning.
+
+    Raises:
+        DataError: the frame leaves no room for a word.
     """
 
-    def __init__(self, vocab: Sequence[str], *, length: int, rules: Rules = UNCASED):
+    def __init__(
+        self,
+        fast: FastTokenizer,
+        vocab: Sequence[str],
+        rules: Any,
+        *,
+        length: int,
+        special: SpecialIds,
+        frame: tuple[Sequence[int], Sequence[int]],
+        pads_left: bool = False,
+    ):
         self.vocab = list(vocab)
         self.rules = rules
         self.length = length
-        self._id = {piece: number for number, piece in enumerate(self.vocab)}
-        self._fast = _fast_tokenizer(self._id, rules)
+        self.special = special
+        self.room = length - len(frame[0]) - len(frame[1])  # of a text's own pieces
+        self._fast, self._frame, self._pads_left = fast, frame, pads_left
+        if self.room < 0:
+            raise DataError(
+                f"config.data.text_length={length}: leaves no room between the {length - self.room}"
+                " special pieces of each text"
+            )
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The token ids of `texts`, and counts of what was cut, empty or unknown."""
-        ids = np.full((len(texts), self.length), self._id["[PAD]"], np.int32)
+        ids = np.full((len(texts), self.length), self.special.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
-        unknown_id, room = self._id["[UNK]"], self.length - 2
+        (before, behind), unknown_id = self._frame, self.special.unknown
         cut = empty = pieces = unknown = 0
         unknown_texts: list[str] = []
         encodings = self._fast.encode_batch(list(texts), add_special_tokens=False)
         for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
             # What the user is told: losses are counted before the text is cut.
             text_ids = encoding.ids
-            unknown_here = text_ids.count(unknown_id)
-            cut += len(text_ids) > room
+            unknown_here = text_ids.count(-1 if unknown_id is None else unknown_id)
+            cut += len(text_ids) > self.room
             empty += not text_ids
             pieces += len(text_ids)
             unknown += unknown_here
             if unknown_here and text not in unknown_texts and len(unknown_texts) < 3:
                 unknown_texts.append(text)
-            # What the network reads: a text that is too long loses its end, never its [SEP].
-            framed = [self._id["[CLS]"], *text_ids[:room], self._id["[SEP]"]]
-            ids[row, : len(framed)] = framed
-            mask[row, : len(framed)] = True
+            # What the network reads: a text that is too long loses its end, never its frame.
+            framed = [*before, *text_ids[: self.room], *behind]
+            start = self.length - len(framed) if self._pads_left else 0
+            ids[row, start : start + len(framed)] = framed
+            mask[row, start : start + len(framed)] = True
         return EncodedTexts(ids, mask, cut, empty, pieces, unknown, unknown_texts)
 
     def words(self, text: str) -> list[str]:
         """The words of a text, as they are split into pieces."""
         return _words(self._fast, text)
 
-    def save_vocab(self, path: str | Path) -> None:
-        """Writes `vocab.txt`, one piece a line, and its rules next to it."""
-        Path(path).write_text("".join(piece + "\n" for piece in self.vocab), encoding="utf-8")
-        rules = json.dumps(dataclasses.asdict(self.rules), indent=2)
-        Path(path).with_name(RULES_FILE).write_text(rules + "\n", encoding="utf-8")
+    def save(self, folder: Path) -> None:
+        """Writes the files that `tokenizer_files.tokenizer_of_file` makes the same one of."""
+        raise NotImplementedError
 
     def swap_table(self, word_pairs: Iterable[tuple[str, str]] = MIRRORED) -> Int[np.ndarray, " V"]:
         """The id that takes the place of each id when the picture is mirrored.
@@ -166,15 +197,67 @@ class Tokenizer:
             word_pairs: such as ("left", "right"); a pair counts where both are single pieces.
         """
         table = np.arange(len(self.vocab), dtype=np.int32)
-        for one, other in word_pairs:
-            if one in self._id and other in self._id:
-                table[self._id[one]], table[self._id[other]] = self._id[other], self._id[one]
+        for pair in word_pairs:
+            for one, other in zip(*map(self._word_ids, pair), strict=True):
+                if one is not None and other is not None:
+                    table[one], table[other] = other, one
         return table
+
+    def exchanges(self, word: str, table: Int[np.ndarray, " V"]) -> bool:
+        """Whether a mirrored picture exchanges a word by a `swap_table`, wherever it stands."""
+        return all(
+            number is not None and table[number] != number for number in self._word_ids(word)
+        )
+
+    def _word_ids(self, word: str) -> list[int | None]:
+        """The id of a word at the beginning of a text, and behind another word; None for several.
+
+        Some vocabularies have a piece for each of the two, which holds the blank.
+        """
+        first = self._fast.encode("a", add_special_tokens=False).ids
+        alone = self._fast.encode(word, add_special_tokens=False).ids
+        behind = self._fast.encode(f"a {word}", add_special_tokens=False).ids[len(first) :]
+        ids = [rest[0] if len(rest) == 1 else None for rest in (alone, behind)]
+        return [None if number == self.special.unknown else number for number in ids]
+
+
+class WordPieces(Tokenizer):
+    """WordPiece over a fixed vocabulary, with BERT's special pieces by their names.
+
+    Args:
+        vocab: the pieces; a piece's id is its place. Holds all of SPECIAL.
+        length: T, the number of ids a text.
+        rules: what happens to a text before it is split into pieces.
+    """
+
+    rules: Rules
+
+    def __init__(self, vocab: Sequence[str], *, length: int, rules: Rules = UNCASED):
+        self._id = {piece: number for number, piece in enumerate(vocab)}
+        pad, unknown, start, end, mask = (self._id[piece] for piece in SPECIAL)
+        super().__init__(
+            _fast_tokenizer(self._id, rules),
+            vocab,
+            rules,
+            length=length,
+            special=SpecialIds(pad, start, end, unknown, mask),
+            frame=([start], [end]),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes `vocab.txt`, one piece a line, and its rules next to it."""
+        text = "".join(piece + "\n" for piece in self.vocab)
+        (folder / VOCAB_FILE).write_text(text, encoding="utf-8")
+        rules = json.dumps(dataclasses.asdict(self.rules), indent=2)
+        (folder / RULES_FILE).write_text(rules + "\n", encoding="utf-8")
+
+    def _word_ids(self, word: str) -> list[int | None]:
+        return [self._id.get(word)]
 
 
 def tokenizer_of_texts(
     texts: Iterable[str], *, size: int, length: int, alphabet: str = ""
-) -> Tokenizer:
+) -> WordPieces:
     """A tokenizer whose vocabulary is learned from texts.
 
     Equal texts give equal vocabularies, in any order and in any process.
@@ -213,152 +296,7 @@ def tokenizer_of_texts(
     letter_pieces = (piece for letter in alphabet for piece in (letter, "##" + letter))
     absent = (piece for piece in letter_pieces if piece not in pieces)
     vocab += islice(absent, max(size - len(vocab), 0))
-    return Tokenizer(vocab, length=length, rules=LEARNED)
-
-
-def tokenizer_of_file(path: str | Path, *, length: int) -> Tokenizer:
-    """The tokenizer whose vocabulary is a `vocab.txt`, one piece a line.
-
-    Its rules are those of `rules_next_to` the file.
-
-    Raises:
-        DataError: the file is missing, no UTF-8, empty, or lacks or repeats pieces; or its rules
-            cannot be read.
-    """
-    advice = "one piece a line, as in BERT's vocab.txt"
-    # Faults of reading are the user's: the message names the file and a way out.
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"vocabulary {path} is not UTF-8 text: expected {advice}") from None
-    except OSError as error:
-        raise DataError(
-            f"cannot read the vocabulary {path}: {error.strerror} (looked from {Path.cwd()})\n"
-            '  set config.data.vocab to a vocab.txt, or to "" to learn one from the texts'
-        ) from None
-    if git_lfs.is_pointer(text[:64].encode()):
-        raise DataError(
-            f"vocabulary {path} is a Git LFS pointer, not the file\n  {git_lfs.WAY_OUT}"
-        )
-    # Ids are line numbers: an empty line counts, the newline of the last one does not.
-    vocab = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-    lacking = [piece for piece in SPECIAL if piece not in vocab]
-    if not vocab:
-        raise DataError(f"vocabulary {path} is empty: expected {advice}")
-    if lacking:
-        raise DataError(
-            f"vocabulary {path} lacks {' '.join(lacking)} among its {len(vocab)} lines: "
-            f"expected {advice}"
-        )
-    # A piece on two lines would have two ids.
-    if len(set(vocab)) < len(vocab):
-        line_of: dict[str, int] = {}
-        for line, piece in enumerate(vocab, 1):
-            if line_of.setdefault(piece, line) != line:
-                raise DataError(
-                    f"vocabulary {path} holds {piece!r} twice, on lines {line_of[piece]} and "
-                    f"{line}: ids would be ambiguous; remove the second"
-                )
-    return Tokenizer(vocab, length=length, rules=rules_next_to(Path(path)))
-
-
-def rules_next_to(path: Path) -> Rules:
-    """The rules that a tokenizer_config.json or a tokenizer.json states; BERT's without both.
-
-    The first file counts before the second. Accents that neither mentions are stripped exactly
-    where capitals become small letters.
-
-    Args:
-        path: of the vocabulary that they lie next to.
-
-    Raises:
-        DataError: a file is no JSON object, or states a rule that is neither true nor false.
-    """
-    rules = _rules_of_config(path.with_name(RULES_FILE))
-    rules = _rules_of_normalizer(path.with_name(WHOLE_FILE)) | rules
-    return Rules(**{"strip_accents": rules.get("do_lower_case", True), **rules})
-
-
-def _rules_of_config(path: Path) -> dict[str, bool]:
-    """The rules that a tokenizer_config.json states, by name; none where there is no such file."""
-    fields = _json_object(path)
-    return _stated_rules(path, {field.name: fields.get(field.name) for field in _RULE_FIELDS})
-
-
-def _rules_of_normalizer(path: Path) -> dict[str, bool]:
-    """The rules that BERT's normalizer has in a tokenizer.json; none where it has another."""
-    whole = _json_object(path).get("normalizer")
-    # A step, or several in order.
-    steps = whole.get("normalizers", [whole]) if isinstance(whole, dict) else []
-    bert = [s for s in steps if isinstance(s, dict) and s.get("type") == "BertNormalizer"]
-    fields = bert[0] if bert else {}
-    return _stated_rules(path, {name: fields.get(there) for name, there in _NAMES_THERE.items()})
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """The object of a JSON file next to a vocabulary; an empty one where there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}\n  {_RULES_ADVICE}") from None
-    if not isinstance(fields, dict):
-        raise DataError(f"{path} is not a JSON object\n  {_RULES_ADVICE}")
-    return fields
-
-
-def _stated_rules(path: Path, rules: dict[str, Any]) -> dict[str, bool]:
-    """The rules that a file states; null means the same as a missing rule."""
-    rules = {name: rule for name, rule in rules.items() if rule is not None}
-    for name, rule in rules.items():
-        if not isinstance(rule, bool):
-            raise DataError(
-                f"{path}: {name} is {rule!r:.60}, neither true nor false\n  {_RULES_ADVICE}"
-            )
-    return rules
-
-
-def require_same_rules(weights: Path, tokenizer: Tokenizer, vocab: str) -> None:
-    """Refuses text weights next to which other rules are stated than those of the vocabulary.
-
-    The pieces may be the same: with other rules the network still reads other words than those that
-    it was trained on, such as `mug` for each `Mug`.
-
-    Args:
-        weights: the file or folder of `config.init.text`.
-        tokenizer: the run's.
-        vocab: `config.data.vocab`; with "" the vocabulary is learned, and nothing is compared.
-
-    Raises:
-        UsageError: the rules differ.
-        DataError: the file next to the weights cannot be read.
-    """
-    path = (weights if weights.is_dir() else weights.parent) / RULES_FILE
-    # A file that states none, as of another kind of tokenizer, says nothing about the words.
-    if not vocab or not (
-        _rules_of_config(path) or _rules_of_normalizer(path.with_name(WHOLE_FILE))
-    ):
-        return
-    stated = dataclasses.asdict(rules_next_to(path))
-    used = dataclasses.asdict(tokenizer.rules)
-    differences = [name for name in stated if stated[name] != used[name]]
-    if differences:
-        lines = (
-            f"  {name} is {str(stated[name]).lower()} there, {str(used[name]).lower()} here"
-            for name in differences
-        )
-        raise UsageError(
-            "\n".join(
-                [
-                    f"{path.parent}: the rules there are not those that config.data.vocab={vocab} "
-                    "is read with",
-                    *lines,
-                    f"  copy {RULES_FILE} or {WHOLE_FILE} next to {Path(vocab).name}, or set "
-                    "--config.data.vocab to the vocab.txt next to the weights",
-                ]
-            )
-        )
+    return WordPieces(vocab, length=length, rules=LEARNED)
 
 
 def vocabulary_notes(encoded: EncodedTexts, *, name: str, vocab: str) -> list[str]:

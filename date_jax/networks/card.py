@@ -89,9 +89,10 @@ def program_lines(
     lines += [
         "",
         f"B is any number of rows. Pictures are RGB in a square of {side} px; a letterbox",
-        "(`config.data.fit`) has margins of 127. Texts are ids of `text/vocab.txt`, split by the",
-        f"rules next to it: [CLS], the pieces, [SEP], then [PAD] up to {length}; the mask is false",
-        "where [PAD] is. Boxes are shares of that square. The parameters are in each file.",
+        "(`config.data.fit`) has margins of 127. Texts are ids of the vocabulary in `text/`, split",
+        "by the rules there: with a vocab.txt [CLS], the pieces, [SEP]. Padding follows up to",
+        f"{length}; the mask is false there. Boxes are shares of that square. The parameters are",
+        "in each file.",
         "",
     ]
     return lines + (_how_to_call(written) if file_format == "stablehlo" else _how_to_run(written))
@@ -142,6 +143,7 @@ def _file_table(config: ConfigDict, folder: Path, card: Card) -> list[str]:
         "`rep`, `*/rep_bias`, `rep_offset` and the like are ours",
         "text/model.safetensors": f"the layout of Hugging Face's `{_module(config, 'text')}`",
         "text/vocab.txt": "word pieces, with their rules in `tokenizer_config.json`",
+        "text/tokenizer.json": "word pieces and how texts are split, see `tokenizer_config.json`",
         f"{card.rest}.safetensors": f"{card.rest_content}, under our names",
         "training": "parameters that only training uses",
         "calibration.json": "the score as a probability",
@@ -168,7 +170,7 @@ def _how_to_load(config: ConfigDict, folder: Path) -> list[str]:
             "",
             f"{train} \\",
             "        --config.init.image=<here>/image \\",
-            "        --config.init.text=<here>/text --config.data.vocab=<here>/text/vocab.txt",
+            "        --config.init.text=<here>/text --config.data.vocab=<here>/text",
             "",
         ]
     if "image" in kinds:

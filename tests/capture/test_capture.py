@@ -13,7 +13,7 @@ from date_jax import sharding
 from date_jax.capture import predictions
 from date_jax.capture import task as capture
 from date_jax.data.corpus import Corpus
-from date_jax.data.tokenizer import SPECIAL, Tokenizer
+from date_jax.data.tokenizer import SPECIAL, WordPieces
 from date_jax.errors import DataError
 from date_jax.task import Learner, Memory
 
@@ -294,7 +294,7 @@ def test_a_vocabulary_without_words_behind_its_special_pieces_is_refused(last: s
     vocab = list(dict.fromkeys([*vocab, last]))
     config = small("proposals")
     config.data.vocab = "vocab.txt"
-    corpus = Corpus({}, Tokenizer(vocab, length=LENGTH), 16, [], "")
+    corpus = Corpus({}, WordPieces(vocab, length=LENGTH), 16, [], "")
     with pytest.raises(DataError, match=r"vocab.txt: \[MASK\] is line .* must come first"):
         capture.learner(config, corpus.tokenizer, {})
 

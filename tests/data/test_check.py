@@ -222,7 +222,7 @@ def test_words_that_a_vocabulary_lacks_are_told(
     rows = shop(tmp_path)
     vocab = tmp_path / "vocab.txt"
     texts = [row["query"] for row in rows]
-    tokenizer_of_texts(texts, size=200, length=16).save_vocab(vocab)
+    tokenizer_of_texts(texts, size=200, length=16).save(tmp_path)
     flag = f"--vocab={vocab}"
     assert kinds(report(tmp_path, rows, capsys, flag)) == []
     some = report(tmp_path, replaced(rows, 0, query="mug 红"), capsys, flag)

@@ -7,9 +7,9 @@ from date_jax.data.tokenizer import (
     RULES_FILE,
     SPECIAL,
     Tokenizer,
-    tokenizer_of_file,
     tokenizer_of_texts,
 )
+from date_jax.data.tokenizer_files import tokenizer_of_file
 
 ENGLISH = ["the mug on the left", "the red mug on the right", "a lamp, 5 Ω", "Größe M"]
 

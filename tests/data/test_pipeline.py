@@ -133,12 +133,12 @@ def test_words_that_a_learned_vocabulary_lacks_are_told_and_a_given_one_is_refus
     corpus: pipeline.Corpus, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not any("vocabulary" in note for note in corpus.notes)
-    other_language = tokenizer.Tokenizer([*tokenizer.SPECIAL, "杯"], length=8)
+    other_language = tokenizer.WordPieces([*tokenizer.SPECIAL, "杯"], length=8)
     monkeypatch.setattr(tokenizer, "tokenizer_of_texts", lambda *_, **__: other_language)
     notes = [note for note in load(data_config(cache)).notes if "not in the vocabulary" in note]
     assert [note.partition("texts of ")[2].split()[0] for note in notes] == list(SIZES)
     # The same pieces as a file are the user's choice, and a wrong one.
-    other_language.save_vocab(tmp_path / "vocab.txt")
+    other_language.save(tmp_path)
     with pytest.raises(DataError, match="100% of the words"):
         load(data_config(cache, vocab=str(tmp_path / "vocab.txt")))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from date_jax.data import tokenizer
+from date_jax.data import tokenizer, tokenizer_files
 from date_jax.errors import DataError, UsageError
 from tests.data.titles import TITLES
 from tests.data.unknown_words import published, without_marks
@@ -61,8 +61,8 @@ def test_words_that_differ_by_a_mark_stay_different_in_a_learned_vocabulary(
     words = tokenizer.tokenizer_of_texts([word, other], size=100, length=12)
     assert pieces(words, word) != pieces(words, other)
     # What was saved is read with the rules that it was learned with.
-    words.save_vocab(tmp_path / "vocab.txt")
-    from_file = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    words.save(tmp_path)
+    from_file = tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
     assert pieces(from_file, word) == pieces(words, word)
     assert pieces(from_file, other) == pieces(words, other)
 
@@ -86,7 +86,7 @@ def test_a_published_vocabulary_is_read_by_the_rules_next_to_it(
     (tmp_path / "vocab.txt").write_text(SPECIAL + lines, encoding="utf-8")
     if config is not None:
         (tmp_path / "tokenizer_config.json").write_text(config)
-    words = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    words = tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
     assert pieces(words, "Über Case 红色")[1:-1] == expected.split()
 
 
@@ -126,7 +126,7 @@ def test_a_published_vocabulary_is_read_by_the_tokenizer_json_next_to_it(
     (tmp_path / "tokenizer.json").write_text(json.dumps({"normalizer": normalizer}))
     if config is not None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    words = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    words = tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
     assert pieces(words, "Über Case 红色")[1:-1] == expected.split()
 
 
@@ -144,7 +144,7 @@ def test_wrong_rules_next_to_a_vocabulary_are_answered(
     (tmp_path / "vocab.txt").write_text(SPECIAL)
     (tmp_path / "tokenizer_config.json").write_text(config)
     with pytest.raises(DataError, match=rf"tokenizer_config\.json.*{pattern}"):
-        tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
+        tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
 
 
 @pytest.mark.parametrize("name", ["", "model.safetensors"])
@@ -156,24 +156,24 @@ def test_rules_next_to_text_weights_that_differ_from_the_vocabulary_s_are_told(
     elsewhere.mkdir()
     (elsewhere / "vocab.txt").write_text(SPECIAL)
     vocab = str(elsewhere / "vocab.txt")
-    words = tokenizer.tokenizer_of_file(vocab, length=8)
-    tokenizer.require_same_rules(weights / name, words, vocab)  # no rules next to the weights
+    words = tokenizer_files.tokenizer_of_file(vocab, length=8)
+    tokenizer_files.require_same_rules(weights / name, words, vocab)  # no rules next to the weights
     (weights / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 9}')
-    tokenizer.require_same_rules(weights / name, words, vocab)
+    tokenizer_files.require_same_rules(weights / name, words, vocab)
     (weights / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     with pytest.raises(
         UsageError, match=r"the rules there are not those that config\.data\.vocab="
     ) as said:
-        tokenizer.require_same_rules(weights / name, words, vocab)
+        tokenizer_files.require_same_rules(weights / name, words, vocab)
     assert "do_lower_case is false there, true here" in str(said.value)
     assert "strip_accents is false there, true here" in str(said.value)
     assert "copy tokenizer_config.json or tokenizer.json next to vocab.txt" in str(said.value)
     assert len(str(said.value).splitlines()) <= 8
-    tokenizer.require_same_rules(weights / name, words, "")  # a learned one
+    tokenizer_files.require_same_rules(weights / name, words, "")  # a learned one
     # Copied next to the vocabulary, as the message says, the rules are one.
     shutil.copy(weights / "tokenizer_config.json", elsewhere)
-    tokenizer.require_same_rules(
-        weights / name, tokenizer.tokenizer_of_file(vocab, length=8), vocab
+    tokenizer_files.require_same_rules(
+        weights / name, tokenizer_files.tokenizer_of_file(vocab, length=8), vocab
     )
 
 
@@ -182,7 +182,7 @@ def test_a_pointer_in_place_of_a_vocabulary_is_named(tmp_path: Path) -> None:
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     )
     with pytest.raises(DataError, match=r"vocab\.txt is a Git LFS pointer.*\n.*git lfs pull"):
-        tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
+        tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=8)
 
 
 def test_text_and_its_mask_have_the_asked_length(learned: tokenizer.Tokenizer) -> None:
@@ -224,15 +224,15 @@ def test_equal_texts_give_equal_vocabularies_in_any_order_and_process() -> None:
 
 
 def test_a_saved_vocabulary_loads_as_the_same(learned: tokenizer.Tokenizer, tmp_path: Path) -> None:
-    learned.save_vocab(tmp_path / "vocab.txt")
-    from_file = tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
+    learned.save(tmp_path)
+    from_file = tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=12)
     assert from_file.vocab == learned.vocab
     np.testing.assert_array_equal(from_file.encode(TEXTS).ids, learned.encode(TEXTS).ids)
 
 
 def test_a_vocabulary_with_windows_line_ends_loads(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes((SPECIAL + "mug\n").replace("\n", "\r\n").encode())
-    assert tokenizer.tokenizer_of_file(tmp_path / "vocab.txt", length=4).vocab[-1] == "mug"
+    assert tokenizer_files.tokenizer_of_file(tmp_path / "vocab.txt", length=4).vocab[-1] == "mug"
 
 
 def test_the_swap_table_exchanges_pairs_and_nothing_else(learned: tokenizer.Tokenizer) -> None:
@@ -322,7 +322,7 @@ def test_a_wrong_vocabulary_file_is_answered(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=pattern) as caught:
-        tokenizer.tokenizer_of_file(path, length=8)
+        tokenizer_files.tokenizer_of_file(path, length=8)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 8
 

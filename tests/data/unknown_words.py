@@ -20,6 +20,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from date_jax.data import tokenizer
 from date_jax.data.tokenizer import Tokenizer
+from date_jax.data.tokenizer_files import tokenizer_of_file
 from tests.data.titles import TITLES
 
 SIZE, LENGTH = 1_000, 256
@@ -39,7 +40,7 @@ def published(texts: Sequence[str]) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "vocab.txt")
         path.write_text("".join(piece + "\n" for piece in pieces), encoding="utf-8")
-        return tokenizer.tokenizer_of_file(path, length=LENGTH)
+        return tokenizer_of_file(path, length=LENGTH)
 
 
 def unknown_share(pairs: Sequence[tuple[Tokenizer, Sequence[str]]]) -> float:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from configs import date
-from date_jax.data.tokenizer import SPECIAL, Tokenizer
+from date_jax.data.tokenizer import SPECIAL, WordPieces
 from date_jax.errors import CheckpointError
 from date_jax.networks import exported
 from date_jax.run import workdir
@@ -40,7 +40,7 @@ def configs(
 
 def random_params(config: ConfigDict) -> Any:
     """Random numbers in place of all parameters that the config's learner has."""
-    tokenizer = Tokenizer([*SPECIAL, "red", "mug"], length=config.data.text_length)
+    tokenizer = WordPieces([*SPECIAL, "red", "mug"], length=config.data.text_length)
     task = TASKS[config.task]
     learner = task.learner(config, tokenizer, {})
     shapes, _ = jax.eval_shape(learner.init, jax.random.key(0), task.example(config))

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from date_jax import export
-from date_jax.data.tokenizer import SPECIAL, Tokenizer
+from date_jax.data.tokenizer import SPECIAL, WordPieces
 from date_jax.errors import SetupError, UsageError
 from date_jax.networks import programs
 from date_jax.networks.card import program_lines
@@ -37,7 +37,7 @@ assert "date_jax" not in sys.modules
 
 def questions(config: ConfigDict) -> list[Program]:
     """The programs of a network with random parameters."""
-    tokenizer = Tokenizer([*SPECIAL, "red", "mug"], length=config.data.text_length)
+    tokenizer = WordPieces([*SPECIAL, "red", "mug"], length=config.data.text_length)
     task = TASKS[config.task]
     learner, example = task.learner(config, tokenizer, {}), task.example(config)
     shapes, _ = jax.eval_shape(learner.init, jax.random.key(0), example)

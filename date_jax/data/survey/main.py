@@ -26,7 +26,7 @@ from date_jax.data.survey.looks import MAX_PIXELS, Look, look
 from date_jax.data.survey.picture_findings import picture_findings
 from date_jax.data.survey.report import report_lines, summary
 from date_jax.data.survey.row_findings import row_findings
-from date_jax.data.tokenizer import tokenizer_of_file
+from date_jax.data.tokenizer_files import tokenizer_of_file
 from date_jax.errors import DataError, SetupError
 from date_jax.run.countdown import Countdown
 
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = command.Parser("check", __doc__)
     parser.add_argument("--path", type=Path, required=True, help="the .jsonl or .csv file")
     parser.add_argument("--out", default="check", help="folder for the sheets; none without a name")
-    parser.add_argument("--vocab", default="", help="a vocab.txt, whose unknown words are counted")
+    parser.add_argument(
+        "--vocab", default="", help="a vocab.txt or tokenizer.json, whose unknown words are counted"
+    )
     parser.add_argument(
         "--bad_image_budget", type=float, default=BUDGET, help="share of unreadable pictures"
     )
