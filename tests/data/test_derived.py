@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from date_jax.data import pipeline
-from date_jax.data.composites.category_words import named_categories
+from date_jax.data.composites.category_words import category_finder
 from date_jax.data.composites.cut_outs import CutOut, content_area, cut_out
 from date_jax.data.composites.pasting import pasted
 from date_jax.data.datasets import derived
@@ -100,12 +100,14 @@ def test_a_product_that_is_mostly_hidden_is_no_answer() -> None:
 
 
 def test_a_query_names_a_category_in_singular_or_plural() -> None:
-    categories = ["shoe", "hat", "t-shirts", ""]
-    assert named_categories(["Red SHOES", "that"], categories) == {"shoe"}
-    assert named_categories(["a t-shirt"], categories) == {"t-shirts"}
+    named_categories = category_finder(["shoe", "shoes", "hat", "dress", "t-shirts", ""])
+    assert named_categories("Red SHOES, that is") == {"shoe", "shoes"}
+    assert named_categories("a t-shirt, hats, dresses") == {"t-shirts", "hat", "dress"}
 
 
-def write(folder: Path, *, live_box: Any = None, **changes: Any) -> Path:
+def write(
+    folder: Path, *, live_box: Any = None, live_category: str = "mug", **changes: Any
+) -> Path:
     """A file of 9 mall pages, each of one disc, and of 6 live frames of noise."""
     rows, rng = [], np.random.default_rng(0)
     for number in range(9):
@@ -118,7 +120,14 @@ def write(folder: Path, *, live_box: Any = None, **changes: Any) -> Path:
         noise = rng.integers(60, 140, (SIDE, SIDE, 3)).astype(np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
         row = {"image": f"{number}.png", "query": "two hats, please", "box": live_box}
-        rows.append(row | {"domain": "live", "category": "mug", "product_id": f"l{number}"})
+        rows.append(
+            row
+            | {
+                "domain": "live",
+                "category": live_category,
+                "product_id": f"{live_category}{number}",
+            }
+        )
     path = folder / "shop.jsonl"
     path.write_text("".join(json.dumps(r | {"split": "train"} | changes) + "\n" for r in rows))
     return path
@@ -147,12 +156,13 @@ def rows_of(path: Path, name: str, **changes: Any) -> dict[str, np.ndarray]:
     return batch | {"texts": np.array(corpus.splits[name].texts)}
 
 
-def test_the_boxes_of_the_target_change_no_composite(tmp_path: Path) -> None:
+def test_boxes_categories_and_products_of_the_target_change_no_composite(tmp_path: Path) -> None:
     """Nor does it matter where and when they are made."""
     made = []
-    for name, box in (("none", None), ("garbage", [0.5, 3, 17, 60])):
+    for name, box, category in (("none", None, "mug"), ("garbage", [0.5, 3, 17, 60], "bag")):
         (tmp_path / name).mkdir()
-        made.append(rows_of(write(tmp_path / name, live_box=box), "pasted_train"))
+        path = write(tmp_path / name, live_box=box, live_category=category)
+        made.append(rows_of(path, "pasted_train"))
     assert len(made[0]["texts"]) > 20
     for key in ("image", "box_cxcywh", "texts"):
         np.testing.assert_array_equal(made[0][key], made[1][key])

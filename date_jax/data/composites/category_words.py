@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -36,21 +36,35 @@ def unambiguous_rows(
 
 
 def stems(text: str) -> list[str]:
-    """The words of a text, small and without a plural's s."""
-    return [re.sub(r"(?<=..)s$", "", word) for word in re.findall(r"\w+", text.lower())]
-
-
-def named_categories(texts: Iterable[str], categories: Iterable[str]) -> frozenset[str]:
-    """Those of some categories that the texts name; "" is never among them.
+    """The words of a text, small and without the letters that a plural may end with.
 
     Example:
-        >>> sorted(named_categories(["red shoes"], ["shoe", "hat"]))
-        ['shoe']
+        >>> stems("Dresses, a shoe") == stems("dress a shoes")
+        True
     """
-    said = [f" {' '.join(stems(text))} " for text in texts]
-    words = {category: " ".join(stems(category_word(category))) for category in categories}
-    return frozenset(
-        category
-        for category, word in words.items()
-        if word and any(f" {word} " in text for text in said)
-    )
+    return [word[:2] + word[2:].rstrip("es") for word in re.findall(r"\w+", text.lower())]
+
+
+def category_finder(categories: Iterable[str]) -> Callable[[str], frozenset[str]]:
+    """A function that gives those of some categories that a text names; "" is never among them.
+
+    Example:
+        >>> category_finder(["shoe", "t-shirt"])("Red SHOES")
+        frozenset({'shoe'})
+    """
+    categories_of = defaultdict(set)
+    for category in categories:
+        categories_of[tuple(stems(category_word(category)))].add(category)
+    categories_of.pop((), None)
+    lengths = sorted({len(words) for words in categories_of})
+
+    def named_categories(text: str) -> frozenset[str]:
+        words = stems(text)
+        runs = (
+            tuple(words[start : start + length])
+            for length in lengths
+            for start in range(len(words) - length + 1)
+        )
+        return frozenset().union(*(categories_of[run] for run in runs if run in categories_of))
+
+    return named_categories

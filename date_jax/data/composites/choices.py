@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from date_jax.data.composites.category_words import named_categories
+from date_jax.data.composites.category_words import category_finder
 
 _TRIES = 8  # grounds for a composite, and products for each of its places
 FEWEST = 2  # products of a composite: of one alone "what is pasted" would be the answer
@@ -58,7 +58,8 @@ def grounds_of_target(
         texts: the query of each row.
         categories: those of the source's products.
     """
-    categories_of = {text: named_categories([text], categories) for text in {*texts}}
+    named_categories = category_finder(categories)
+    categories_of = {text: named_categories(text) for text in {*texts}}
     grounds = []
     for rows in _rows_of(pictures).values():
         named = frozenset[str]().union(*(categories_of[texts[row]] for row in rows))
