@@ -187,7 +187,7 @@ VALUES = [
     ({"method": "DATE"}, "config.method=DATE: must be one of date, source_only, oracle"),
     ({"model.rows_at_once": -1}, "config.model.rows_at_once=-1: must be a whole number, 0 or more"),
     ({"data.words": 1.5}, "config.data.words=1.5: must be a number from 0 to 1"),
-    ({"data.paste.share": 1}, "config.data.paste.share=1: must be a number from 0 to less than 1"),
+    ({"data.paste.share": 1.0}, "config.data.paste.share=1.0: must be a number from 0 to less"),
     ({"data.paste.sizes": (0.5, 0.2)}, "two numbers, 0 < least <= greatest <= 1"),
     ({"data.paste.most": 1}, "config.data.paste.most=1: must be a whole number, 2 or more"),
     ({"model.dtype": "fp16"}, "config.model.dtype=fp16: must be one of float32, bfloat16"),
