@@ -22,10 +22,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.extractors import image_section
-from configs.scales import words
+from configs.scales import ENCODERS, scale, words
 from date_jax.errors import UsageError
 
-WORDS = ("grid", "precomputed", "product1m", "published")
+WORDS = ("grid", "precomputed", "product1m", "published", *ENCODERS)
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
     "proposals": {"model.regions.kind": "proposals"},
     "grid": {"model.regions.kind": "grid"},
@@ -156,8 +156,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "joint": {"layers": 1, "heads": 4},
         }
     )
-    # A finished run, or an export of one, to begin with; "" = random numbers.
-    config.init = ConfigDict({"run": ""})
+    # Numbers to begin with: all of a finished `run` or of an export of one; or published weights of
+    # the picture's extractor, as safetensors (a file or a folder). "" = random ones.
+    config.init = ConfigDict({"run": "", "image": ""})
     config.loss = ConfigDict(  # weights; and the temperature of `contrast` and `joined`
         {
             "words": 1.0,
@@ -223,4 +224,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if "precomputed" in chosen:
         config.model.regions.update(kind="precomputed", count=36)
         config.data.fit = "stretch"  # their boxes are shares of the whole picture
+    for word in chosen:
+        if word in ENCODERS:
+            scale(config, word)
+            config.model.image.pooling = "mean"
     return config.lock()

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs.extractors import image_section, text_section
 from configs.scales import SCALES, scale, words
 
-WORDS = ("files", *SCALES)
+WORDS = ("files", "pretrained", *SCALES)
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
     "both_seekers": {},
     "image_seeker": {"object_seeker.weight": 0.0},

@@ -22,7 +22,7 @@ from configs import date
 from configs.scales import SCALES, words
 
 DIRECTIONS = {"mall2live": ("mall", "live"), "live2mall": ("live", "mall")}
-WORDS = ("files", *DIRECTIONS, *SCALES)
+WORDS = ("files", *DIRECTIONS, "pretrained", *SCALES)
 _NO_BOXES = {"pseudo_boxes.weight": 0.0}
 # What date_jax.ablate compares, and what each changes. All but source_only train retrieval on the
 # target's pairs.

@@ -19,9 +19,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.extractors import image_section, text_section
-from configs.scales import words
+from configs.scales import ENCODERS, scale, words
 
-WORDS = ("files", "published")
+WORDS = ("files", "published", *ENCODERS)
 _RULES = ("robots", "support", "relevance", "category", "supplier", "coclicks", "duplicates",
           "quota")  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
@@ -48,7 +48,7 @@ COLUMNS = {  # of its table: which split, which metric
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The config; `arg` is one of WORDS, or nothing."""
+    """The config; `arg` is a comma-separated list of WORDS."""
     chosen = words(arg, WORDS, "configs/same_style.py")
     config = ConfigDict()
     config.task = "same_style"
@@ -59,7 +59,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data = ConfigDict()
     # suppliers (rendered) | files (your own) | published (the authors' pairs)
-    config.data.name = chosen[-1] if chosen else "suppliers"
+    sources = [word for word in chosen if word not in ENCODERS]
+    config.data.name = sources[-1] if sources else "suppliers"
     config.data.path = ""  # of files: your offers, .jsonl or .csv; of published: the JSON file
     config.data.pairs = ""  # of files: what date_jax.data.click_pairs wrote
     config.data.images = ""  # of published: a folder of pictures named <id>.<ending>
@@ -149,4 +150,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log = ConfigDict({"every": 50})  # steps; so are the two below
     config.eval = ConfigDict({"every": 250, "batch_size": 128})
     config.checkpoint = ConfigDict({"every": 250, "keep": 2})
+    for word in chosen:
+        if word in ENCODERS:
+            scale(config, word)
+            config.model.image.pooling = "mean"
     return config.lock()

@@ -244,7 +244,7 @@ def _batch_misfits(values: dict[str, Any], device_count: int, process_count: int
 def _frozen_misfits(config: ConfigDict) -> Iterator[str]:
     """More trained blocks than an extractor has."""
     for kind in KINDS:
-        section = config.model.get(kind, {})
+        section = config.model.get(kind, ConfigDict())
         if freezing.frozen_blocks(section) < 0:
             count = freezing.block_count(section)
             yield (

@@ -52,15 +52,25 @@ def main(_: list[str]) -> None:
     import jax
 
     from date_jax.config import validate
+    from date_jax.job import read_on_all_hosts
+    from date_jax.published_sizes import with_published_sizes
     from date_jax.run.workdir import code_version, flat, require_equal_hosts
     from date_jax.train import steps_to_trace, train
 
+    # Sizes of published weights, before the values are compared and checked.
+    typed = config_flags.get_override_values(flags.FLAGS["config"])
+    directory = Path(_WORKDIR.value) if _WORKDIR.value else None
+    config, lines = read_on_all_hosts(
+        lambda: with_published_sizes(config, typed, directory), "config.init"
+    )
     # Hosts that differ would not fail, but wait for each other or train something else.
     require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()} | _versions())
     _keep_programs(config)
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir()
+    workdir = directory or _default_workdir()
+    if jax.process_index() == 0 and lines:
+        print("\n".join(lines), flush=True)
     # Of several processes each has another command, and what started them starts all again.
     command = ""
     if jax.process_count() == 1:

@@ -19,7 +19,7 @@ FLOORS = [
     {"index", "opening"},
     {"api"},
     {"train", "ablation"},
-    {"job", "config"},
+    {"job", "config", "published_sizes"},
     {"finished"},
     {"tasks"},
     {"date", "capture", "same_style"},  # the systems, which do not know each other

@@ -103,9 +103,9 @@ def weight_files(config: Any) -> dict[str, WeightFile]:
     for kind in KINDS:
         if name := config.get("init", {}).get(kind, ""):
             path = user_path(name)
-            tensors, file_config = read(path)
-            if file_config is not None:
-                require_same_sizes(kind, config.model[kind], file_config, path)
+            tensors, entries = read(path)
+            if entries is not None:
+                require_same_sizes(kind, config.model[kind], entries, path)
             files[kind] = WeightFile(path, tensors)
     return files
 
@@ -229,19 +229,31 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
             raise CheckpointError(f"{file}: {twice[0]} stands in another file of this folder too")
         tensors |= part
 
-    config_file = folder / "config.json"
+    return tensors, file_config(folder)
+
+
+def file_config(path: Path) -> dict[str, Any] | None:
+    """The entries of the config.json of weights; None where there is none.
+
+    Args:
+        path: file or folder that the user named.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    config_file = _folder(path) / "config.json"
     if not config_file.exists():
-        return tensors, None
+        return None
     try:
-        file_config = json.loads(config_file.read_text(encoding="utf-8"))
+        entries = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{config_file}: is no JSON ({error})") from error
-    if not isinstance(file_config, dict):
+    if not isinstance(entries, dict):
         raise CheckpointError(
-            f"{config_file}: holds a {type(file_config).__name__}, not the settings of a network\n"
+            f"{config_file}: holds a {type(entries).__name__}, not the settings of a network\n"
             "  copy the one that was published with the weights, or remove it"
         )
-    return tensors, file_config
+    return entries
 
 
 def _require_all_parts(folder: Path) -> None:
