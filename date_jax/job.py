@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from date_jax.data import mirrored_words
 from date_jax.data.tokenizer_files import require_same_rules, vocabulary_file
 from date_jax.errors import CheckpointError, SetupError, UserError
 from date_jax.finished import Finished
-from date_jax.networks import pretrained
+from date_jax.networks import freezing, pretrained
+from date_jax.networks.layouts import KINDS
 from date_jax.networks.pretrained import WeightFile
 from date_jax.partition import merged
 from date_jax.run import progress, workdir
@@ -134,6 +135,8 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
             "warning: the extractors begin with random numbers and learn at "
             f"{config.optim.backbone_scale} of the rate; config.init names published weights"
         ]
+    if not restored:
+        report += warnings_of_frozen(config.model, step.shapes.frozen, weights)
     lines = [*begin.lines, *report, *(f"warning: {warning}" for warning in warnings)]
     if corpus.regions is None:  # a detector's regions are not mirrored
         train = [split for name, split in corpus.splits.items() if name.endswith("_train")]
@@ -268,6 +271,31 @@ def first_state(step: Step, weights: dict[str, np.ndarray]) -> State:
         return state
     trees = {name: with_weights(getattr(state, name)) for name in ("params", "ema", "frozen")}
     return dataclasses.replace(state, **trees)
+
+
+def warnings_of_frozen(model: ConfigDict, frozen: Any, weights: Collection[str]) -> list[str]:
+    """Warnings about extractors that keep the random numbers that they begin with.
+
+    Args:
+        model: `config.model`.
+        frozen: of `State`, or its shapes.
+        weights: paths of what does not begin with random numbers.
+    """
+    lines = []
+    for kind in KINDS:
+        # Vectors begin with constants: biases, scales, an offset.
+        random = [
+            path.removeprefix(f"{kind}_extractor/")
+            for path, leaf in flatten_dict(frozen.get("model", {}), sep="/").items()
+            if path.startswith(f"{kind}_extractor/") and len(leaf.shape) > 1 and path not in weights
+        ]
+        if random:
+            train = freezing.choice(model, kind)
+            lines.append(
+                f"warning: config.model.{kind}.train={train} keeps {len(random)} arrays of random "
+                f"numbers, e.g. {random[0]}; name weights in config.init, or train more"
+            )
+    return lines
 
 
 def introduce(job: Job, lines: list[str]) -> None:

@@ -1,7 +1,9 @@
 """The real training step on random batches: seconds, memory, share of the machine's matmul peak."""
 
 import functools
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from date_jax.benchmarks import measure, parts, profile
 from date_jax.benchmarks.flops import matmul_flops
 from date_jax.data.domains import split_names
 from date_jax.data.tokenizer import SPECIAL, WordPieces
+from date_jax.networks.layouts import KINDS
 from date_jax.step import Step, loss_of_trained, train_step
 from date_jax.task import Learner
 from date_jax.tasks import TASKS
@@ -131,43 +134,95 @@ def run(config: ConfigDict, *, rounds: int) -> dict[str, Any]:
         config: validated.
         rounds: steps that count, after three that warm up.
     """
-    # Three batches in turn, as one alone might stay in a cache.
     mesh = sharding.device_mesh(config.mesh.fsdp)
-    words = config.data.vocab_size
-    learner, step, _, program, compile_seconds = compiled_step(config, mesh)
-    batches = [sharding.global_batch(mesh, random_batch(config, n, words)) for n in range(3)]
-    state = step.init()
-    turn = 0
-
-    def next_step() -> Any:
-        """One step of training, as the loop makes it."""
-        nonlocal state, turn
-        state, metrics = program(state, batches[turn % 3])
-        turn += 1
-        return metrics
-
+    compiled = compiled_step(config, mesh)
+    batches = random_batches(config, mesh)
+    next_step = steps_in_turn(compiled, batches)
     # Memory is read before anything else needs some.
     seconds = measure.seconds(next_step, rounds=rounds)
     peak_bytes = measure.peak_bytes()
 
     # MFU: the flops that the mathematics asks for, over what the machine could do in that time.
     examples = config.batch_size * len(batches[0])
-    flops = step_flops(config, step, batches[0])
+    flops = step_flops(config, compiled.step, batches[0])
     peak = measure.matmul_peak(jnp.dtype(config.model.dtype), mesh)
-    return {
+    report = {
         "step_seconds": seconds._asdict(),
         "examples_per_second": examples / seconds.median,
         "examples_per_second_per_device": examples / seconds.median / mesh.size,
         "flops_per_step": flops,
         "matmul_peak_flops_per_second": peak,
         "mfu": flops / seconds.median / peak,
-        "compile_seconds": compile_seconds,
-        "bytes_per_device": measure.bytes_per_device(program),
+        "compile_seconds": compiled.seconds,
+        "bytes_per_device": measure.bytes_per_device(compiled.program),
         "peak_bytes": peak_bytes,
-        "profile": profile.profile_of(program, next_step),
-        "parts": parts.seconds_of_parts(
-            config, mesh, learner, step, batches[0], rounds=max(3, rounds // 4)
-        ),
+        "profile": profile.profile_of(compiled.program, next_step),
+    }
+    # Parts are measured with the gradient of all parameters, so a frozen one would look too slow.
+    if jax.tree.leaves(compiled.step.shapes.frozen):
+        other = against_full_training(config, mesh, compiled, batches, rounds=rounds)
+        return report | {"against_full_training": other}
+    in_parts = parts.seconds_of_parts(
+        config, mesh, compiled.learner, compiled.step, batches[0], rounds=max(3, rounds // 4)
+    )
+    return report | {"parts": in_parts}
+
+
+def random_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> list[dict[str, Any]]:
+    """Three batches on the mesh, as one alone might stay in a cache."""
+    words = config.data.vocab_size
+    return [sharding.global_batch(mesh, random_batch(config, seed, words)) for seed in range(3)]
+
+
+def steps_in_turn(compiled: Compiled, batches: Sequence[Any]) -> Callable[[], Any]:
+    """The function that makes the next step of training, as the loop does; gives its metrics."""
+    state, turn = compiled.step.init(), 0
+
+    def next_step() -> Any:
+        nonlocal state, turn
+        state, metrics = compiled.program(state, batches[turn % len(batches)])
+        turn += 1
+        return metrics
+
+    return next_step
+
+
+def against_full_training(
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    frozen: Compiled,
+    batches: Sequence[Any],
+    *,
+    rounds: int,
+) -> dict[str, Any]:
+    """Seconds and bytes of a step that leaves something as it is, and of one that trains all.
+
+    Args:
+        frozen: the former, of `config`.
+        rounds: in each both take a step, in turns.
+    """
+    everything = config.copy_and_resolve_references()
+    for kind in KINDS:
+        everything.model[kind].train = "all"
+    full = compiled_step(everything, mesh)
+    # A machine that grows slower is unfair to neither.
+    sides = [steps_in_turn(compiled, batches) for compiled in (frozen, full)]
+    times = [
+        [measure.seconds(side, rounds=1, warm_up=0 if turn else 2).median for side in sides]
+        for turn in range(rounds)
+    ]
+    memory = [measure.bytes_per_device(compiled.program) for compiled in (frozen, full)]
+    taken = [sizes["arguments"] + sizes["temporary"] for sizes in memory]
+    shapes = frozen.step.shapes
+    return {
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
+        "frozen_parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.frozen)),
+        "step_seconds": statistics.median(ours for ours, _ in times),
+        "full_step_seconds": statistics.median(theirs for _, theirs in times),
+        "time_ratio": statistics.median(ours / theirs for ours, theirs in times),
+        "bytes_per_device": taken[0],
+        "full_bytes_per_device": taken[1],
+        "memory_ratio": taken[0] / taken[1],
     }
 
 

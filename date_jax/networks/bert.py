@@ -20,6 +20,8 @@ class TextExtractor(nn.Module):
         layers, width, heads, mlp_ratio: size of the encoder.
         max_length: rows of the position table.
         remat, scan: see `apply_layers`.
+        frozen: the first so many layers, and what is in front of them, are not trained: nothing is
+            dropped there.
     """
 
     vocab_size: int
@@ -31,6 +33,7 @@ class TextExtractor(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     scan: bool = False
+    frozen: int = 0
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -56,18 +59,26 @@ class TextExtractor(nn.Module):
         segment = self.param("segment_embedding", init, (self.width,))
         x = embed(text) + (position[: text.shape[1]] + segment[None])[None]
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="embedding_norm")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train or self.frozen > 0)(x)
 
         # Layers of equal size over it, of which [REP] is the first token.
         layers = encoder_layers(
             self.layers,
             self.heads,
             round(self.mlp_ratio * self.width),
+            frozen=self.frozen,
             dropout=self.dropout,
             epsilon=EPSILON,
             dtype=self.dtype,
         )
         x = encoded_tokens(
-            self, layers, x, text_mask, remat=self.remat, scan=self.scan, train=train
+            self,
+            layers,
+            x,
+            text_mask,
+            frozen=self.frozen,
+            remat=self.remat,
+            scan=self.scan,
+            train=train,
         )
         return x[:, 0], x

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from date_jax.networks import swin, vit
 from date_jax.networks.bert import TextExtractor
+from date_jax.networks.freezing import frozen_blocks
 from date_jax.networks.siglip import SiglipText
 from date_jax.networks.swin import ImageExtractor
 from date_jax.networks.vit import VisionTransformer
@@ -28,8 +29,8 @@ POOLINGS = {  # where a picture's one vector comes from, by kind
 def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor | VisionTransformer:
     """The image extractor that `config.model` describes, with one of POOLINGS.
 
-    Configs of earlier versions have neither `kind` nor `pool`: a Swin whose tokens stay as they
-    are.
+    Configs of earlier versions have neither `kind` nor `pool` nor `train`: a Swin whose tokens stay
+    as they are, all of it trained.
     """
     image = model.image
     shape = {
@@ -38,6 +39,7 @@ def image_extractor(model: ConfigDict, pooling: str) -> ImageExtractor | VisionT
         "mlp_ratio": image.mlp_ratio,
         "pooling": pooling,
         "pool": image.get("pool", 1),
+        "frozen": frozen_blocks(image),
         "remat": model.remat,
         "scan": model.scan,
         "dtype": jnp.dtype(model.dtype),
@@ -66,6 +68,7 @@ def text_extractor(
         mlp_ratio=model.text.mlp_ratio,
         max_length=text_length,
         dropout=model.text.dropout,
+        frozen=frozen_blocks(model.text),
         remat=model.remat,
         scan=model.scan,
         dtype=jnp.dtype(model.dtype),

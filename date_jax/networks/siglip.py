@@ -21,6 +21,8 @@ class SiglipText(nn.Module):
         layers, width, heads, mlp_ratio: size of the encoder.
         max_length: rows of the position table.
         remat, scan: see `apply_layers`.
+        frozen: the first so many layers, and what is in front of them, are not trained: nothing is
+            dropped there.
     """
 
     vocab_size: int
@@ -32,6 +34,7 @@ class SiglipText(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     scan: bool = False
+    frozen: int = 0
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
@@ -61,12 +64,22 @@ class SiglipText(nn.Module):
             self.layers,
             self.heads,
             round(self.mlp_ratio * self.width),
+            frozen=self.frozen,
             dropout=self.dropout,
             norm_first=True,
             activation=tanh_gelu,
             epsilon=EPSILON,
             dtype=self.dtype,
         )
-        x = encoded_tokens(self, layers, x, None, remat=self.remat, scan=self.scan, train=train)
+        x = encoded_tokens(
+            self,
+            layers,
+            x,
+            None,
+            frozen=self.frozen,
+            remat=self.remat,
+            scan=self.scan,
+            train=train,
+        )
         x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         return nn.Dense(self.width, dtype=self.dtype, name="head")(x[:, -1]), x

@@ -172,6 +172,8 @@ class ImageExtractor(nn.Module):
             or `multi_scale` (`[REP]` and two layers over all stages but the first, each pooled to
             the last one's grid).
         pool: side of the square of tokens that are averaged to one of those that are returned.
+        frozen: the first so many blocks of all stages, and what is in front of them, are not
+            trained.
         remat, scan: see `apply_layers`.
     """
 
@@ -183,6 +185,7 @@ class ImageExtractor(nn.Module):
     mlp_ratio: float = 4.0
     pooling: str = "rep"
     pool: int = 1
+    frozen: int = 0
     remat: bool = False
     scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
@@ -225,7 +228,9 @@ class ImageExtractor(nn.Module):
             # A block with windows and one with shifted ones belong together.
             period = 2 if depth % 2 == 0 else depth
             call = functools.partial(_apply_block, grid=grid)
-            x = apply_layers(self, blocks, call, x, remat=self.remat, scan=self.scan, period=period)
+            frozen = min(max(self.frozen - sum(self.depths[:stage]), 0), depth)
+            saving = {"remat": self.remat, "scan": self.scan}
+            x = apply_layers(self, blocks, call, x, period=period, frozen=frozen, **saving)
             stages.append((x, grid))
             if stage != last:
                 x = PatchMerging(dtype=self.dtype, name=f"merge{stage}")(x, grid)

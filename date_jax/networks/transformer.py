@@ -1,5 +1,6 @@
 """The transformer layers under every network here. Parameters are float32, the rest is `dtype`."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from einops import rearrange, reduce
 from jaxtyping import Array, Bool, Float
 
 from date_jax.losses import MASKED
+from date_jax.pairs.tiles import kept
 
 
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -154,14 +156,23 @@ class EncoderLayer(nn.Module):
         return norms[1](x + drop(mlp(x, train=train)))
 
 
-def encoder_layers(count: int, heads: int, mlp_width: int, **options: Any) -> list[EncoderLayer]:
+def encoder_layers(
+    count: int, heads: int, mlp_width: int, *, frozen: int = 0, **options: Any
+) -> list[EncoderLayer]:
     """Equal layers `layer0`, `layer1` and so on of the module whose compact method calls this.
 
     Args:
         count: how many.
         heads, mlp_width, options: of `EncoderLayer`.
+        frozen: the first so many are not trained, so they drop no units.
     """
-    return [EncoderLayer(heads, mlp_width, name=f"layer{i}", **options) for i in range(count)]
+    without = {"dropout": 0.0, "mlp_dropout": 0.0}
+    return [
+        EncoderLayer(
+            heads, mlp_width, name=f"layer{i}", **(options | without if i < frozen else options)
+        )
+        for i in range(count)
+    ]
 
 
 def encoded_tokens(
@@ -172,6 +183,7 @@ def encoded_tokens(
     *,
     position: Float[Array, "T C"] | None = None,
     first: int | None = None,
+    frozen: int = 0,
     remat: bool,
     scan: bool,
     train: bool,
@@ -185,7 +197,7 @@ def encoded_tokens(
         mask: False = padding; None where there is none.
         position: added to the input of every layer, not of the first alone.
         first: only that many leading tokens are returned, so the last layer computes no others.
-        remat, scan: see `apply_layers`.
+        frozen, remat, scan: see `apply_layers`.
         train: whether units are dropped.
     """
 
@@ -194,9 +206,10 @@ def encoded_tokens(
         return layer(x, mask, first=first, train=train)
 
     # Every layer but the last needs all tokens, whatever is returned.
+    apply = functools.partial(apply_layers, module, remat=remat, scan=scan, frozen=frozen)
     if first is None:
-        return apply_layers(module, layers, call, x, remat=remat, scan=scan)
-    x = apply_layers(module, layers[:-1], call, x, remat=remat, scan=scan)
+        return apply(layers, call, x)
+    x = apply(layers[:-1], call, x)
     return call(layers[-1], x, first)
 
 
@@ -209,6 +222,7 @@ def apply_layers(
     remat: bool,
     scan: bool,
     period: int = 1,
+    frozen: int = 0,
 ) -> Array:
     """Runs `x` through the layers of a module, one after the other.
 
@@ -222,7 +236,14 @@ def apply_layers(
         remat: keep only each period's input for the backward pass and compute the rest again.
         scan: compile one period and repeat it; without it the program grows with their number.
         period: layers that belong together; divides their number.
+        frozen: the first so many are not trained. Those of whole periods have a loop of their own,
+            or it would have the gradient of all, and what comes out of them is kept.
     """
+    if frozen := frozen // period * period:
+        before = layers[:frozen]
+        x = apply_layers(module, before, call, x, remat=remat, scan=scan, period=period)
+        x = kept(x)
+        layers = layers[frozen:]
     # Parameters are made by plain calls, so both options find the same tree.
     if module.is_initializing() or not layers or not (remat or scan):
         for layer in layers:

@@ -146,6 +146,7 @@ class VisionTransformer(nn.Module):
         epsilon: of every norm.
         rep_layers: the last layers that `[REP]` goes through.
         pixels: a key of PIXELS, which the weights are made for.
+        frozen: the first so many layers, and what is in front of them, are not trained.
         remat, scan: see `apply_layers`.
     """
 
@@ -166,6 +167,7 @@ class VisionTransformer(nn.Module):
     epsilon: float = 1e-6
     rep_layers: int = 2
     pixels: str = "imagenet"
+    frozen: int = 0
     remat: bool = False
     scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
@@ -192,12 +194,18 @@ class VisionTransformer(nn.Module):
         readers = int(self.pooling == "rep")
         first = self.depth - self.rep_layers * readers
         x = apply_layers(
-            self, blocks[:first], functools.partial(_apply_block, readers=0), x, **saving
+            self,
+            blocks[:first],
+            functools.partial(_apply_block, readers=0),
+            x,
+            frozen=min(self.frozen, first),
+            **saving,
         )
         if readers:
             x = jnp.concatenate([self._rep_token(x), x], axis=1)
             call = functools.partial(_apply_block, readers=readers)
-            x = apply_layers(self, blocks[first:], call, x, **saving)
+            frozen = max(self.frozen - first, 0)
+            x = apply_layers(self, blocks[first:], call, x, frozen=frozen, **saving)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
 
         # One vector for the whole picture, by `pooling`; the patches stand last.

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from date_jax import sharding
 
 TILE = 1024  # columns at a time; fewer are one tile
+_KEPT = "kept"  # name of the arrays of a chunk that are not computed again
 
 
 def fold_tiles(
@@ -64,6 +66,14 @@ def scan_tiles(
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], of_columns)
 
 
+def kept(x: Array) -> Array:
+    """The array `x`, which the backward pass of `map_chunks` finds kept where it needs it.
+
+    So nothing that leads to it is computed again: for what no gradient passes through.
+    """
+    return checkpoint_name(x, _KEPT)
+
+
 def map_chunks(
     function: Callable[..., dict[str, Array]],
     shared: Any,
@@ -74,10 +84,10 @@ def map_chunks(
     """Calls `function(shared, rows, chunk)` for one part of a batch after the other, and joins.
 
     Each device goes through its own rows, and only one chunk's activations live at a time: the
-    backward pass computes them again, from the gradient of the joined outputs, and the gradient of
-    `shared` is exchanged once, at the end. This is gradient caching (2101.06983): apart from its
-    rows and outputs a batch of any size costs the memory of one chunk. On a CPU it is also the
-    fastest where a chunk fits the cache.
+    backward pass computes them again, but for what is `kept`, from the gradient of the joined
+    outputs, and the gradient of `shared` is exchanged once, at the end. This is gradient caching
+    (2101.06983): apart from its rows and outputs a batch of any size costs the memory of one chunk.
+    On a CPU it is also the fastest where a chunk fits the cache.
 
     Args:
         function: to arrays of as many rows as it receives, or scalars, the same for all chunks.
@@ -95,12 +105,16 @@ def map_chunks(
     if chunk_size == per_device:
         return function(shared, rows, None)
 
+    # In the loop, only what is named as kept lives until the backward pass.
+    keep = jax.checkpoint_policies.save_only_these_names(_KEPT)
+
     def device_outputs(
         _: sharding.Gather, device_rows: Any, shared: Any
     ) -> dict[str, dict[str, Array]]:
         rows, chunk_numbers = device_rows
 
-        @partial(jax.checkpoint, prevent_cse=False)  # a loop's body is not merged with another
+        # A loop's body is not merged with another.
+        @partial(jax.checkpoint, prevent_cse=False, policy=keep)
         def chunk_outputs(chunk: tuple[dict[str, Array], Array]) -> dict[str, Array]:
             return function(shared, *chunk)
 

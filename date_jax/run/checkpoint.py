@@ -129,7 +129,8 @@ def _verified_part(directory: Path, field: str) -> tuple[dict[str, Any], dict[st
         for name, x in fingerprint.leaves_by_name(part).items()
     }
     fingerprint.require_undamaged(leaves, meta["leaves"])
-    return merged(parts[field], parts.get("frozen", {})), meta
+    frozen = parts.get("frozen", {}) if field in _PARAMETERS else {}
+    return merged(parts[field], frozen), meta
 
 
 def _verified_meta(directory: Path) -> dict[str, Any]:

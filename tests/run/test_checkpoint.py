@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import random
 import resource
@@ -39,6 +40,11 @@ class Small:
     step: Any
     params: Any
     rng: Any
+
+
+@flax.struct.dataclass
+class WithFrozen(Small):
+    frozen: Any
 
 
 def state_of(value: float) -> Small:
@@ -393,6 +399,45 @@ def test_one_part_is_read_without_knowing_the_rest(two_steps: Path) -> None:
         assert read.dtype == wanted.dtype
         np.testing.assert_array_equal(read, wanted)
     assert part.params["norm"].keys() == expected["norm"].keys()
+
+
+def test_an_empty_field_leaves_no_trace_and_where_it_lacks_none_is_missed(
+    tmp_path: Path,
+) -> None:
+    # Saved before there was such a field, and as its time saved it: a dataclass, not a dict.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_fields", lambda state: state)
+        old = Checkpoints(tmp_path, keep=2)
+        old.save(1, sharded_state(1), {})
+        old.close()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    latest = checkpoints.restore(WithFrozen(**vars(target()), frozen={}), check=anything)
+    assert latest is not None
+    assert latest.state.frozen == {}
+    assert_equal(latest.state, 1)
+    # Saved again it is what it was, and read as that.
+    checkpoints.save(2, latest.state, {})
+    checkpoints.close()
+    first, second = (
+        json.loads((tmp_path / f"{step}/state/_METADATA").read_text())["tree_metadata"]
+        for step in (1, 2)
+    )
+    assert first == second
+    again = Checkpoints(tmp_path, keep=2).restore(target(), check=anything)
+    assert again is not None
+    assert not again.warnings
+
+
+def test_parameters_come_with_those_that_were_frozen(tmp_path: Path) -> None:
+    frozen = {"norm": {"bias": jnp.arange(3.0)}, "stem": jnp.ones(2)}
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(3, WithFrozen(**vars(state_of(3)), frozen=frozen), {})
+    checkpoints.close()
+    params = checkpoint.latest_part(tmp_path, "params").params
+    assert params.keys() == {"kernel", "norm", "stem"}
+    assert params["norm"].keys() == {"scale", "on", "bias"}
+    np.testing.assert_array_equal(params["norm"]["bias"], np.arange(3.0))
+    assert checkpoint.latest_part(tmp_path, "frozen").params.keys() == {"norm", "stem"}
 
 
 def test_a_part_of_a_damaged_step_is_passed_over_and_left_in_place(checkpoints_copy: Path) -> None:

@@ -69,3 +69,19 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_at_the_start(tmp_pat
     state = {"kernel": np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (2**40,), (0,))}
     with pytest.raises(SetupError, match=r"MiB free, .* needed for 3 checkpoints"):
         workdir.require_space(tmp_path, state, keep=2)
+
+
+def test_an_option_that_came_later_is_no_change_where_it_does_what_was_done_before() -> None:
+    saved = {"model": {"image": {"width": 32}}, "data": {"name": "shop"}}
+    now = {
+        "model": {"image": {"width": 32, "train": "all", "kind": "swin", "vit": {"registers": 0}}},
+        "data": {"name": "shop", "paste": {"pictures": 0, "most": 4}},
+    }
+    assert not workdir.config_changes(saved, now)
+    assert not workdir.config_changes(now, saved)
+    now["model"]["image"]["train"] = "none"
+    now["data"]["paste"]["pictures"] = 9
+    assert workdir.config_changes(saved, now) == {
+        "data.paste.pictures": (0, 9),
+        "model.image.train": ("all", "none"),
+    }

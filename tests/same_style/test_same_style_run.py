@@ -29,6 +29,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def tiny_same_style(tiny_same_style: ConfigDict) -> ConfigDict:
+    """The job with both extractors frozen, one of them but for its end."""
+    tiny_same_style.model.image.train, tiny_same_style.model.text.train = "last_1", "none"
+    return tiny_same_style
+
+
+@pytest.fixture
 def uninterrupted(whole: Path, tiny_same_style: ConfigDict) -> Path:
     if not (whole / "results.json").exists():
         train.train(tiny_same_style, whole)
@@ -47,6 +54,22 @@ def test_a_run_leaves_its_results(uninterrupted: Path) -> None:
         assert metrics["queries"] <= metrics["offers"]
     assert (uninterrupted / "predictions.png").stat().st_size > 10_000
     assert [entry["step"] for entry in lines(uninterrupted, "eval/")] == [4, 6]
+
+
+def test_what_is_frozen_stays_to_the_bit_and_is_saved_once(uninterrupted: Path) -> None:
+    first, last = (fingerprints(uninterrupted, step) for step in (4, 6))
+    frozen = {name for name in first if name.startswith(".frozen")}
+    assert any("text_extractor" in name for name in frozen)
+    for name in frozen:
+        assert first[name] == last[name]
+        place = name.removeprefix(".frozen")
+        assert {other for other in last if other.endswith(place)} == {name}
+    trained = {name for name in first if name.startswith(".params") and name.endswith("'kernel']")}
+    assert not any("text_extractor" in name for name in trained)
+    assert all(first[name] != last[name] for name in trained)
+    table = (uninterrupted / "parameters.txt").read_text()
+    assert "text_extractor" in table.partition("Frozen:")[2]
+    assert "text_extractor" not in table.partition("Frozen:")[0]
 
 
 def test_an_exported_run_comes_back_to_the_bit(uninterrupted: Path, tmp_path: Path) -> None:
