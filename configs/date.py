@@ -81,7 +81,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.image = image_section()  # the picture's extractor: configs/extractors.py
     config.model.text = text_section()  # the query's
     config.model.fusion = ConfigDict(  # the object seeker's layers over all tokens
-        {"layers": 3, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
+        {
+            "layers": 3,
+            "heads": 4,
+            "mlp_width": 128,
+            "dropout": 0.0,
+            "norm_first": True,
+            "head": "loc",  # loc | bins | places: how a box comes out of them
+        }
     )
 
     # Numbers to begin with: all of a finished `run` or of an export of one; or published weights of
@@ -96,8 +103,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "prior_temperature": 10.0,  # of dual_softmax
         }
     )
-    # Grounding: the weight of its loss, 0 = none, and of the two terms in it.
-    config.object_seeker = ConfigDict({"weight": 1.0, "l1_weight": 1.0, "giou_weight": 1.0})
+    # Grounding: the weight of its loss, 0 = none, and of the two terms in it. The last two are of
+    # the heads `bins` and `places`: the distribution, and the boxes of the tokens.
+    config.object_seeker = ConfigDict(
+        {
+            "weight": 1.0,
+            "l1_weight": 1.0,
+            "giou_weight": 1.0,
+            "score_weight": 1.0,
+            "place_weight": 1.0,
+        }
+    )
     config.augment = ConfigDict(
         {
             "ramp": 0.5,  # share of `steps` over which the strengths grow to what stands here

@@ -83,6 +83,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "keep_end": 0.8,  # the same at its end
             "min_agreement": 0.0,  # mean IoU of two views' boxes, below which none is selected
             "min_row_agreement": 0.0,  # IoU of its two boxes, below which a row is not selected
+            # These help where the teacher is often wrong, see docs/date.md.
+            "once": False,  # the teacher draws its boxes once
+            "self_check": 0.0,  # share of boxes that must seem right for the run to adapt
+            "verify": False,  # only boxes whose close-up the image seeker likes better
+            "soft": False,  # distil the teacher's distribution, of fusion.head=bins or places
+            "mask": 0.0,  # share of image tokens hidden from who learns from pseudo boxes
         }
     )
     for word in chosen:

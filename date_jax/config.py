@@ -18,7 +18,7 @@ from date_jax.capture import network as capture_network
 from date_jax.capture import post_search
 from date_jax.data.files import preprocess
 from date_jax.data.sources import SOURCES
-from date_jax.date import aligner, batches, pseudo_boxes, supervised, teacher
+from date_jax.date import aligner, batches, box_heads, pseudo_boxes, supervised, teacher
 from date_jax.errors import UsageError, spelling_hint
 from date_jax.networks import extractors, freezing, vit
 from date_jax.networks.layouts import KINDS
@@ -42,6 +42,7 @@ CHOICES: dict[str, Collection[str]] = {
     "model.image.vit.activation": tuple(vit.ACTIVATIONS),
     "model.image.vit.pixels": tuple(vit.PIXELS),
     "model.text.kind": extractors.TEXT_KINDS,
+    "model.fusion.head": box_heads.HEADS,
     "losses.kind": same_style.LOSSES,
     "image_seeker.loss": supervised.LOSSES,
     "image_seeker.prior": supervised.PRIORS,
@@ -96,7 +97,11 @@ RANGES = [  # of several that are about one key, the first holds
     ),
     Range("two numbers, 0 < least <= greatest <= 1", _is_span, ("data.paste.sizes",)),
     Range("a whole number, 2 or more", _whole(2), ("data.paste.most",)),
-    Range("a number from 0 to less than 1", _number(lambda x: 0 <= x < 1), ("data.paste.share",)),
+    Range(
+        "a number from 0 to less than 1",
+        _number(lambda x: 0 <= x < 1),
+        ("data.paste.share", "pseudo_boxes.mask"),
+    ),
     Range("1 or 2", lambda x: x in (1, 2), ("pseudo_boxes.looks",)),
     Range("a whole number, 2 or more", _whole(2), ("data.text_length",)),
     Range("a whole number, 100 or more", _whole(100), ("data.vocab_size",)),
@@ -116,7 +121,7 @@ RANGES = [  # of several that are about one key, the first holds
         (
             *("data.bad_image_budget", "data.*.min_relevance", "data.*_share", "optim.warmup"),
             *("data.words", "model.regions.overlap", "model.regions.min_score", "stages.*"),
-            *("pseudo_boxes.keep_*", "pseudo_boxes.min_*"),
+            *("pseudo_boxes.keep_*", "pseudo_boxes.min_*", "pseudo_boxes.self_check"),
             *(f"augment.{kind}" for kind in ("ramp", "focus", "flip", "erase", "noise", "cast")),
             *(f"augment.{kind}" for kind in ("brightness", "contrast", "saturation")),
         ),

@@ -7,9 +7,11 @@ After DATE (2304.03669). Three stages, told apart by what the batch and the memo
     3  the same            + λ_PO L_pobj(T), on rows whose pseudo box has a weight above 0, times
                            their share of the batch
 
-The weight of L_obj(S) is the same in all stages, as is that of L_img(S).
+The weight of L_obj(S) is the same in all stages, as is that of L_img(S). A run that checks itself
+(`config.pseudo_boxes.self_check`) has the terms of stage 1 alone until its check is passed.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +44,8 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
     The memory holds
 
     - `pseudo_boxes`: `box_cxcywh [N 4]` and `weight [N]` of the target's training rows, 0 = no box;
+      and `deviation [N 4]` where `config.pseudo_boxes.soft` distils distributions;
+    - `adapts`: 1 where the last self-check was passed, else 0; of runs that check themselves;
     - `queue`: features of earlier batches, where the aligner has one;
     - `teacher`: parameters of a frozen teacher, zeros before stage 3; those that are trained, as
       the others never differ from the network's.
@@ -57,6 +61,8 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     align: Callable[..., Any] | None = None if alignment is None else alignment.apply
     begin, end = batches.align_start(config), config.steps
+    is_soft = config.pseudo_boxes.get("soft", False)
+    hidden_share = config.pseudo_boxes.get("mask", 0.0)
 
     def init(rng: Array, batch: Batch) -> tuple[Params, Memory]:
         model_key, aligner_key = jax.random.split(rng)
@@ -69,7 +75,9 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
         return params, first_memory(params)
 
     def first_memory(params: Params) -> Memory:
-        replicated: dict[str, Any] = {"pseudo_boxes": empty_table(target_rows)}
+        replicated: dict[str, Any] = {"pseudo_boxes": empty_table(target_rows, is_soft)}
+        if batches.checks_itself(config):
+            replicated["adapts"] = jnp.zeros(())
         if config.aligner.queue:
             replicated["queue"] = aligner.empty_queue(config.aligner.queue, config.model.width)
         # A frozen teacher is the average network at the start of stage 3; until then, zeros.
@@ -95,9 +103,18 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
         target, table = batch["target"], memory.replicated["pseudo_boxes"]
         weight, pseudo_box = (table[name][target["index"]] for name in ("weight", "box_cxcywh"))
         focus = jnp.where(weight[:, None] > 0, pseudo_box, jnp.array(augment.NO_BOX))
-        target_out, target_box = forward(params, target, focus, step, target_key)
+        # A share of the image tokens is hidden from whoever learns from a pseudo box.
+        token_mask = None
+        if hidden_share:
+            mask_key = jax.random.fold_in(target_key, 1)
+            shape = len(weight), math.prod(supervised.view_grid(config))
+            shown = jax.random.bernoulli(mask_key, 1 - hidden_share, shape)
+            token_mask = shown | (weight <= 0)[:, None]
+        target_out, target_box = forward(
+            params, target, focus, step, target_key, token_mask=token_mask
+        )
         terms["target_image"] = supervised.image_loss(target_out, target, config.image_seeker)
-        total = total + config.image_seeker.target_weight * terms["target_image"]
+        adaptation = config.image_seeker.target_weight * terms["target_image"]
 
         # Stage 2: both domains' features alike, those of earlier batches among them.
         if align is not None:
@@ -107,15 +124,22 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
             for name, term in align(variables, source_out, target_out, progress, queue).items():
                 terms[f"align_{name}"] = term
                 share = 1.0 if name == "object" else config.aligner[f"{name}_weight"]
-                total = total + config.aligner.weight * share * term
+                adaptation = adaptation + config.aligner.weight * share * term
             if queue is not None:
                 queue = aligner.updated_queue(queue, source_out, target_out)
                 memory = memory._replace(replicated={**memory.replicated, "queue": queue})
 
-        # Stage 3: the boxes that the teacher drew.
-        terms["pseudo"] = supervised.box_loss(
-            target_out["box_cxcywh"], target_box, weight, config.object_seeker
+        # A run that has not passed its own check learns nothing of this.
+        total = total + adaptation * memory.replicated.get("adapts", 1.0)
+
+        # Stage 3: the boxes that the teacher drew, and how certain it was.
+        deviation = None
+        if is_soft:
+            deviation = jnp.where(weight[:, None] > 0, table["deviation"][target["index"]], 0.0)
+        pseudo_terms = supervised.box_terms(
+            target_out, target_box, weight, config, deviation=deviation
         )
+        terms["pseudo"] = pseudo_terms["total"]
         # The mean over the selected rows counts by their share: few boxes, small say.
         terms["pseudo_share"] = (weight > 0).mean()
         total = total + config.pseudo_boxes.weight * terms["pseudo_share"] * terms["pseudo"]
@@ -125,10 +149,11 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
     return Learner(init, loss, predict)
 
 
-def empty_table(rows: int) -> dict[str, Float[Array, "N ..."]]:
+def empty_table(rows: int, is_soft: bool) -> dict[str, Float[Array, "N ..."]]:
     """The pseudo boxes before the first refresh: the same box for each row, and none weighs."""
     rows = max(rows, 1)  # without a target one row that nobody reads: Orbax saves no empty array
-    return {"box_cxcywh": jnp.full((rows, 4), 0.5), "weight": jnp.zeros(rows)}
+    table = {"box_cxcywh": jnp.full((rows, 4), 0.5), "weight": jnp.zeros(rows)}
+    return table | {"deviation": jnp.zeros((rows, 4))} if is_soft else table
 
 
 def _learner(config: ConfigDict, tokenizer: Any, sizes: Mapping[str, int]) -> Learner:

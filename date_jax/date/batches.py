@@ -32,6 +32,39 @@ def pseudo_start(config: ConfigDict) -> int:
     return int(config.stages.pseudo * config.steps) if adapts(config) else config.steps
 
 
+def checks_itself(config: ConfigDict) -> bool:
+    """Whether a run of PG-DA adapts only where its own boxes on the target seem right enough.
+
+    The oracle has true boxes, and a run without pseudo boxes draws none. Configs of earlier
+    versions have no such key.
+    """
+    pseudo = config.pseudo_boxes
+    return config.method == "date" and pseudo.weight > 0 and pseudo.get("self_check", 0.0) > 0
+
+
+def is_refresh(config: ConfigDict, step: int) -> bool:
+    """Whether the table of pseudo boxes is made anew before step `step`.
+
+    A run that checks itself does so from stage 2 on. The oracle's table is made once; so is that of
+    a teacher that draws `once`, unless a check may have refused it at first.
+    """
+    since = step - pseudo_start(config)
+    if not (adapts(config) and config.pseudo_boxes.weight):
+        return False
+    if checks_itself(config) and step == align_start(config):
+        return True
+    is_single = config.method == "oracle" or (
+        config.pseudo_boxes.get("once", False) and not checks_itself(config)
+    )
+    return since == 0 if is_single else since >= 0 and since % config.pseudo_boxes.every == 0
+
+
+def next_refresh(config: ConfigDict, step: int) -> int:
+    """The next step after `step` before which there is a refresh; beyond the run where none is."""
+    later = range(step + 1, config.steps)
+    return next((s for s in later if is_refresh(config, s)), config.steps)
+
+
 def stage(config: ConfigDict, step: int) -> int:
     """The stage of a step: 1, the source alone; 2, aligned with the target; 3, pseudo boxes."""
     return 1 + (step >= align_start(config)) + (step >= pseudo_start(config))

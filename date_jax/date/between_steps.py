@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from date_jax import boxes, sharding
 from date_jax.data import pipeline
 from date_jax.data.domains import split_names
-from date_jax.date import batches, evaluation, pseudo_boxes
+from date_jax.date import batches, evaluation, pseudo_boxes, self_check
 from date_jax.errors import Preempted
 from date_jax.evals import sheets
 from date_jax.evals.collect import Collect, collector
 from date_jax.partition import merged
 from date_jax.run.countdown import Countdown
-from date_jax.task import Between, Change, Learner, ShouldStop
+from date_jax.task import Between, Change, Learner, Memory, ShouldStop
 
 SHEET = 12  # pictures of the target on the sheet of a refresh
 
@@ -37,19 +37,31 @@ def between(
     refreshed_table = table_maker(config, corpus, learner, mesh, folder=folder, say=say)
     target = split_names(config.data.target, "train")[:1]
 
+    start = batches.pseudo_start(config)
+
     def run(state: Any, step: int, should_stop: ShouldStop) -> Change:
         memory = state.memory
-        # A frozen teacher is the average network as it is where stage 3 begins.
-        if memory.sharded and step == batches.pseudo_start(config):
+        # A teacher that draws once has nothing more to say.
+        if config.pseudo_boxes.get("once", False):
+            weight = np.asarray(memory.replicated["pseudo_boxes"]["weight"])
+            if weight.any():
+                return Change(memory, {"selected": float((weight > 0).sum())})
+        # A frozen teacher is the average network as it is where stage 3 begins, or where it first
+        # passes the check.
+        begins = step == start or (step > start and not was_adapting(memory))
+        if memory.sharded and begins:
             memory = memory._replace(sharded={"teacher": jax.tree.map(jnp.copy, state.ema)})
-        teacher = memory.sharded["teacher"] if memory.sharded else state.ema
+        has_teacher = memory.sharded and step >= start
+        teacher = memory.sharded["teacher"] if has_teacher else state.ema
         params, teacher = (merged(tree, state.frozen) for tree in (state.params, teacher))
         # The new table takes the place of the old one on every device.
         table, metrics = refreshed_table(params, teacher, step, should_stop)
-        replicated = {
-            **memory.replicated,
-            "pseudo_boxes": sharding.device_arrays(table, sharding.replicated_sharding(mesh)),
-        }
+        changes: dict[str, Any] = {"pseudo_boxes": table}
+        if "adapts" in metrics:
+            say(self_check.line(config, step, metrics["expected_precision"]))
+            changes["adapts"] = np.asarray(metrics["adapts"], np.float32)
+        placed = sharding.device_arrays(changes, sharding.replicated_sharding(mesh))
+        replicated = {**memory.replicated, **placed}
         # One sheet shows which boxes are trained on now.
         drawn = {
             name: partial(table_sheet, corpus, name, table, f"{name}, step {step}")
@@ -60,18 +72,15 @@ def between(
     return Between(
         name="pseudo_boxes",
         title="pseudo boxes",
-        due=partial(is_due, config),
+        due=partial(batches.is_refresh, config),
         run=run,
         label=lambda step: f"stage {batches.stage(config, step)}",
     )
 
 
-def is_due(config: ConfigDict, step: int) -> bool:
-    """Whether a refresh comes before step `step`; of the oracle's true boxes there is one."""
-    since = step - batches.pseudo_start(config)
-    if not (batches.adapts(config) and config.pseudo_boxes.weight) or since < 0:
-        return False
-    return since == 0 if config.method == "oracle" else since % config.pseudo_boxes.every == 0
+def was_adapting(memory: Memory) -> bool:
+    """Whether the last self-check was passed; True where a run does not check itself."""
+    return bool(np.asarray(memory.replicated.get("adapts", 1.0)) > 0)
 
 
 def true_boxes(config: ConfigDict, corpus: Any) -> dict[str, np.ndarray]:
@@ -112,7 +121,13 @@ def table_maker(
         return collector(predict, mesh, rows_at_once=config.model.rows_at_once)
 
     embed = collector_of("image_embedding", "query_embedding")
-    draw = collector_of("pseudo_box_cxcywh", "agreement")
+    drawn = ["pseudo_box_cxcywh", "agreement"]
+    drawn += [name for name in ("pseudo_deviation", "liking") if name in learner.predict]
+    estimate = None
+    if batches.checks_itself(config):
+        drawn.append("confidence_features")
+        estimate = self_check.estimator(config, corpus, learner, mesh)
+    draw = collector_of(*drawn)
 
     def all_rows(domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
         """One pass over the training rows of some domains, without their boxes."""
@@ -164,20 +179,30 @@ def table_maker(
         truth = true_boxes(config, corpus)
         if config.method == "oracle":
             weight = truth["box_mask"].astype(np.float32)
-            return {"box_cxcywh": truth["box_cxcywh"], "weight": weight}, {
-                "selected": float(weight.sum())
-            }
+            exact = {"box_cxcywh": truth["box_cxcywh"], "weight": weight}
+            if "pseudo_deviation" in learner.predict:
+                exact["deviation"] = np.zeros_like(truth["box_cxcywh"])
+            return exact, {"selected": float(weight.sum())}
         # The teacher's boxes, and the share of them that the stage trusts by now.
         rows = draw(teacher, all_rows(config.data.target, step), should_stop=should_stop)
         start = batches.pseudo_start(config)
         by_count = config.pseudo_boxes.rank == "count"
-        return pseudo_boxes.refresh(
+        expected = None
+        if estimate is not None:
+            expected = estimate(teacher, rows.pop("confidence_features"), should_stop)
+        new_table, metrics = pseudo_boxes.refresh(
             rows,
             config.pseudo_boxes,
             progress=(step - start) / max(config.steps - start, 1),
             ranking=ranking(params, step, should_stop) if by_count else None,
+            expected_precision=expected,
             truth=truth,
         )
+        # A check in stage 2 only decides on the aligner.
+        if step < start:
+            new_table["weight"] = np.zeros_like(new_table["weight"])
+            metrics["selected"] = 0.0
+        return new_table, metrics
 
     return table
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment
-from date_jax.date import confidence
+from date_jax.date import box_heads, confidence
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs.tiles import map_chunks
@@ -55,6 +55,7 @@ class Date(nn.Module):
             mlp_width=model.fusion.mlp_width,
             dropout=model.fusion.dropout,
             norm_first=model.fusion.norm_first,
+            head=box_heads.head_kind(model),
             remat=model.remat,
             scan=model.scan,
             dtype=dtype,
@@ -71,14 +72,29 @@ class Date(nn.Module):
         return self.text_projection(rep), self.text_projection(tokens)
 
     def __call__(
-        self, image: Array, text: Array, text_mask: Array, *, train: bool = False
+        self,
+        image: Array,
+        text: Array,
+        text_mask: Array,
+        *,
+        token_mask: Array | None = None,
+        train: bool = False,
     ) -> dict[str, Array]:
-        """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1]."""
+        """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1].
+
+        Args:
+            image: normalised pixels `[B H W 3]`.
+            text, text_mask: token ids `[B T]`, and False where they are padding.
+            token_mask: bool `[B P]`, False for image tokens that the object seeker does not see.
+            train: whether units are dropped.
+        """
         image_rep, image_tokens = self.image(image)
         text_rep, text_tokens = self.text(text, text_mask, train=train)
         # The box, from all tokens of both.
         grid = sizes.token_grid(self.config.image, *image.shape[1:3])
-        loc, box = self.object_seeker(image_tokens, text_tokens, text_mask, grid, train=train)
+        loc, box, distribution = self.object_seeker(
+            image_tokens, text_tokens, text_mask, grid, token_mask=token_mask, train=train
+        )
         # The vectors of retrieval, from `[REP]` alone.
         query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
         # Padding has no say in the mean of a text's tokens.
@@ -94,13 +110,15 @@ class Date(nn.Module):
             "image_embedding": picture,
             "scale": scale,
             "bias": bias,
+            **distribution,
         }
 
 
 def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Callable[..., Any]:
     """The forward pass of training: `(params, batch, box_cxcywh, step, rng) -> (outputs, box)`.
 
-    The network sees a strong view of a domain's batch; `box` is the box inside that view.
+    The network sees a strong view of a domain's batch; `box` is the box inside that view. With
+    `token_mask` `[B P]` the object seeker does not see the image tokens where it is False.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
 
@@ -110,11 +128,19 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
         return apply({"params": params}, **rows, train=True, rngs=rngs)
 
     def forward(
-        params: Params, batch: Batch, box: Array, step: Array, rng: Array
+        params: Params,
+        batch: Batch,
+        box: Array,
+        step: Array,
+        rng: Array,
+        *,
+        token_mask: Array | None = None,
     ) -> tuple[dict[str, Array], Array]:
         view_key, dropout_key = jax.random.split(rng)
         options = {"config": config, "swap_table": swap_table}
         view, box = augment.strong_view(batch, box, step=step, rng=view_key, **options)
+        if token_mask is not None:
+            view["token_mask"] = token_mask
         shared = params["model"], dropout_key
         return map_chunks(outputs, shared, view, at_once=config.model.rows_at_once), box
 

@@ -80,42 +80,54 @@ def refresh(
     *,
     progress: float,
     ranking: Ranking | None = None,
+    expected_precision: float | None = None,
     truth: Mapping[str, np.ndarray] | None = None,
 ) -> Refreshed:
     """The teacher's boxes of all target rows and which of them to train on, from now on.
 
     Args:
         rows: `pseudo_box_cxcywh` `[N 4]`, `agreement` `[N]` and `index` `[N]` of all target rows,
-            as collected from the teacher.
+            as collected from the teacher. `liking` `[N]`, where the rows have it, must be above 0
+            for a row to be selected; `pseudo_deviation` `[N 4]` goes into the table as `deviation`,
+            and the wider it is, the less the row weighs: exp(-mean).
         config: the `pseudo_boxes` section.
         progress: 0 at the start of the stage, 1 at its end.
         ranking: of the same rows, to rank by count; None ranks by agreement.
+        expected_precision: of a self-check: below `self_check` no row weighs. None = unchecked.
         truth: true `box_cxcywh` `[N 4]` and `box_mask` `[N]` of the target rows by `index`. Only
             for `precision_…` and `recall_…` among the metrics; nothing in the table depends on it.
 
     Returns:
-        The table, the same on every process, and as metrics: `selected` (rows that weigh 1),
+        The table, the same on every process, and as metrics: `selected` (rows that weigh),
         `mean_agreement`, `earned` (0 while that is below `min_agreement`, when no row weighs), with
-        a ranking also `theta`; with `truth` the shares of boxes with IoU >= 0.5: `precision_all`,
-        `precision_selected` (of the rows that rank best, earned or not), and of all rows with a
-        true box the share that ranks best and is right, `recall_selected`.
+        a ranking also `theta`, with a check `expected_precision` and `adapts`, with a liking
+        `liked` (the share of rows); with `truth` the shares of boxes with IoU >= 0.5:
+        `precision_all`, `precision_selected` (of the rows that rank best, earned or not), and of
+        all rows with a true box the share that ranks best and is right, `recall_selected`.
     """
     # The best share of the rows on which the teacher is steady.
     agreement = rows["agreement"]
     reliability = agreement.astype(np.float64) if ranking is None else ranking.signal
     is_steady = agreement >= config.min_row_agreement
+    if "liking" in rows:
+        is_steady &= rows["liking"] > 0
     share = keep_share(config, progress)
     chosen = selection(np.where(is_steady, reliability, -np.inf), share) & is_steady
     # A teacher whose views disagree teaches nothing yet.
     mean_agreement = float(np.mean(agreement))
     earned = mean_agreement >= config.min_agreement
+    passes_check = expected_precision is None or expected_precision >= config.self_check
     metrics = {
-        "selected": float(chosen.sum() * earned),
+        "selected": float(chosen.sum() * earned * passes_check),
         "mean_agreement": mean_agreement,
         "earned": float(earned),
     }
     if ranking is not None:
         metrics["theta"] = ranking.theta
+    if "liking" in rows:
+        metrics["liked"] = float(np.mean(rows["liking"] > 0))
+    if expected_precision is not None:
+        metrics |= {"expected_precision": expected_precision, "adapts": float(passes_check)}
     # How right the boxes are, where somebody knows.
     if truth is not None:
         true_box, box_mask = (truth[name][rows["index"]] for name in ("box_cxcywh", "box_mask"))
@@ -123,10 +135,13 @@ def refresh(
         metrics |= _quality(hit, box_mask, chosen)
     # Collected in the split's order, which is that of `index`; the table is read by `index`.
     order = np.argsort(rows["index"], kind="stable")
-    table = {
-        "box_cxcywh": np.asarray(rows["pseudo_box_cxcywh"], np.float32)[order],
-        "weight": (chosen & earned).astype(np.float32)[order],
-    }
+    weight = (chosen & earned & passes_check).astype(np.float32)
+    table = {"box_cxcywh": np.asarray(rows["pseudo_box_cxcywh"], np.float32)[order]}
+    if "pseudo_deviation" in rows:
+        deviation = np.asarray(rows["pseudo_deviation"], np.float32)
+        weight = weight * np.exp(-deviation.mean(axis=1))
+        table["deviation"] = deviation[order]
+    table["weight"] = weight[order]
     return Refreshed(table, metrics)
 
 

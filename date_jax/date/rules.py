@@ -38,6 +38,11 @@ def adaptation_contradictions(config: ConfigDict) -> Iterator[str]:
     if config.method == "date" and config.pseudo_boxes.weight and config.stages.pseudo < 1:
         yield from _teacher_contradictions(config)
         yield from _selection_contradictions(config.pseudo_boxes)
+    if config.pseudo_boxes.soft and config.model.fusion.head == "loc":
+        yield (
+            "config.pseudo_boxes.soft=True: config.model.fusion.head=loc has no distribution to "
+            "learn; set head=bins or places, or soft=False"
+        )
     if config.method == "oracle":
         yield from _oracle_contradictions(config)
     yield from _aligner_contradictions(config)

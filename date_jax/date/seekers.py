@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from date_jax.date.box_heads import BinsHead, PlacesHead
 from date_jax.networks.transformer import encoded_tokens, encoder_layers, sincos_2d
 from date_jax.pairs.vectors import unit_vectors
 
@@ -31,7 +32,7 @@ class ImageSeeker(nn.Module):
 
 
 class ObjectSeeker(nn.Module):
-    """`[LOC; image tokens; text tokens]` through a transformer; `[LOC]` becomes the box.
+    """`[LOC; image tokens; text tokens]` through a transformer; a head makes the box of it.
 
     Type and position embeddings are added to the input of *every* layer: attention then never has
     to carry the places through the layers, and grounding is learnt several times sooner.
@@ -39,6 +40,7 @@ class ObjectSeeker(nn.Module):
     Attributes:
         layers, heads, mlp_width, dropout: size of the encoder.
         norm_first: see `EncoderLayer`.
+        head: one of `box_heads.HEADS`.
         remat, scan: see `apply_layers`.
     """
 
@@ -47,6 +49,7 @@ class ObjectSeeker(nn.Module):
     mlp_width: int
     dropout: float = 0.0
     norm_first: bool = True
+    head: str = "loc"
     remat: bool = False
     scan: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
@@ -59,9 +62,24 @@ class ObjectSeeker(nn.Module):
         text_mask: Bool[Array, "B T"],
         grid: tuple[int, int],
         *,
+        token_mask: Bool[Array, "B P"] | None = None,
+        heat: Float[Array, "B P"] | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"]]:
-        """`(f_loc, box_cxcywh)`, the box in [0, 1]; `grid` is the shape of the image tokens."""
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"], dict[str, Float[Array, "B ..."]]]:
+        """`(f_loc, box_cxcywh, distribution)`, the box in [0, 1].
+
+        Args:
+            image_tokens, text_tokens: at one width.
+            text_mask: False = padding.
+            grid: the shape of the image tokens.
+            token_mask: False for image tokens that are hidden: nothing attends to them, and of
+                their own content they keep the place alone. None hides none.
+            heat: cosines of image tokens and words, for `places`.
+            train: whether units are dropped.
+
+        Returns:
+            The state of `[LOC]`, the box, and what `box_heads` gives besides; nothing of `loc`.
+        """
         # What a token is and where it lies: [LOC], a place of the picture, a place in the text.
         batch, places, width = image_tokens.shape
         length = text_tokens.shape[1]
@@ -72,11 +90,16 @@ class ObjectSeeker(nn.Module):
         position = jnp.concatenate(
             [kind[:1], sincos_2d(*grid, width) + kind[1:2], text_position + kind[2:]], axis=0
         ).astype(self.dtype)
-        # The sequence [LOC; image; text]; only padding of the text is masked.
+        # The sequence [LOC; image; text]; padding of the text and hidden tokens are masked.
         loc = jnp.broadcast_to(loc, (batch, 1, width))
+        if token_mask is not None:
+            image_tokens = jnp.where(token_mask[..., None], image_tokens, 0.0)
         sequence = [tokens.astype(self.dtype) for tokens in (loc, image_tokens, text_tokens)]
         x = jnp.concatenate(sequence, axis=1)
-        mask = jnp.concatenate([jnp.ones((batch, 1 + places), bool), text_mask], axis=1)
+        visible = jnp.ones((batch, 1 + places), bool)
+        if token_mask is not None:
+            visible = visible.at[:, 1:].set(token_mask)
+        mask = jnp.concatenate([visible, text_mask], axis=1)
         layers = encoder_layers(
             self.layers,
             self.heads,
@@ -87,23 +110,28 @@ class ObjectSeeker(nn.Module):
             activation=nn.relu,
             dtype=self.dtype,
         )
-        # Only [LOC] is read at the end, so the last layer computes nothing else.
-        f_loc = encoded_tokens(
+        # Of the last layer only what the head reads is computed: [LOC], for `places` the image too.
+        states = encoded_tokens(
             self,
             layers,
             x,
             mask,
             position=position,
-            first=1,
+            first=1 + places if self.head == "places" else 1,
             remat=self.remat,
             scan=self.scan,
             train=train,
-        )[:, 0]
+        )
         if self.norm_first:
-            f_loc = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(f_loc)
+            states = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(states)
         # The box in float32: bfloat16 cannot tell neighbouring pixels of a large picture apart.
-        f_loc = f_loc.astype(jnp.promote_types(f_loc.dtype, jnp.float32))
+        states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+        f_loc = states[:, 0]
+        if self.head == "bins":
+            return f_loc, *BinsHead(name="bins")(f_loc)
+        if self.head == "places":
+            return f_loc, *PlacesHead(name="places")(f_loc, states[:, 1:], grid, heat)
         # An accelerator's default precision would make bfloat16 of it again.
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box1")(f_loc))
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box2")(hidden))
-        return f_loc, nn.sigmoid(nn.Dense(4, precision="highest", name="box3")(hidden))
+        return f_loc, nn.sigmoid(nn.Dense(4, precision="highest", name="box3")(hidden)), {}

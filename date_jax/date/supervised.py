@@ -5,14 +5,16 @@
 The loss of each seeker alone is this one with the other's weight at 0.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
-from date_jax.date import batches, evaluation, network, rules
+from date_jax.date import batches, box_heads, evaluation, network, rules
 from date_jax.date.network import Date
-from date_jax.networks import extractors
+from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
 from date_jax.task import Aux, Batch, Card, Learner, Memory, Params, Task
 
@@ -36,6 +38,45 @@ def box_loss(
     distance = config.l1_weight * losses.box_l1(predicted, true)
     distance = distance + config.giou_weight * losses.box_giou(predicted, true)
     return losses.masked_mean(distance, weight)
+
+
+def box_terms(
+    outputs: dict[str, Array],
+    box_cxcywh: Float[Array, "B 4"],
+    weight: Array,
+    config: ConfigDict,
+    *,
+    deviation: Float[Array, "B 4"] | None = None,
+) -> dict[str, Array]:
+    """The object seeker's loss as `total`, and its terms: `box` is `L_obj`, the rest the head's.
+
+        L = L_obj + λ_s L_scores + λ_p L_places
+
+    Args:
+        outputs: of `network.Date`.
+        box_cxcywh: boxes in the view that the network saw.
+        weight: `[B]`, 0 or more.
+        config: the whole config, with λ_s as `object_seeker.score_weight` and λ_p as
+            `object_seeker.place_weight`.
+        deviation: of boxes that are not certain, see `box_heads.place_target`.
+    """
+    seeker = config.object_seeker
+    terms = {"box": box_loss(outputs["box_cxcywh"], box_cxcywh, weight, seeker)}
+    total = terms["box"]
+    if box_heads.head_kind(config.model) != "loc":
+        options: dict[str, Any] = {"grid": view_grid(config), "deviation": deviation}
+        weight = weight.astype(jnp.float32)
+        terms |= box_heads.distribution_terms(outputs, box_cxcywh, weight, seeker, **options)
+    for name, key in (("scores", "score_weight"), ("places", "place_weight")):
+        if name in terms:
+            total = total + seeker[key] * terms[name]
+    return {"total": total, **terms}
+
+
+def view_grid(config: ConfigDict) -> tuple[int, int]:
+    """Rows and columns of the image tokens of a training view."""
+    side = config.data.image_size
+    return sizes.token_grid(config.model.image, side, side)
 
 
 def text_id(text: Int[Array, "B T"]) -> UInt32[Array, " B"]:
@@ -69,20 +110,21 @@ def cooperation_terms(
 ) -> dict[str, Array]:
     """The loss of cooperation, `L_coop`, on a batch with boxes, and its terms.
 
-    `loss` is the weighted sum of `box` and `image`; `iou` is the mean overlap in the training
-    views.
+    `loss` is the weighted sum of `box` and `image`, and of `scores` and `places` where the head has
+    them; `iou` is the mean overlap in the training views.
 
     Args:
         outputs: of `network.Date`.
         box_cxcywh: the true boxes in the views that the network saw, `[B 4]`.
         config: the whole config.
     """
-    box = box_loss(outputs["box_cxcywh"], box_cxcywh, batch["box_mask"], config.object_seeker)
+    terms = box_terms(outputs, box_cxcywh, batch["box_mask"], config)
+    box = terms.pop("total")
     image = image_loss(outputs, batch, config.image_seeker)
     overlap = boxes.iou(boxes.xyxy(outputs["box_cxcywh"]), boxes.xyxy(box_cxcywh))
     return {
         "loss": config.object_seeker.weight * box + config.image_seeker.weight * image,
-        "box": box,
+        **terms,
         "image": image,
         "iou": losses.masked_mean(overlap, batch["box_mask"]),
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
@@ -17,22 +17,28 @@ OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirr
 
 
 def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str, Prediction]:
-    """The predictions of a teacher: `pseudo_box_cxcywh [B 4]` and `agreement [B]`.
+    """The predictions of a teacher: `pseudo_box_cxcywh [B 4]`, `agreement [B]` and some more.
 
     The agreement is the IoU of that box with the one of another view.
     The other view is the mirrored picture or, where `config.augment.flip` forbids that, a smaller
     one. With `config.pseudo_boxes.looks` = 2 a box is sought in the whole picture, then in a
     close-up of what was found: there the product has a size that both domains' close-ups share, so
     a box drawn to the source's usual size comes out right.
+
+    Where the config asks for them there are also
+
+    - `pseudo_deviation [B 4]` of the box, see `box_heads`;
+    - `liking [B]`: the cosine of query and close-up of the box less that of query and picture.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     mirrors = config.augment.flip > 0
-    looks = config.pseudo_boxes.looks
+    pseudo = config.pseudo_boxes
+    looks = pseudo.looks
 
-    def box_in_view(
+    def outputs_in_view(
         params: Params, batch: Batch, window_xyxy: Array, mirrored: bool
-    ) -> Float[Array, "B 4"]:
-        """The box that a view shows, in the whole picture's coordinates and cut at its border."""
+    ) -> dict[str, Array]:
+        """The network's outputs for a view; `original_cxcywh` is the box in the whole picture."""
         # The view: a window of the picture, without any other change.
         pixels = batch["image"].astype(jnp.float32) / 255.0
         flip = jnp.full((len(pixels),), mirrored)
@@ -43,25 +49,53 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         # A mirrored picture exchanges left and right in its query too.
         text = swap_table[batch["text"]] if mirrored else batch["text"]
         outputs = apply({"params": params["model"]}, image, text, batch["text_mask"])
-        # The way back to the whole picture.
+        # The way back to the whole picture, at whose border the box is cut.
         original = augment.original_box(outputs["box_cxcywh"], window_xyxy, flip)
-        return boxes.cxcywh(jnp.clip(boxes.xyxy(original), 0.0, 1.0))
+        cut = boxes.cxcywh(jnp.clip(boxes.xyxy(original), 0.0, 1.0))
+        return {**outputs, "original_cxcywh": cut}
 
-    def box_of_looks(
+    def outputs_of_looks(
         params: Params, batch: Batch, zoom: float, mirrored: bool
-    ) -> Float[Array, "B 4"]:
-        """The box after one look or two."""
+    ) -> dict[str, Array]:
+        """The outputs of the last look of one or two."""
         picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch["image"]), 1))
-        first = box_in_view(params, batch, augment.close_up_window(picture, zoom), mirrored)
+        window = augment.close_up_window(picture, zoom)
+        first = outputs_in_view(params, batch, window, mirrored)
         if looks == 1:
             return first
-        return box_in_view(params, batch, augment.close_up_window(first, CLOSE_UP), mirrored)
+        window = augment.close_up_window(first["original_cxcywh"], CLOSE_UP)
+        return outputs_in_view(params, batch, window, mirrored)
 
     def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
-        return box_of_looks(params, batch, 1.0, False)
+        return outputs_of_looks(params, batch, 1.0, False)["original_cxcywh"]
 
     def agreement(params: Params, batch: Batch) -> Array:
-        other = box_of_looks(params, batch, 1.0 if mirrors else OTHER_ZOOM, mirrors)
+        zoom = 1.0 if mirrors else OTHER_ZOOM
+        other = outputs_of_looks(params, batch, zoom, mirrors)["original_cxcywh"]
         return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
 
-    return {"pseudo_box_cxcywh": pseudo_box_cxcywh, "agreement": agreement}
+    def pseudo_deviation(params: Params, batch: Batch) -> Array:
+        return outputs_of_looks(params, batch, 1.0, False)["deviation"]
+
+    def cosine_in_window(params: Params, batch: Batch, window_xyxy: Array) -> Array:
+        outputs = outputs_in_view(params, batch, window_xyxy, False)
+        return (outputs["query_embedding"] * outputs["image_embedding"]).sum(axis=-1)
+
+    def liking(params: Params, batch: Batch) -> Array:
+        box = pseudo_box_cxcywh(params, batch)
+        picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(box), 1))
+        close_up, whole = (
+            cosine_in_window(params, batch, augment.close_up_window(shown, margin))
+            for shown, margin in ((box, CLOSE_UP), (picture, 1.0))
+        )
+        return close_up - whole
+
+    predict: dict[str, Prediction] = {
+        "pseudo_box_cxcywh": pseudo_box_cxcywh,
+        "agreement": agreement,
+    }
+    if pseudo.get("soft", False):
+        predict["pseudo_deviation"] = pseudo_deviation
+    if pseudo.get("verify", False):
+        predict["liking"] = liking
+    return predict

@@ -44,11 +44,19 @@ _SINCE_ADDED: dict[str, Any] = {
     "data.paste.pictures": 0,
     "data.views": 0,
     "data.words": 0.0,
+    "model.fusion.head": "loc",
     "model.image.kind": "swin",
     "model.image.pool": 1,
     "model.image.train": "all",
     "model.text.kind": "bert",
     "model.text.train": "all",
+    "object_seeker.place_weight": 1.0,
+    "object_seeker.score_weight": 1.0,
+    "pseudo_boxes.mask": 0.0,
+    "pseudo_boxes.once": False,
+    "pseudo_boxes.self_check": 0.0,
+    "pseudo_boxes.soft": False,
+    "pseudo_boxes.verify": False,
 }
 _SECTIONS_SINCE_ADDED = ("data.paste.", "model.image.vit.")
 

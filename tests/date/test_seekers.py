@@ -37,7 +37,7 @@ def seeker(request: pytest.FixtureRequest) -> tuple[ObjectSeeker, Any, Any]:
     params = jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.5, s.shape), s.dtype), shapes)
 
     def found(image: jax.Array, text: jax.Array) -> Any:
-        return module.apply({"params": params}, image, text, jnp.asarray(MASK), GRID)
+        return module.apply({"params": params}, image, text, jnp.asarray(MASK), GRID)[:2]
 
     return module, params, jax.jit(found)
 
@@ -105,7 +105,7 @@ def test_the_places_of_tokens_count(seeker: Any) -> None:
 def test_the_box_stays_float32_where_the_network_computes_in_bfloat16() -> None:
     module = ObjectSeeker(layers=1, heads=2, mlp_width=12, dtype=jnp.dtype("bfloat16"))
     given = (*inputs(), jnp.asarray(MASK), GRID)
-    (loc, box), _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), *given))
+    (loc, box, _), _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), *given))
     assert loc.dtype == box.dtype == jnp.float32
 
 
