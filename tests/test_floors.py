@@ -34,7 +34,10 @@ ENTRY_POINTS = FLOORS[0]
 SETS_UP_JAX = {*ENTRY_POINTS, "opening"}
 # The same inside data/.
 DATA_FLOORS = [
-    {"click_pairs", "click_trials", "download", "published_offers", "region_files"},  # commands
+    {  # commands
+        *("click_pairs", "click_trials", "download", "photo_offers", "published_offers"),
+        "region_files",
+    },
     {
         "baselines",
         "check",
