@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
     config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
     config.data.vocab_size = 1000
+    config.data.views = 0  # fixed views of each training row; 0 = another view in each step
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     # Further training rows of the source. `words`: share of its own rows that ask by the word of
@@ -92,8 +93,11 @@ def get_config(arg: str = "") -> ConfigDict:
     )
 
     # Numbers to begin with: all of a finished `run` or of an export of one; or published weights of
-    # the extractors, as safetensors (a file or a folder). "" = random ones.
-    config.init = ConfigDict({"run": "", "image": "", "text": ""})
+    # the extractors, as safetensors (a file or a folder). "" = random ones. `keep` computes the
+    # outputs of frozen extractors for all data.views once, and keeps them in the data cache.
+    config.init = ConfigDict(
+        {"run": "", "image": "", "text": "", "keep": False, "kept_dtype": "float16"}
+    )
 
     config.image_seeker = ConfigDict(  # retrieval
         {
@@ -145,7 +149,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.mesh = ConfigDict({"fsdp": 1})  # the data axis takes the remaining devices
     config.log = ConfigDict({"every": 50})  # steps; so are the two below
-    config.eval = ConfigDict({"every": 500, "batch_size": 256})
+    config.eval = ConfigDict({"every": 500, "batch_size": 256, "confidence": True})
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
 
     for word in chosen:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Key, Real, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Real, UInt8, UInt32
 from ml_collections import ConfigDict
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published backbones expect
@@ -258,13 +258,34 @@ def random_view(
     Returns:
         `(image, box_cxcywh, text)`, the image normalised.
     """
-    # Between nothing and the config's strengths, by how far training is.
-    strengths = Strengths(
+    view, window, flip = _random_picture(image, box_cxcywh, rng, strengths(config, strength))
+    # A box moves with its picture, and words that would be wrong in a mirror change.
+    text = jnp.where(flip[:, None], swap_table[text], text)
+    return view, moved_box(box_cxcywh, window, flip), text
+
+
+def strengths(config: ConfigDict, strength: Array | float) -> Strengths:
+    """The strengths between nothing and those of a config.
+
+    Args:
+        config: `augment` of the config.
+        strength: 0 to 1, see `random_view`.
+    """
+    return Strengths(
         **{
             name: neutral + (config[name] - neutral) * strength
             for name, neutral in Strengths._field_defaults.items()
         }
     )._replace(focus=config.focus * (1.0 - strength))
+
+
+def _random_picture(
+    image: UInt8[Array, "B H W 3"],
+    box_cxcywh: Float[Array, "B 4"],
+    rng: Key[Array, ""],
+    strengths: Strengths,
+) -> tuple[Float[Array, "B H W 3"], Float[Array, "B 4"], Bool[Array, " B"]]:
+    """`(view, window_xyxy, flip)`: random views, normalised, and where they lie in the pictures."""
     window_key, flip_key, blur_key, fill_key, colour_key, erase_key = jax.random.split(rng, 6)
     batch = len(image)
 
@@ -275,11 +296,69 @@ def random_view(
     fill = jax.random.uniform(fill_key, (batch, 3))
     view = resampled_image(image.astype(jnp.float32) / 255.0, window, flip, radius, fill)
 
-    # What changes the colours, and words that would be wrong in a mirror.
+    # What changes the colours.
     view = _recoloured_image(view, colour_key, strengths)
     view = _erased_image(view, erase_key, strengths)
-    text = jnp.where(flip[:, None], swap_table[text], text)
-    return normalised_pixels(view), moved_box(box_cxcywh, window, flip), text
+    return normalised_pixels(view), window, flip
+
+
+class FixedView(NamedTuple):
+    """Views of pictures that are the same whenever they are asked for.
+
+    Attributes:
+        image: `[B H W 3]`, normalised.
+        window_xyxy: `[B 4]`, the part of each picture that its view shows, see `resampled_image`.
+        flip: `[B]`, whether it is mirrored.
+    """
+
+    image: Array
+    window_xyxy: Array
+    flip: Array
+
+
+def fixed_view(
+    image: UInt8[Array, "B H W 3"],
+    box_cxcywh: Float[Array, "B 4"],
+    place: UInt32[Array, "B 2"],
+    number: Int[Array, " B"],
+    *,
+    config: ConfigDict,
+) -> FixedView:
+    """View `number` of the `config.data.views` that each row has.
+
+    The strength of its changes grows from none at number 0 to that of `config.augment` at the last
+    one. It depends on nothing else than the arguments, and not on the other rows.
+
+    Args:
+        image: pixels of the pictures.
+        box_cxcywh: what the crop must keep; NO_BOX for rows without one.
+        place: a number of the split, and the row in it.
+        number: from 0.
+        config: the run's.
+    """
+    last = max(config.data.views - 1, 1)
+
+    # A row at a time, each with a key for itself.
+    def view(image: Array, box: Array, place: Array, number: Array) -> FixedView:
+        key = jax.random.key(config.seed)
+        for part in (place[0], place[1], number):
+            key = jax.random.fold_in(key, part)
+        strength = number / last if config.data.views > 1 else 1.0
+        options = strengths(config.augment, strength)
+        return FixedView(*(x[0] for x in _random_picture(image[None], box[None], key, options)))
+
+    return jax.vmap(view)(image, box_cxcywh, place, number)
+
+
+def seen_share(
+    box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"]
+) -> Float[Array, " B"]:
+    """The share of each box's area that a window shows; 1 for a box without an area."""
+    low = jnp.maximum(box_cxcywh[:, :2] - box_cxcywh[:, 2:] / 2, window_xyxy[:, :2])
+    high = jnp.minimum(box_cxcywh[:, :2] + box_cxcywh[:, 2:] / 2, window_xyxy[:, 2:])
+    area = box_cxcywh[:, 2] * box_cxcywh[:, 3]
+    shown = jnp.maximum(high - low, 0.0).prod(axis=1)
+    return jnp.where(area > 0, shown / jnp.where(area > 0, area, 1.0), 1.0)
 
 
 def strong_view(

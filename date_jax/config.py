@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from date_jax import optim
+from date_jax import features, optim
 from date_jax.capture import network as capture_network
 from date_jax.capture import post_search
 from date_jax.data.files import preprocess
@@ -35,6 +35,7 @@ CHOICES: dict[str, Collection[str]] = {
     "modality": tuple(same_style.SINGLES),
     "data.name": tuple(SOURCES),
     "data.fit": preprocess.FITS,
+    "init.kept_dtype": features.STORED,
     "model.dtype": extractors.DTYPES,
     "model.regions.kind": capture_network.REGIONS,
     "model.image.kind": extractors.IMAGE_KINDS,
@@ -110,7 +111,7 @@ RANGES = [  # of several that are about one key, the first holds
         "a whole number, 0 or more",
         _whole(0),
         (
-            *("data.*.workers", "data.paste.pictures", "model.rows_at_once"),
+            *("data.*.workers", "data.views", "data.paste.pictures", "model.rows_at_once"),
             *("model.streams.*.layers", "model.*.max_length", "aligner.queue"),
             *("model.image.vit.class_tokens", "model.image.vit.registers"),
         ),
@@ -188,6 +189,7 @@ def validate(config: ConfigDict, *, device_count: int, process_count: int) -> No
         problems += _batch_misfits(values, device_count, process_count)
         problems += _width_misfits(values)
         problems += _frozen_misfits(config)
+        problems += _kept_misfits(config)
         problems += _image_misfits(config) if "model.image.depths" in values else []
     if len(problems) > _MOST_LINES:
         hidden = len(problems) - _MOST_LINES + 1
@@ -256,6 +258,24 @@ def _frozen_misfits(config: ConfigDict) -> Iterator[str]:
                 f"config.model.{kind}.train={section.train}: the {kind} extractor has {count} "
                 f"layers; take last_{count} or fewer, or all"
             )
+
+
+def _kept_misfits(config: ConfigDict) -> Iterator[str]:
+    """Features that shall be kept and cannot be, or would be no use."""
+    if not config.get("init", {}).get("keep", False):
+        return
+    if TASKS[config.task].kept is None:
+        yield f"config.init.keep=True: task {config.task} reads no features; leave it out"
+        return
+    if not config.data.views:
+        yield (
+            "config.init.keep=True: only fixed views can be kept; set --config.data.views, e.g. 8"
+        )
+    if freezing.choice(config.model, "image") != "none":
+        yield (
+            f"config.init.keep=True: training changes the image extractor "
+            f"(config.model.image.train={config.model.image.train}); set it to none"
+        )
 
 
 def _width_misfits(values: dict[str, Any]) -> Iterator[str]:

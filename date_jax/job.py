@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from date_jax import finished, sharding
+from date_jax import features, finished, sharding
 from date_jax.data import mirrored_words
 from date_jax.data.tokenizer_files import require_same_rules, vocabulary_file
 from date_jax.errors import CheckpointError, SetupError, UserError
@@ -109,6 +109,16 @@ def prepare(config: ConfigDict, directory: Path, preemption: Preemption) -> tupl
     console = Progress(directory, first_step=int(state.step))
     record = Record(meta.get("record"), begun=begun)
     record.book_lost_time(console.dropped_until)
+    # What frozen parts of the network say of the data, where it is computed once.
+    if config.get("init", {}).get("keep", False) and task.kept is not None:
+        corpus = features.with_features(
+            config,
+            corpus,
+            state.frozen["model"],
+            task.kept(config, corpus),
+            say=console.say,
+            should_stop=preemption.is_requested,
+        )
     between = None
     if task.between is not None:
         between = task.between(config, corpus, learner, mesh, folder=directory, say=console.say)

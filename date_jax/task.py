@@ -15,6 +15,10 @@ A batch is a dict of arrays, the *global* batch, in one or more named parts:
     product_id   int32   [B]
     index        int32   [B]          row of its split
     mask         bool    [B]          False = a row that only fills the batch
+    view         int32   [B]          number of the row's fixed view, with `view_place` uint32 [B 2]
+    image_rep, image_tokens           outputs of a frozen extractor in place of `image`, [B C] and
+                                      [B P C]; in a fixed view with `window_xyxy` [B 4], `flip` [B]
+    text_rep, text_tokens             the same of the text
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -258,6 +262,24 @@ class Contradictions(Protocol):
     def __call__(self, config: ConfigDict) -> Iterator[str]: ...
 
 
+class KeptSplit(NamedTuple):
+    """What of a split's pictures a task reads more than once, for frozen extractors.
+
+    Attributes:
+        name: of the split.
+        plain: whether as they are.
+        views: whether in the fixed views of training rows.
+        has_boxes: whether the windows of these are drawn around boxes.
+        other: window `(x0, y0, x1, y1)` and flip of one more look at each; None for none.
+    """
+
+    name: str
+    plain: bool = False
+    views: bool = False
+    has_boxes: bool = False
+    other: tuple[tuple[float, ...], bool] | None = None
+
+
 class Card(NamedTuple):
     """The words of a task on the model card of an export.
 
@@ -328,6 +350,8 @@ class Task(NamedTuple):
         card: see `Card`.
         answer: see `Answer`.
         between: see `MakeBetween`; None where nothing happens between steps.
+        kept: `(config, corpus) -> splits`: what `config.init.keep` computes once; None where the
+            task reads no features.
     """
 
     contradictions: Contradictions
@@ -342,6 +366,7 @@ class Task(NamedTuple):
     card: Card
     answer: Answer
     between: MakeBetween | None = None
+    kept: Callable[[ConfigDict, Any], list[KeptSplit]] | None = None
 
 
 def record_shapes(

@@ -23,7 +23,7 @@ FLOORS = [
     {"finished"},
     {"tasks"},
     {"date", "capture", "same_style"},  # the systems, which do not know each other
-    {"evals", "step"},
+    {"evals", "features", "step"},
     {"data", "networks", "augment"},
     {"pairs", "optim", "task"},
     {"losses", "run"},
@@ -53,7 +53,7 @@ DATA_FLOORS = [
     {"datasets"},
     {"clicks", "composites", "conversion", "survey"},
     {"files", "mirrored_words", "rendering", "tokenizer_files"},
-    {"decode", "domains", "prepared", "tokenizer"},
+    {"decode", "domains", "features", "prepared", "tokenizer"},
     {"cache", "command", "streams"},
 ]
 # Who never imports whom, also where a floor would let it.

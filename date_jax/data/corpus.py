@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from date_jax.data import tokenizer as tokenizers
 from date_jax.data.cache import cache_folder, folder_lock, quiet_tfds
 from date_jax.data.clicks.training_pairs import TrainingPairs
+from date_jax.data.features import FeatureFiles
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.prepared import LABEL_SEPARATOR, PreparedSplit, prepare_splits
 from date_jax.data.sources import PAIRED, SOURCES, Parts, reader
@@ -80,6 +81,8 @@ class Corpus:
         has_true_products: whether the products of `offer_train` are known from elsewhere than the
             pairs.
         regions: those that a detector found beforehand; None where the network looks for them.
+        features: outputs of frozen extractors that batches hold in place of pictures; None where
+            they are not kept.
     """
 
     splits: dict[str, Split]
@@ -90,6 +93,7 @@ class Corpus:
     pairs: Int[np.ndarray, "M 2"] | None = None
     has_true_products: bool = True
     regions: RegionFiles | None = None
+    features: FeatureFiles | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

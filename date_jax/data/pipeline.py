@@ -5,16 +5,18 @@ a place in it, and a stateless permutation of that epoch gives the record. So a 
 step at once, to the bit, and any number of processes reads the same global batches.
 """
 
+import collections
 import dataclasses
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt8, UInt32
 
 from date_jax.boxes import cxcywh
 from date_jax.data import decode
@@ -69,6 +71,8 @@ def train_batches(
     columns: Sequence[str] | None = None,
     regions: bool = False,
     shares: Mapping[str, float] | None = None,
+    views: int = 0,
+    shares_views: bool = False,
 ) -> Generator[dict[str, np.ndarray]]:
     """Batches without end: this process's rows of the global ones, from `start_step` on.
 
@@ -85,6 +89,10 @@ def train_batches(
             place of `image`.
         shares: of the drawn rows, that some of the splits have, whatever their sizes: the last of
             `names`, in their order. The others have the rest, each by its size.
+        views: fixed views of each row, one of which each of its batches names: `view` is its number
+            and `view_place` a number of the split and the row. Where the corpus has features, they
+            stand in place of the picture. 0 for none.
+        shares_views: whether rows of one split with the same picture have the same views.
     """
     tf = tensorflow()
     table = _Table(corpus, names, boxes=boxes, columns=columns)
@@ -100,9 +108,74 @@ def train_batches(
         return _quota_rows(quotas, place, number // table.size)
 
     steps = _steps_from(start_step, batch_size)
-    read = _region_batches if regions else _picture_batches
-    for index, contents in read(corpus, names, steps, row_numbers, len(rows)):
-        yield {**contents, **table[index], "mask": np.ones(len(rows), bool)}
+    mask = np.ones(len(rows), bool)
+    if not views:
+        read = _region_batches if regions else _picture_batches
+        for index, contents in read(corpus, names, steps, row_numbers, len(rows)):
+            yield {**contents, **table[index], "mask": mask}
+        return
+
+    # Which of its views a row has in a step is arithmetic too.
+    places = view_places(corpus, names, shared=shares_views)
+    read = _picture_batches if corpus.features is None else _index_batches
+    stepped = enumerate(read(corpus, names, steps, row_numbers, len(rows)), start_step)
+
+    def batch(step: int, index: Int[np.ndarray, " B"], contents: Any) -> dict[str, np.ndarray]:
+        view = _view_numbers(step * batch_size + np.array(rows), seed, stream, views)
+        if corpus.features is not None:
+            contents = corpus.features.training_rows(names, index, view)
+        chosen = {"view": view, "view_place": places[index]}
+        return {**contents, **table[index], **chosen, "mask": mask}
+
+    yield from _made_ahead(batch, ((step, *rest) for step, rest in stepped))
+
+
+def view_places(corpus: Corpus, names: Sequence[str], *, shared: bool) -> UInt32[np.ndarray, "N 2"]:
+    """A number of the split, and of the row in it that its views are drawn for, of each row.
+
+    Args:
+        corpus: of `load`.
+        names: splits, joined as one.
+        shared: whether it is the first row with the same picture, and not the row itself.
+    """
+    places = []
+    for name in names:
+        split = corpus.splits[name]
+        row = np.arange(split.size)
+        if shared:
+            hashes = np.array(split.records.texts("image_hash"))
+            _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+            row = first[group]
+        number = np.full(split.size, zlib.crc32(name.encode()))
+        places.append(np.stack([number, row], axis=1).astype(np.uint32))
+    return np.concatenate(places)
+
+
+def _view_numbers(
+    number: Int[np.ndarray, " B"], seed: int, stream: int, views: int
+) -> Int[np.ndarray, " B"]:
+    """A random number below `views` for each example, by its number through all epochs.
+
+    The mixing of SplitMix64, whose outputs of neighbouring numbers have nothing in common.
+    """
+    x = number.astype(np.uint64) + np.uint64((stream << 32) + seed)
+    x = x * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return (x % np.uint64(views)).astype(np.int32)
+
+
+def _made_ahead(make: Callable[..., Any], arguments: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
+    """Yields `make(*each)` for each of `arguments`, AHEAD of use, by a thread."""
+    pending: collections.deque[futures.Future[Any]] = collections.deque()
+    with futures.ThreadPoolExecutor(1) as pool:
+        for each in arguments:
+            pending.append(pool.submit(make, *each))
+            if len(pending) > AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def pair_batches(
@@ -229,11 +302,14 @@ def eval_batches(
     boxes: bool,
     columns: Sequence[str] | None = None,
     regions: bool = False,
+    features: bool = True,
 ) -> Generator[dict[str, np.ndarray]]:
     """Batches of every example once, in order: this process's rows of them.
 
     Row i of global batch b is example `b * batch_size + i`; behind the last one rows are filled up
     with `mask` False. Every process gets the same number of batches. Arguments as `train_batches`.
+    Where the corpus has features of these splits, they stand in place of the pictures, unless
+    `features` is False.
     """
     tf = tensorflow()
     table = _Table(corpus, names, boxes=boxes, columns=columns)
@@ -245,9 +321,14 @@ def eval_batches(
         return tf.minimum(number, table.size - 1)
 
     steps = tf.data.Dataset.range(-(-table.size // batch_size))
-    read = _region_batches if regions else _picture_batches
+    kept = corpus.features if features else None
+    if kept is not None and not kept.has(names, "plain"):
+        kept = None
+    read = _region_batches if regions else _picture_batches if kept is None else _index_batches
     for step, (index, contents) in enumerate(read(corpus, names, steps, row_numbers, len(rows))):
         mask = step * batch_size + np.array(rows) < table.size
+        if kept is not None:
+            contents = kept.plain_rows(names, index)
         batch = {**contents, **table[index], "mask": mask}
         if boxes:
             batch["box_mask"] &= mask.reshape(-1, *[1] * (batch["box_mask"].ndim - 1))
@@ -357,6 +438,13 @@ def _region_batches(
         }
 
     yield from _batches_ahead(steps, row_numbers, rows, read)
+
+
+def _index_batches(
+    corpus: Corpus, names: list[str], steps: Any, row_numbers: Callable, rows: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+    """Row numbers of the batch of each of `steps`, without contents."""
+    yield from _batches_ahead(steps, row_numbers, rows, lambda index: {})
 
 
 def _batches_ahead(

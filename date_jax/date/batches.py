@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
 from date_jax.data.domains import source_shares, source_splits, split_names
-from date_jax.task import Batch, record_shapes
+from date_jax.task import Batch, KeptSplit, record_shapes
 
+OTHER_ZOOM = 1.25  # how far a teacher's other view zooms out where it may not be a mirrored one
+WHOLE_WINDOW = (0.0, 0.0, 1.0, 1.0)
 METHODS = ("date", "source_only", "oracle")  # what PG-DA sees of the target, by config.method
 PAIR = ("image", "text", "text_mask", "product_id")  # what every row of both domains has
 BOX = ("box_cxcywh", "box_mask")  # what rows of the source have besides
@@ -70,6 +72,14 @@ def stage(config: ConfigDict, step: int) -> int:
     return 1 + (step >= align_start(config)) + (step >= pseudo_start(config))
 
 
+def other_view(config: ConfigDict) -> tuple[tuple[float, ...], bool]:
+    """Window and flip of a teacher's other view: mirrored, or smaller where it may not be."""
+    if config.augment.flip > 0:
+        return WHOLE_WINDOW, True
+    margin = (OTHER_ZOOM - 1) / 2
+    return (-margin, -margin, 1 + margin, 1 + margin), False
+
+
 def vocabulary(tokenizer: Any) -> tuple[int, Array]:
     """The number of pieces, and the piece that each becomes in a mirrored picture."""
     return len(tokenizer.vocab), jnp.asarray(tokenizer.swap_table())
@@ -119,6 +129,7 @@ def _source_stream(config: ConfigDict, corpus: Any, first_step: int) -> Iterator
         boxes=True,
         share=pipeline.Share.here(),
         shares=source_shares(config.data),
+        views=config.data.get("views", 0),
     )
 
 
@@ -132,4 +143,27 @@ def _target_stream(config: ConfigDict, corpus: Any, first_step: int) -> Iterator
         start_step=first_step,
         boxes=False,
         share=pipeline.Share.here(),
+        views=config.data.get("views", 0),
+        shares_views=True,
     )
+
+
+def supervised_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
+    """The splits whose features training on boxes, and its evaluation, read."""
+    sources = [KeptSplit(name, views=True, has_boxes=True) for name in source_splits(config.data)]
+    evaluated = [name for name in corpus.splits if name.endswith(("_val", "_test"))]
+    return [*sources, *(KeptSplit(name, plain=True) for name in evaluated)]
+
+
+def adaptive_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
+    """The same with those of the target, without its boxes."""
+    splits = supervised_kept(config, corpus)
+    if not adapts(config):
+        return splits
+    # Ranking by count embeds the source's own rows as they are.
+    if config.pseudo_boxes.rank == "count":
+        own = split_names(config.data.source, "train")
+        splits = [split._replace(plain=split.name in own or split.plain) for split in splits]
+    targets = split_names(config.data.target, "train")
+    look = other_view(config)
+    return [*splits, *(KeptSplit(name, plain=True, views=True, other=look) for name in targets)]

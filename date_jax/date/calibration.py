@@ -116,13 +116,16 @@ def answer_reader(
         """The batches of a split on this process, each picture with the query of `query_row`."""
         split, batch_size = corpus.splits[name], config.eval.batch_size
         stride = -(-split.size // max(_ROWS, batch_size))
-        share = pipeline.Share.here()
-        for batch in itertools.islice(
-            pipeline.eval_batches(corpus, [name], batch_size=batch_size, boxes=True, share=share),
-            0,
-            None,
-            stride,
-        ):
+        # Close-ups are cut out of pictures, also where their features are kept.
+        rows = pipeline.eval_batches(
+            corpus,
+            [name],
+            batch_size=batch_size,
+            boxes=True,
+            share=pipeline.Share.here(),
+            features=False,
+        )
+        for batch in itertools.islice(rows, 0, None, stride):
             asked = query_row[batch["index"]]
             query = {"text": split.text[asked], "text_mask": split.text_mask[asked]}
             yield {**batch, **query, "is_strong": np.full(len(asked), is_strong)}

@@ -47,8 +47,12 @@ def required_predictions(predict: Predict) -> Predict:
 def picture_hash(params: Any, batch: dict[str, Any]) -> Integer[Array, "B 2"]:
     """A number of 64 bits, in two halves, that only rows with the same picture share.
 
-    Random weights times the bytes, modulo 2³²: two pictures collide once in about 10¹⁵ pairs.
+    Random weights times the bytes, modulo 2³²: two pictures collide once in about 10¹⁵ pairs. A
+    batch of features has the pictures' numbers instead.
     """
+    if "picture" in batch:
+        number = batch["picture"].astype(jnp.uint32)
+        return jnp.stack([number, jnp.zeros_like(number)], axis=1)
     pixels = batch["image"].reshape(len(batch["image"]), 1, -1).astype(jnp.uint32)
     weights = jax.random.bits(jax.random.key(0), (1, 2, pixels.shape[-1]), jnp.uint32)
     return (pixels * weights).sum(axis=-1, dtype=jnp.uint32)
@@ -171,7 +175,8 @@ def evaluator(
         params: Any, kinds: Sequence[str], should_stop: ShouldStop
     ) -> Iterator[tuple[str, Evaluation]]:
         # The confidence is calibrated on the source's validation, before the tests measure it.
-        fitted = calibration.fitted_splits(config, corpus) if "test" in kinds else []
+        is_last = "test" in kinds and config.eval.get("confidence", True)
+        fitted = calibration.fitted_splits(config, corpus) if is_last else []
         fitted_answers = [answers(name, params, should_stop, is_strong=True) for name in fitted]
         calibrated = calibration.calibration_of(fitted_answers, fitted)
         features: dict[str, dict[str, np.ndarray]] = {}

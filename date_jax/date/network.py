@@ -1,8 +1,9 @@
 """DATE's network (2304.03669): two extractors, a projection of each into one space, two seekers."""
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -10,13 +11,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from date_jax import augment
+from date_jax import augment, sharding
 from date_jax.date import box_heads, confidence
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs.tiles import map_chunks
 from date_jax.pairs.vectors import unit_vectors
 from date_jax.task import Answer, Batch, Params, Prediction
+
+# What an extractor gives, where a batch has that in place of pictures or words: `(rep, tokens)`.
+Features: TypeAlias = tuple[Array, Array]
 
 ANSWER = Answer(
     image="image_embedding",
@@ -61,20 +65,24 @@ class Date(nn.Module):
             dtype=dtype,
         )
 
-    def image(self, image: Array) -> tuple[Array, Array]:
-        """`(V_rep [B D], V [B P D])` of normalised pixels `[B H W 3]`."""
-        rep, tokens = self.image_extractor(image)
+    def image(self, image: Array | Features) -> tuple[Array, Array]:
+        """`(V_rep [B D], V [B P D])` of normalised pixels `[B H W 3]`, or of their features."""
+        rep, tokens = image if isinstance(image, tuple) else self.image_extractor(image)
         return self.image_projection(rep), self.image_projection(tokens)
 
-    def text(self, text: Array, text_mask: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """`(Q_rep [B D], Q [B T D])` of token ids `[B T]`."""
-        rep, tokens = self.text_extractor(text, text_mask, train=train)
+    def text(
+        self, text: Array | Features, text_mask: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
+        """`(Q_rep [B D], Q [B T D])` of token ids `[B T]`, or of their features."""
+        if not isinstance(text, tuple):
+            text = self.text_extractor(text, text_mask, train=train)
+        rep, tokens = text
         return self.text_projection(rep), self.text_projection(tokens)
 
     def __call__(
         self,
-        image: Array,
-        text: Array,
+        image: Array | Features,
+        text: Array | Features,
         text_mask: Array,
         *,
         token_mask: Array | None = None,
@@ -83,15 +91,20 @@ class Date(nn.Module):
         """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1].
 
         Args:
-            image: normalised pixels `[B H W 3]`.
-            text, text_mask: token ids `[B T]`, and False where they are padding.
+            image: normalised pixels `[B H W 3]`, or their features.
+            text: token ids `[B T]`, or their features.
+            text_mask: bool `[B T]`, False for padding.
             token_mask: bool `[B P]`, False for image tokens that the object seeker does not see.
             train: whether units are dropped.
         """
         image_rep, image_tokens = self.image(image)
         text_rep, text_tokens = self.text(text, text_mask, train=train)
+        # The tokens' grid; the pictures of kept features are squares.
+        if isinstance(image, tuple):
+            grid = (math.isqrt(image_tokens.shape[1]),) * 2
+        else:
+            grid = sizes.token_grid(self.config.image, *image.shape[1:3])
         # The box, from all tokens of both.
-        grid = sizes.token_grid(self.config.image, *image.shape[1:3])
         loc, box, distribution = self.object_seeker(
             image_tokens, text_tokens, text_mask, grid, token_mask=token_mask, train=train
         )
@@ -114,18 +127,43 @@ class Date(nn.Module):
         }
 
 
+def inputs(batch: Batch, prefix: str = "") -> dict[str, Any]:
+    """The network's arguments for the pictures of a batch as they are.
+
+    They are the features of frozen extractors where the batch has these, see `data.features`.
+
+    Args:
+        batch: with `image` or `image_rep` and `image_tokens`, and so on.
+        prefix: in front of the names of features: `other_` for those of the other view.
+    """
+    image = _features(batch, f"{prefix}image") or augment.plain_view(batch["image"])
+    text = _features(batch, f"{prefix}text") or batch["text"]
+    return {"image": image, "text": text, "text_mask": batch["text_mask"]}
+
+
+def _features(batch: Batch, name: str) -> Features | None:
+    """The features of a batch's pictures or words; None where it has none."""
+    parts = f"{name}_rep", f"{name}_tokens"
+    return (batch[parts[0]], batch[parts[1]]) if parts[0] in batch else None
+
+
 def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Callable[..., Any]:
     """The forward pass of training: `(params, batch, box_cxcywh, step, rng) -> (outputs, box)`.
 
-    The network sees a strong view of a domain's batch; `box` is the box inside that view. With
+    The network sees a view of a domain's batch; `box` is the box inside that view. With
     `token_mask` `[B P]` the object seeker does not see the image tokens where it is False.
+    `outputs` has besides those of the network `box_seen [B]`: 0 for a box that lost more than half
+    of its area in the view. With `keeps_box=False` views that do not change from step to step are
+    cut without regard to the boxes.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
 
     def outputs(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
         params, key = shared
         rngs = {"dropout": key if chunk is None else jax.random.fold_in(key, chunk)}
-        return apply({"params": params}, **rows, train=True, rngs=rngs)
+        image, text = (_features(rows, name) or rows[name] for name in ("image", "text"))
+        masks = {name: rows[name] for name in ("text_mask", "token_mask") if name in rows}
+        return apply({"params": params}, image, text, **masks, train=True, rngs=rngs)
 
     def forward(
         params: Params,
@@ -135,16 +173,56 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
         rng: Array,
         *,
         token_mask: Array | None = None,
+        keeps_box: bool = True,
     ) -> tuple[dict[str, Array], Array]:
         view_key, dropout_key = jax.random.split(rng)
-        options = {"config": config, "swap_table": swap_table}
-        view, box = augment.strong_view(batch, box, step=step, rng=view_key, **options)
+        if "view" in batch:
+            view, box, seen = fixed_rows(batch, box, config, swap_table, keeps_box=keeps_box)
+        else:
+            options = {"config": config, "swap_table": swap_table}
+            view, box = augment.strong_view(batch, box, step=step, rng=view_key, **options)
+            seen = jnp.ones(len(box))
         if token_mask is not None:
             view["token_mask"] = token_mask
         shared = params["model"], dropout_key
-        return map_chunks(outputs, shared, view, at_once=config.model.rows_at_once), box
+        named = map_chunks(outputs, shared, view, at_once=config.model.rows_at_once)
+        return {**named, "box_seen": seen}, box
 
     return forward
+
+
+def fixed_rows(
+    batch: Batch, box_cxcywh: Array, config: ConfigDict, swap_table: Array, *, keeps_box: bool
+) -> tuple[Batch, Array, Array]:
+    """`(rows, box, seen)` of a batch with fixed views: what the network sees, and the boxes there.
+
+    Args:
+        batch: with `view`; with features of these views, or with the pictures.
+        box_cxcywh: in the whole pictures.
+        config: the run's.
+        swap_table: token id → token id under a mirror.
+        keeps_box: whether the windows were, or are, drawn around the boxes.
+    """
+    # Features come with the window of their view; of pictures the view is made now.
+    rows = {name: batch[name] for name in batch if name.endswith(("_rep", "_tokens"))}
+    if "image_rep" in batch:
+        window, flip = batch["window_xyxy"], batch["flip"]
+    else:
+        focus = (
+            box_cxcywh if keeps_box else jnp.tile(jnp.array([augment.NO_BOX]), (len(box_cxcywh), 1))
+        )
+        arguments = [batch["image"], focus, batch["view_place"], batch["view"]]
+
+        # Each device makes the views of its rows: nothing is exchanged for them.
+        def fixed_views(_: sharding.Gather, rows: list[Array]) -> augment.FixedView:
+            return augment.fixed_view(*rows, config=config)
+
+        rows["image"], window, flip = sharding.map_rows(fixed_views, arguments)
+    if "text_rep" not in batch:
+        rows["text"] = jnp.where(flip[:, None], swap_table[batch["text"]], batch["text"])
+    seen = (augment.seen_share(box_cxcywh, window) > 0.5).astype(jnp.float32)
+    rows["text_mask"] = batch["text_mask"]
+    return rows, augment.moved_box(box_cxcywh, window, flip), seen
 
 
 def predictions(model: Date) -> dict[str, Prediction]:
@@ -157,20 +235,18 @@ def predictions(model: Date) -> dict[str, Prediction]:
 
     # Pictures and queries apart, so that a gallery is embedded once for all queries.
     def image_embedding(params: Params, batch: Batch) -> Array:
-        image = augment.plain_view(batch["image"])
+        image = _features(batch, "image") or augment.plain_view(batch["image"])
         rep, _ = apply({"params": params["model"]}, image, method=Date.image)
         return unit_vectors(rep)
 
     def query_embedding(params: Params, batch: Batch) -> Array:
-        text = batch["text"], batch["text_mask"]
+        text = _features(batch, "text") or batch["text"], batch["text_mask"]
         rep, _ = apply({"params": params["model"]}, *text, method=Date.text)
         return unit_vectors(rep)
 
     # The box needs a picture and its query together.
     def box_cxcywh(params: Params, batch: Batch) -> Array:
-        image = augment.plain_view(batch["image"])
-        inputs = image, batch["text"], batch["text_mask"]
-        return apply({"params": params["model"]}, *inputs)["box_cxcywh"]
+        return apply({"params": params["model"]}, **inputs(batch))["box_cxcywh"]
 
     return {
         "image_embedding": image_embedding,

@@ -111,6 +111,13 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
             "config.augment: all off, so the student would see just what the teacher sees and "
             "learn next to nothing from it; switch one on, or set pseudo_boxes.weight=0"
         )
+    if config.get("init", {}).get("keep", False):
+        for name, value in (("looks", 1), ("verify", False)):
+            if pseudo.get(name, value) != value:
+                yield (
+                    f"config.pseudo_boxes.{name}={pseudo[name]}: needs close-ups of pictures, and "
+                    f"config.init.keep=True has features alone; set pseudo_boxes.{name}={value}"
+                )
     if pseudo.teacher == "frozen" and pseudo.min_agreement:
         yield (
             f"config.pseudo_boxes.min_agreement={pseudo.min_agreement}: a frozen teacher's never "

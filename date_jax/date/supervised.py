@@ -181,4 +181,5 @@ TASK = Task(
     columns=evaluation.COLUMNS,
     card=CARD,
     answer=network.ANSWER,
+    kept=batches.supervised_kept,
 )

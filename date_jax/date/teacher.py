@@ -8,12 +8,12 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
+from date_jax.date import batches, network
 from date_jax.date.network import Date
 from date_jax.task import Batch, Params, Prediction
 
 TEACHERS = ("ema", "frozen")  # whose parameters it has, by config.pseudo_boxes.teacher
 CLOSE_UP = 1.5  # side of the close-up in which a box is sought again, by its longer side
-OTHER_ZOOM = 1.25  # how far the other view zooms out where it may not be a mirrored one
 
 
 def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str, Prediction]:
@@ -35,6 +35,14 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     pseudo = config.pseudo_boxes
     looks = pseudo.looks
 
+    def with_original_box(
+        outputs: dict[str, Array], window_xyxy: Array, flip: Array
+    ) -> dict[str, Array]:
+        """The outputs with the way back to the whole picture, at whose border the box is cut."""
+        original = augment.original_box(outputs["box_cxcywh"], window_xyxy, flip)
+        cut = boxes.cxcywh(jnp.clip(boxes.xyxy(original), 0.0, 1.0))
+        return {**outputs, "original_cxcywh": cut}
+
     def outputs_in_view(
         params: Params, batch: Batch, window_xyxy: Array, mirrored: bool
     ) -> dict[str, Array]:
@@ -49,10 +57,16 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         # A mirrored picture exchanges left and right in its query too.
         text = swap_table[batch["text"]] if mirrored else batch["text"]
         outputs = apply({"params": params["model"]}, image, text, batch["text_mask"])
-        # The way back to the whole picture, at whose border the box is cut.
-        original = augment.original_box(outputs["box_cxcywh"], window_xyxy, flip)
-        cut = boxes.cxcywh(jnp.clip(boxes.xyxy(original), 0.0, 1.0))
-        return {**outputs, "original_cxcywh": cut}
+        return with_original_box(outputs, window_xyxy, flip)
+
+    def outputs_of_kept_view(params: Params, batch: Batch, *, other: bool) -> dict[str, Array]:
+        """The same where the batch has a view's features in place of the picture."""
+        text = swap_table[batch["text"]] if other and mirrors else batch["text"]
+        arguments = network.inputs({**batch, "text": text}, "other_" if other else "")
+        outputs = apply({"params": params["model"]}, **arguments)
+        window, flip = batches.other_view(config) if other else (batches.WHOLE_WINDOW, False)
+        windows = jnp.tile(jnp.array([window]), (len(text), 1))
+        return with_original_box(outputs, windows, jnp.full((len(text),), flip))
 
     def outputs_of_looks(
         params: Params, batch: Batch, zoom: float, mirrored: bool
@@ -67,14 +81,22 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         return outputs_in_view(params, batch, window, mirrored)
 
     def pseudo_box_cxcywh(params: Params, batch: Batch) -> Array:
+        if "image_rep" in batch:
+            return outputs_of_kept_view(params, batch, other=False)["original_cxcywh"]
         return outputs_of_looks(params, batch, 1.0, False)["original_cxcywh"]
 
     def agreement(params: Params, batch: Batch) -> Array:
-        zoom = 1.0 if mirrors else OTHER_ZOOM
-        other = outputs_of_looks(params, batch, zoom, mirrors)["original_cxcywh"]
+        zoom = 1.0 if mirrors else batches.OTHER_ZOOM
+        if "image_rep" in batch:
+            outputs = outputs_of_kept_view(params, batch, other=True)
+        else:
+            outputs = outputs_of_looks(params, batch, zoom, mirrors)
+        other = outputs["original_cxcywh"]
         return boxes.iou(boxes.xyxy(other), boxes.xyxy(pseudo_box_cxcywh(params, batch)))
 
     def pseudo_deviation(params: Params, batch: Batch) -> Array:
+        if "image_rep" in batch:
+            return outputs_of_kept_view(params, batch, other=False)["deviation"]
         return outputs_of_looks(params, batch, 1.0, False)["deviation"]
 
     def cosine_in_window(params: Params, batch: Batch, window_xyxy: Array) -> Array:
