@@ -47,6 +47,7 @@ _SINCE_ADDED: dict[str, Any] = {
     "model.fusion.head": "loc",
     "model.image.kind": "swin",
     "model.image.pool": 1,
+    "model.image.pooling": "mean",
     "model.image.train": "all",
     "model.text.kind": "bert",
     "model.text.train": "all",

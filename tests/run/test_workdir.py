@@ -1,6 +1,9 @@
 """A run's directory: for one job at a time, writable, with room."""
 
 import errno
+import functools
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,21 @@ def test_an_option_that_came_later_is_no_change_where_it_does_what_was_done_befo
         "data.paste.pictures": (0, 9),
         "model.image.train": ("all", "none"),
     }
+
+
+@pytest.mark.parametrize("name", ["date", "pgda", "capture", "same_style"])
+def test_the_configs_begin_with_what_was_done_before_an_option_came(name: str) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    now = config.to_dict()
+    later = {*workdir._SINCE_ADDED} - ({"model.image.pooling"} if name != "capture" else set())
+    saved = config.copy_and_resolve_references().unlock()
+    for key in later & {*workdir.flat(now)}:
+        section, _, option = key.rpartition(".")
+        del config_section(saved, section)[option]
+    assert saved.to_dict() != now
+    saved_values = json.loads(json.dumps(saved.to_dict()))
+    assert not workdir.config_changes(saved_values, now)
+
+
+def config_section(config: Any, name: str) -> Any:
+    return functools.reduce(lambda section, part: section[part], name.split("."), config)
