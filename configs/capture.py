@@ -11,6 +11,8 @@ post gives 0.240 ± 0.006 (three seeds, docs/capture.md). Other regions, sizes a
         --config.data.path=lists --config.data.images=pictures       # Product1M's posts
     python -m date_jax.main --config=configs/capture.py:product1m,precomputed,published \
         --config.data.path=lists --config.data.images=pictures --config.data.regions=regions
+    python -m date_jax.main --config=configs/capture.py:files --config.data.path=photos.jsonl \
+        --config.data.pages=mall_collage --config.data.singles=mall  # your own photos
 
 Words join by commas. `precomputed` takes regions that a detector found beforehand, in the files of
 date_jax.data.files.region_files. Product1M's lists are read as they are, its pictures as <id>.jpg,
@@ -25,7 +27,7 @@ from configs.extractors import image_section
 from configs.scales import ENCODERS, scale, words
 from date_jax.errors import UsageError
 
-WORDS = ("grid", "precomputed", "product1m", "published", *ENCODERS)
+WORDS = ("files", "grid", "precomputed", "product1m", "published", *ENCODERS)
 METHODS: dict[str, dict[str, Any]] = {  # what date_jax.ablate compares, and what each changes
     "proposals": {"model.regions.kind": "proposals"},
     "grid": {"model.regions.kind": "grid"},
@@ -93,6 +95,8 @@ def get_config(arg: str = "") -> ConfigDict:
     chosen = words(arg, WORDS, "configs/capture.py")
     if "grid" in chosen and "precomputed" in chosen:
         raise UsageError("configs/capture.py: grid and precomputed: regions are one or the other")
+    if "files" in chosen and {"precomputed", "product1m"} & {*chosen}:
+        raise UsageError("configs/capture.py: files has pictures of its own: leave out the others")
     config = ConfigDict()
     config.task = "capture"
     config.seed = 0
@@ -100,13 +104,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 64  # posts of the global batch, and as many composites
 
     config.data = ConfigDict()
-    config.data.name = "product1m" if "product1m" in chosen else "suites"  # the latter rendered
-    config.data.path = ""  # of product1m: the folder of its four lists
+    config.data.name = "suites"  # suites (rendered) | product1m | files (your own photos)
+    config.data.path = ""  # of product1m: the folder of its four lists; of files: .jsonl or .csv
     config.data.images = ""  # of product1m: a folder of pictures named <id>.<ending>
+    # Of files: the domain of pictures that show several products, and that of single ones.
+    config.data.pages = ""
+    config.data.singles = ""
     config.data.regions = ""  # of precomputed: what date_jax.data.files.region_files wrote
     config.data.cache_dir = ""  # "" = $DATE_JAX_CACHE or ~/.cache/date_jax
     config.data.image_size = 64  # pixels of a side
-    config.data.fit = "letterbox"  # letterbox | stretch, of product1m's pictures
+    config.data.fit = "letterbox"  # letterbox | stretch, of files and product1m
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 28  # word pieces, [CLS] and [SEP] among them
@@ -215,8 +222,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval = ConfigDict({"every": 600, "batch_size": 128})
     config.checkpoint = ConfigDict({"every": 300, "keep": 2})
 
+    if "files" in chosen:  # the titles of all products of a page
+        config.data.update(name="files", text_length=64, vocab_size=4_000)
     if "product1m" in chosen:  # titles are longer, and Chinese alone has thousands of signs
-        config.data.update(text_length=36, vocab_size=8_000)
+        config.data.update(name="product1m", text_length=36, vocab_size=8_000)
     if "published" in chosen:
         config.update_from_flattened_dict(PUBLISHED)
     if "grid" in chosen:

@@ -23,7 +23,7 @@ from date_jax.run.workdir import flat
 from date_jax.same_style.task import TASK as SAME_STYLE
 from date_jax.step import train_step
 from date_jax.tasks import TASKS
-from tests.data import test_product1m
+from tests.data import test_photo_posts, test_product1m
 
 FOLDER = Path(__file__).parent.parent / "configs"
 SAME_WHEN_SMALL = {"pretrained", "vit_b16"}  # as no word and as vit_s14, with the tiny sizes
@@ -154,6 +154,9 @@ def test_every_config_gives_data_and_a_step_that_fit(
         rendered = importlib.import_module("configs.capture").get_config()
         rendered = small_config(rendered, tiny_config, {"capture": tiny_capture_sizes})
         write_posts(config, CAPTURE.load(rendered), tmp_path)
+    elif config.task == "capture" and config.data.name == "files":
+        photos = test_photo_posts.write(tmp_path, {"train": 2, "test": 1})
+        config.data.update(path=str(photos), pages="pages", singles="shop")
     elif config.data.name == "files":
         config.data.path = str(write_photos(pipeline.load(tiny_config.data, "grounding"), tmp_path))
     counts: dict[str, Any] = {"device_count": jax.device_count(), "process_count": 1}

@@ -8,7 +8,7 @@ kinds of records, and a task says which one it learns from:
                  `single_` and `unseen_<split>`
     offers       a catalogue, and pairs of its offers to train on: `offer_<split>`
 
-where a split is train, val or test. `files`, the user's own, holds grounding rows or offers.
+where a split is train, val or test. `files`, the user's own, holds any of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,13 @@ from typing import Any, NamedTuple
 from date_jax.data.cache import cache_folder, tensorflow
 from date_jax.data.clicks.training_pairs import TrainingPairs, id_pairs, mined_pairs, row_pairs
 from date_jax.data.domains import domain_names, source_shares
-from date_jax.data.files import catalogue, photo_table, product1m_lists, published_offers
+from date_jax.data.files import (
+    catalogue,
+    photo_posts,
+    photo_table,
+    product1m_lists,
+    published_offers,
+)
 from date_jax.data.files.region_files import RegionFiles
 from date_jax.data.files.text_rows import table_path
 from date_jax.data.prepared import PreparedSplit
@@ -115,6 +121,14 @@ def _check_photo_table(config: Any) -> None:
     photo_table.check_early(config, cache_folder(config))
 
 
+def _check_photo_posts(config: Any) -> None:
+    path = table_path(config.path)
+    if _is_small(path):
+        from date_jax.data.rendering.post_scenes import MOST
+
+        photo_posts.photo_posts(config, most=MOST)
+
+
 def _check_offers(config: Any) -> None:
     path = table_path(config.path)
     if _is_small(path):
@@ -191,6 +205,14 @@ def _product1m(config: Any, cache: Path) -> Parts:
         # It has no cut-outs to learn proposals from; a head without classes takes rendered ones.
         builders.append(suites.builder(config, cache, kinds=("composite",)))
     return Parts(builders, POSTS, regions=regions, notes=notes)
+
+
+def _photo_posts(config: Any, cache: Path) -> Parts:
+    tensorflow()
+    from date_jax.data.datasets import photo_posts
+
+    builder = photo_posts.builder(config, cache)
+    return Parts([builder], POSTS, notes=builder.builder_config.notes)
 
 
 def _regions(config: Any) -> RegionFiles | None:
@@ -270,12 +292,14 @@ def _paired_offers(
 SOURCES: dict[str, Source] = {  # by config.data.name
     "shop": Source({"grounding": _shop}),
     "files": Source(
-        {"grounding": _grounding_files, "offers": _offer_files},
+        {"grounding": _grounding_files, "offers": _offer_files, "posts": _photo_posts},
         {
             "path": "your JSON Lines or CSV file, e.g. --config.data.path=shop.jsonl",
             "pairs": "the Parquet or CSV file of date_jax.data.click_pairs",
+            "pages": "the domain whose pictures show several products",
+            "singles": "the domain whose pictures show one",
         },
-        {"source": _check_photo_table, "pairs": _check_offers},
+        {"source": _check_photo_table, "pairs": _check_offers, "pages": _check_photo_posts},
     ),
     "suites": Source({"posts": _suites}),
     "product1m": Source(

@@ -24,13 +24,13 @@ def test_files_are_read_in_another_way_for_grounding_than_for_offers() -> None:
 
 
 def test_a_source_of_other_records_is_refused_with_those_that_would_do() -> None:
-    with pytest.raises(UsageError, match=r"(?s)data set 'shop'.*this task reads suites, product1m"):
+    with pytest.raises(UsageError, match=r"(?s)data set 'shop'.*this task reads files, suites"):
         sources.reader("shop", "posts")
 
 
 @pytest.mark.parametrize(
     ("module", "word"),
-    [("pgda", "files"), ("capture", "product1m"), ("same_style", "files"),
+    [("pgda", "files"), ("capture", "product1m"), ("capture", "files"), ("same_style", "files"),
      ("same_style", "published")],
 )  # fmt: skip
 def test_a_file_that_is_not_there_is_told_by_the_early_check(

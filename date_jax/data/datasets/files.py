@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,29 @@ def builder_of_rows(
         cache: folder for its records.
         path, folder, rows, texts, notes: as in FilesConfig.
     """
+    settings = settings_of_rows(
+        config, path=path, folder=folder, rows=rows, texts=texts, notes=notes
+    )
+    return Files(config=settings, data_dir=str(cache), file_format="array_record")
+
+
+def settings_of_rows(
+    config: Any,
+    *,
+    path: Path,
+    folder: Path,
+    rows: list[PhotoRow],
+    texts: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> FilesConfig:
+    """The settings of a builder of rows, named after all that its records depend on.
+
+    Args:
+        config: `config.data`.
+        path, folder, rows, texts, notes: as in FilesConfig.
+    """
     options = picture_options(config)
-    settings = FilesConfig(
+    return FilesConfig(
         name=records_name(folder, rows, options),
         path=path,
         folder=folder,
@@ -90,7 +111,6 @@ def builder_of_rows(
         notes=notes,
         **options,
     )
-    return Files(config=settings, data_dir=str(cache), file_format="array_record")
 
 
 class Files(tfds.core.GeneratorBasedBuilder):
@@ -102,11 +122,14 @@ class Files(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=config, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        return self._info_of_boxes(())
+
+    def _info_of_boxes(self, boxes: tuple[int, ...]) -> tfds.core.DatasetInfo:
+        """What TFDS asks for, with `boxes` as in `records.features`."""
+        config = self.builder_config
         return tfds.core.DatasetInfo(
             builder=self,
-            features=records.features(
-                self.builder_config.image_size, "jpeg", texts=self.builder_config.texts
-            ),
+            features=records.features(config.image_size, "jpeg", boxes, config.texts),
             disable_shuffling=True,  # in the file's order; the pipeline shuffles
             metadata=tfds.core.MetadataDict(notes=[]),
         )
@@ -143,24 +166,9 @@ class Files(tfds.core.GeneratorBasedBuilder):
         # Pictures come resized to S x S, so their boxes have to follow.
         for image, file in photos.prepared_files(list(rows_of), countdown):
             size = photos.headers[image][:2]
-            # A row's key is its number: records stay in the order of the file's pictures.
-            for row in rows_of[image]:
-                box = np.zeros(4, np.float32)
-                if row.box:
-                    box = prepared_box(row.box, size, image_size=config.image_size, fit=config.fit)
-                yield (
-                    number,
-                    {
-                        "image": io.BytesIO(file),
-                        "text": row.text,
-                        "box_xyxy": box,
-                        "has_box": row.box is not None,
-                        "product_id": row.product_id,
-                        "category": row.category,
-                        "row": row.line,
-                        **{text: getattr(row, text) for text in config.texts},
-                    },
-                )
+            # A record's key is its number: they stay in the order of the file's pictures.
+            for record in self._records(rows_of[image], size):
+                yield number, {"image": io.BytesIO(file), **record}
                 number += 1
         # Only now it is known which pictures failed to decode.
         notes = [*photos.notes(), *scale_notes(config.rows, photos.headers)]
@@ -170,3 +178,25 @@ class Files(tfds.core.GeneratorBasedBuilder):
                 f"{config.path}: {name} is empty: all its rows were left out, since their "
                 f"pictures cannot be read\n  {photos.notes()[-1]}"
             )
+
+    def _records(self, rows: Sequence[PhotoRow], size: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """The records of a picture's rows, one each, without the picture itself.
+
+        Args:
+            rows: of one split.
+            size: width and height of the picture.
+        """
+        config = self.builder_config
+        for row in rows:
+            box = np.zeros(4, np.float32)
+            if row.box:
+                box = prepared_box(row.box, size, image_size=config.image_size, fit=config.fit)
+            yield {
+                "text": row.text,
+                "box_xyxy": box,
+                "has_box": row.box is not None,
+                "product_id": row.product_id,
+                "category": row.category,
+                "row": row.line,
+                **{text: getattr(row, text) for text in config.texts},
+            }
