@@ -318,36 +318,36 @@ class FixedView(NamedTuple):
 
 def fixed_view(
     image: UInt8[Array, "B H W 3"],
-    box_cxcywh: Float[Array, "B 4"],
     place: UInt32[Array, "B 2"],
     number: Int[Array, " B"],
     *,
     config: ConfigDict,
 ) -> FixedView:
-    """View `number` of the `config.data.views` that each row has.
+    """View `number` of the `config.data.views` that each picture has.
 
     The strength of its changes grows from none at number 0 to that of `config.augment` at the last
-    one. It depends on nothing else than the arguments, and not on the other rows.
+    one. It depends on nothing else than the arguments: not on boxes, not on other rows and
+    not on the seed of the run.
 
     Args:
         image: pixels of the pictures.
-        box_cxcywh: what the crop must keep; NO_BOX for rows without one.
-        place: a number of the split, and the row in it.
+        place: what tells the picture from others, see `pipeline.view_places`.
         number: from 0.
         config: the run's.
     """
     last = max(config.data.views - 1, 1)
+    box = jnp.array([NO_BOX])
 
     # A row at a time, each with a key for itself.
-    def view(image: Array, box: Array, place: Array, number: Array) -> FixedView:
-        key = jax.random.key(config.seed)
+    def view(image: Array, place: Array, number: Array) -> FixedView:
+        key = jax.random.key(0)
         for part in (place[0], place[1], number):
             key = jax.random.fold_in(key, part)
         strength = number / last if config.data.views > 1 else 1.0
         options = strengths(config.augment, strength)
-        return FixedView(*(x[0] for x in _random_picture(image[None], box[None], key, options)))
+        return FixedView(*(x[0] for x in _random_picture(image[None], box, key, options)))
 
-    return jax.vmap(view)(image, box_cxcywh, place, number)
+    return jax.vmap(view)(image, place, number)
 
 
 def seen_share(

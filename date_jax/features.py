@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from date_jax import augment, boxes, sharding
+from date_jax import augment, sharding
 from date_jax.data import pipeline
 from date_jax.data.cache import cache_folder, folder_lock
 from date_jax.data.features import Blocks, FeatureFiles, SplitFeatures
@@ -37,7 +37,7 @@ from date_jax.run.countdown import Countdown
 from date_jax.run.workdir import sees_host_0
 from date_jax.task import KeptSplit, Params, ShouldStop
 
-VERSION = 1  # raise it when the same config gives other views or another layout of the files
+VERSION = 2  # raise it when the same config gives other views or another layout of the files
 STORED = ("float16", "float32")  # by config.init.kept_dtype
 _BLOCK = 256  # entries of a file, at least
 _FILES = 256  # of a kind of entries, at most or a little more
@@ -55,7 +55,6 @@ class Entries(NamedTuple):
         row: of that split, `[E]`.
         view: number of the training view, `_PLAIN` or `_OTHER`, `[E]`.
         place: of training views, see `pipeline.view_places`, `[E 2]`.
-        box: what their windows are drawn around, `[E 4]`.
         window_xyxy, flip: of the other entries, `[E 4]` and `[E]`.
         columns: by split and by `plain`, `other`, `views` and `picture`, see `SplitFeatures`.
     """
@@ -65,7 +64,6 @@ class Entries(NamedTuple):
     row: np.ndarray
     view: np.ndarray
     place: np.ndarray
-    box: np.ndarray
     window_xyxy: np.ndarray
     flip: np.ndarray
     columns: dict[str, dict[str, np.ndarray]]
@@ -204,7 +202,6 @@ def fingerprint(
         "image_size": config.data.image_size,
         "views": config.data.views,
         "augment": strengths,
-        "seed": config.seed,
         "data": corpus.fingerprint,
         "splits": [list(map(str, split)) for split in splits],
     }
@@ -215,7 +212,7 @@ def fingerprint(
 def image_entries(
     config: ConfigDict, corpus: pipeline.Corpus, splits: Sequence[KeptSplit]
 ) -> Entries:
-    """All entries of pictures, each picture once where its view does not depend on a box."""
+    """All entries of pictures, each view of a picture once."""
     columns: dict[str, dict[str, np.ndarray]] = {split.name: {} for split in splits}
     parts: list[dict[str, np.ndarray]] = []
     picture_of: dict[str, int] = {}
@@ -231,11 +228,10 @@ def image_entries(
             "row": row,
             "view": view,
             "place": np.zeros(2, np.uint32),
-            "box": np.array(augment.NO_BOX, np.float32),
             "window_xyxy": np.array(_WHOLE_WINDOW, np.float32),
             "flip": False,
         }
-        shapes = {"place": (count, 2), "box": (count, 4), "window_xyxy": (count, 4)}
+        shapes = {"place": (count, 2), "window_xyxy": (count, 4)}
         parts.append(
             {
                 name: np.broadcast_to(value, shapes.get(name, (count,)))
@@ -254,28 +250,23 @@ def image_entries(
         looks |= {"plain": (_PLAIN, _WHOLE_WINDOW, False)} if split.plain else {}
         if split.other is not None:
             looks["other"] = (_OTHER, *split.other)
+        first = {h: row for row, h in reversed([*enumerate(hashes)])}
         for part, (view, window, flip) in looks.items():
-            first = {h: row for row, h in reversed([*enumerate(hashes)])}
             new = [h for h in first if (h, view) not in entry_of]
             entry_of |= {(h, view): total + place for place, h in enumerate(new)}
             here[part] = np.array([entry_of[h, view] for h in hashes])
             new_rows = np.array([first[h] for h in new], np.int64)
             add(number, new_rows, view, window_xyxy=np.array(window, np.float32), flip=flip)
-        # Training views: of each row, or of the first row with that picture.
+        # Training views, which lie one after the other.
         if split.views:
-            places = pipeline.view_places(corpus, [split.name], shared=not split.has_boxes)
-            drawn, group = np.unique(places[:, 1], return_inverse=True)
-            here["views"] = total + group.ravel() * config.data.views
-            row = np.repeat(drawn.astype(np.int64), config.data.views)
-            views = np.tile(np.arange(config.data.views), len(drawn))
-            values = {"place": places[row]}
-            # The boxes of splits without are not even read.
-            if split.has_boxes:
-                xyxy = jnp.asarray(rows.records.box_xyxy(), jnp.float32)
-                has_box = rows.records.has_box()[:, None]
-                box = np.where(has_box, np.asarray(boxes.cxcywh(xyxy)), augment.NO_BOX)
-                values["box"] = box[row].astype(np.float32)
-            add(number, row, views, **values)
+            new = [h for h in first if (h, 0) not in entry_of]
+            for place, h in enumerate(new):
+                entry_of[h, 0] = total + place * config.data.views
+            here["views"] = np.array([entry_of[h, 0] for h in hashes])
+            new_rows = np.repeat(np.array([first[h] for h in new], np.int64), config.data.views)
+            numbers = np.tile(np.arange(config.data.views), len(new))
+            places = pipeline.view_places(corpus, [split.name])
+            add(number, new_rows, numbers, place=places[new_rows])
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Entries([split.name for split in splits], **arrays, columns=columns)
 
@@ -343,7 +334,7 @@ def _image_outputs(
     def outputs(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         # A training view, or one that only a window and a flip make.
         number = jnp.maximum(batch["view"], 0)
-        arguments = batch["image"], batch["box"], batch["place"], number
+        arguments = batch["image"], batch["place"], number
         fixed = augment.fixed_view(*arguments, config=config)
         pixels = batch["image"].astype(jnp.float32) / 255.0
         plain = augment.FixedView(
@@ -371,7 +362,7 @@ def _image_outputs(
     run = _on_local_devices(config, outputs, {"params": params["image_extractor"]})
 
     def outputs_of(part: slice) -> dict[str, np.ndarray]:
-        names = ("view", "place", "box", "window_xyxy", "flip")
+        names = ("view", "place", "window_xyxy", "flip")
         batch = {name: getattr(entries, name)[part] for name in names}
         batch["view"] = batch["view"].astype(np.int32)
         return run({"image": _pictures(corpus, entries, part), **batch})

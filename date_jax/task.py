@@ -15,7 +15,7 @@ A batch is a dict of arrays, the *global* batch, in one or more named parts:
     product_id   int32   [B]
     index        int32   [B]          row of its split
     mask         bool    [B]          False = a row that only fills the batch
-    view         int32   [B]          number of the row's fixed view, with `view_place` uint32 [B 2]
+    view         int32   [B]          number of a fixed view; `view_place` uint32 [B 2], its picture
     image_rep, image_tokens           outputs of a frozen extractor in place of `image`, [B C] and
                                       [B P C]; in a fixed view with `window_xyxy` [B 4], `flip` [B]
     text_rep, text_tokens             the same of the text
@@ -269,14 +269,12 @@ class KeptSplit(NamedTuple):
         name: of the split.
         plain: whether as they are.
         views: whether in the fixed views of training rows.
-        has_boxes: whether the windows of these are drawn around boxes.
         other: window `(x0, y0, x1, y1)` and flip of one more look at each; None for none.
     """
 
     name: str
     plain: bool = False
     views: bool = False
-    has_boxes: bool = False
     other: tuple[tuple[float, ...], bool] | None = None
 
 

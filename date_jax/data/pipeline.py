@@ -72,7 +72,6 @@ def train_batches(
     regions: bool = False,
     shares: Mapping[str, float] | None = None,
     views: int = 0,
-    shares_views: bool = False,
 ) -> Generator[dict[str, np.ndarray]]:
     """Batches without end: this process's rows of the global ones, from `start_step` on.
 
@@ -89,10 +88,9 @@ def train_batches(
             place of `image`.
         shares: of the drawn rows, that some of the splits have, whatever their sizes: the last of
             `names`, in their order. The others have the rest, each by its size.
-        views: fixed views of each row, one of which each of its batches names: `view` is its number
-            and `view_place` a number of the split and the row. Where the corpus has features, they
+        views: fixed views of each picture, one of which each batch names: `view` is its number and
+            `view_place` tells the picture. Where the corpus has features, they
             stand in place of the picture. 0 for none.
-        shares_views: whether rows of one split with the same picture have the same views.
     """
     tf = tensorflow()
     table = _Table(corpus, names, boxes=boxes, columns=columns)
@@ -116,7 +114,7 @@ def train_batches(
         return
 
     # Which of its views a row has in a step is arithmetic too.
-    places = view_places(corpus, names, shared=shares_views)
+    places = view_places(corpus, names)
     read = _picture_batches if corpus.features is None else _index_batches
     stepped = enumerate(read(corpus, names, steps, row_numbers, len(rows)), start_step)
 
@@ -130,25 +128,16 @@ def train_batches(
     yield from _made_ahead(batch, ((step, *rest) for step, rest in stepped))
 
 
-def view_places(corpus: Corpus, names: Sequence[str], *, shared: bool) -> UInt32[np.ndarray, "N 2"]:
-    """A number of the split, and of the row in it that its views are drawn for, of each row.
+def view_places(corpus: Corpus, names: Sequence[str]) -> UInt32[np.ndarray, "N 2"]:
+    """A number of 64 bits, in two halves, that tells each row's picture from others.
 
     Args:
         corpus: of `load`.
         names: splits, joined as one.
-        shared: whether it is the first row with the same picture, and not the row itself.
     """
-    places = []
-    for name in names:
-        split = corpus.splits[name]
-        row = np.arange(split.size)
-        if shared:
-            hashes = np.array(split.records.texts("image_hash"))
-            _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-            row = first[group]
-        number = np.full(split.size, zlib.crc32(name.encode()))
-        places.append(np.stack([number, row], axis=1).astype(np.uint32))
-    return np.concatenate(places)
+    hashes = [h for name in names for h in corpus.splits[name].records.texts("image_hash")]
+    halves = [[int(h[:8], 16), int(h[8:16], 16)] for h in hashes]
+    return np.array(halves, np.uint32)
 
 
 def _view_numbers(

@@ -110,8 +110,9 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
             shape = len(weight), math.prod(supervised.view_grid(config))
             shown = jax.random.bernoulli(mask_key, 1 - hidden_share, shape)
             token_mask = shown | (weight <= 0)[:, None]
-        options = {"token_mask": token_mask, "keeps_box": False}
-        target_out, target_box = forward(params, target, focus, step, target_key, **options)
+        target_out, target_box = forward(
+            params, target, focus, step, target_key, token_mask=token_mask
+        )
         weight = weight * target_out["box_seen"]
         terms["target_image"] = supervised.image_loss(target_out, target, config.image_seeker)
         adaptation = config.image_seeker.target_weight * terms["target_image"]

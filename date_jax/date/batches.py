@@ -144,22 +144,22 @@ def _target_stream(config: ConfigDict, corpus: Any, first_step: int) -> Iterator
         boxes=False,
         share=pipeline.Share.here(),
         views=config.data.get("views", 0),
-        shares_views=True,
     )
 
 
 def supervised_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
     """The splits whose features training on boxes, and its evaluation, read."""
-    sources = [KeptSplit(name, views=True, has_boxes=True) for name in source_splits(config.data)]
+    sources = [KeptSplit(name, views=True) for name in source_splits(config.data)]
     evaluated = [name for name in corpus.splits if name.endswith(("_val", "_test"))]
     return [*sources, *(KeptSplit(name, plain=True) for name in evaluated)]
 
 
 def adaptive_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
-    """The same with those of the target, without its boxes."""
+    """The same with those of the target, without its boxes.
+
+    They are the same for every method, so that all read one folder of features.
+    """
     splits = supervised_kept(config, corpus)
-    if not adapts(config):
-        return splits
     # Ranking by count embeds the source's own rows as they are.
     if config.pseudo_boxes.rank == "count":
         own = split_names(config.data.source, "train")

@@ -153,8 +153,7 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
     The network sees a view of a domain's batch; `box` is the box inside that view. With
     `token_mask` `[B P]` the object seeker does not see the image tokens where it is False.
     `outputs` has besides those of the network `box_seen [B]`: 0 for a box that lost more than half
-    of its area in the view. With `keeps_box=False` views that do not change from step to step are
-    cut without regard to the boxes.
+    of its area in the view, which fixed views do without regard to boxes.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
 
@@ -173,11 +172,10 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
         rng: Array,
         *,
         token_mask: Array | None = None,
-        keeps_box: bool = True,
     ) -> tuple[dict[str, Array], Array]:
         view_key, dropout_key = jax.random.split(rng)
         if "view" in batch:
-            view, box, seen = fixed_rows(batch, box, config, swap_table, keeps_box=keeps_box)
+            view, box, seen = fixed_rows(batch, box, config, swap_table)
         else:
             options = {"config": config, "swap_table": swap_table}
             view, box = augment.strong_view(batch, box, step=step, rng=view_key, **options)
@@ -192,7 +190,7 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
 
 
 def fixed_rows(
-    batch: Batch, box_cxcywh: Array, config: ConfigDict, swap_table: Array, *, keeps_box: bool
+    batch: Batch, box_cxcywh: Array, config: ConfigDict, swap_table: Array
 ) -> tuple[Batch, Array, Array]:
     """`(rows, box, seen)` of a batch with fixed views: what the network sees, and the boxes there.
 
@@ -201,17 +199,13 @@ def fixed_rows(
         box_cxcywh: in the whole pictures.
         config: the run's.
         swap_table: token id → token id under a mirror.
-        keeps_box: whether the windows were, or are, drawn around the boxes.
     """
     # Features come with the window of their view; of pictures the view is made now.
     rows = {name: batch[name] for name in batch if name.endswith(("_rep", "_tokens"))}
     if "image_rep" in batch:
         window, flip = batch["window_xyxy"], batch["flip"]
     else:
-        focus = (
-            box_cxcywh if keeps_box else jnp.tile(jnp.array([augment.NO_BOX]), (len(box_cxcywh), 1))
-        )
-        arguments = [batch["image"], focus, batch["view_place"], batch["view"]]
+        arguments = [batch["image"], batch["view_place"], batch["view"]]
 
         # Each device makes the views of its rows: nothing is exchanged for them.
         def fixed_views(_: sharding.Gather, rows: list[Array]) -> augment.FixedView:

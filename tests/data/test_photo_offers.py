@@ -109,5 +109,5 @@ def test_the_readers_of_a_run_take_both_files(tmp_path: Path) -> None:
     ids = training_pairs.id_pairs(str(tmp_path / "out" / "pairs.csv"))
     train = [offer.offer_id for offer in offers if offer.split == "train"]
     assert len(training_pairs.row_pairs(ids, train, "pairs.csv").rows) == len(pairs) - 1
-    assert fields["h"]["image"] == "../photos/h.png"
+    assert Path(fields["h"]["image"]).parts == ("..", "photos", "h.png")
     assert all((tmp_path / "out" / offer.image).is_file() for offer in offers)
