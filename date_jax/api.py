@@ -36,7 +36,7 @@ from date_jax.evals.collect import Collect, collector
 from date_jax.finished import finished_run, network
 from date_jax.run.user_paths import user_path
 from date_jax.task import Prediction, Task
-from date_jax.tasks import TASKS
+from date_jax.tasks import ANSWERING
 
 BUCKETS = (1, 8, 64)  # rows of each device in a program; other numbers are filled up to one of them
 _ASKED = ("image_size", "fit", "text_length")  # of config.data: what changes a vector
@@ -175,6 +175,16 @@ class Run:
         self._require("embed_texts")
         texts = text_list(texts)
         return self._vectors(self.task.answer.text, [None] * len(texts), texts)
+
+    def probability(self, cosine: Float[np.ndarray, "*N"]) -> Float[np.ndarray, "*N"]:
+        """How likely a picture and words belong together, from the cosine of their vectors.
+
+        Raises:
+            UsageError: the network does not tell.
+        """
+        if self.task.answer.probability is None:
+            raise UsageError(f"{self.path}: tells no probability; cosines order the answers")
+        return self.task.answer.probability(self.params, cosine)
 
     def embed_products(
         self, images: Sequence[Source | None], titles: Sequence[str]
@@ -368,7 +378,7 @@ def open_run(path: str | Path) -> Run:
     config = finished.config
 
     # The functions that answer, which need no data but the vocabulary.
-    task = TASKS[config.task]
+    task = ANSWERING[config.task]
     if not any("image" in rows for rows in task.example(config).values()):
         raise UsageError(
             f"{finished.path}: the network was trained on regions that were found beforehand, so "
@@ -424,7 +434,7 @@ def text_list(texts: str | Sequence[str]) -> list[str]:
 def fingerprint(config: ConfigDict, tokens: Tokenizer, params: Any) -> str:
     """Sixteen hex digits of all that a vector depends on: network, preparation, vocabulary."""
     data = {key: config.data[key] for key in _ASKED}
-    names = ("model", *TASKS[config.task].answer.settings)
+    names = ("model", *ANSWERING[config.task].answer.settings)
     sections = {name: config.to_dict()[name] for name in names}
     rules = dataclasses.asdict(tokens.rules)
     settings = [config.task, data, sections, rules, tokens.vocab]

@@ -13,6 +13,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from date_jax import towers
 from date_jax.data.tokenizer import Tokenizer
 from date_jax.data.tokenizer_files import tokenizer_of_file, vocabulary_file
 from date_jax.errors import CheckpointError, UsageError
@@ -21,7 +22,7 @@ from date_jax.networks.pretrained import WeightFile
 from date_jax.run import checkpoint
 from date_jax.run.user_paths import user_path
 from date_jax.run.workdir import config_changes
-from date_jax.tasks import TASKS
+from date_jax.tasks import ANSWERING, TASKS
 
 # What decides on the parameters, or on what they mean; and what among it changes neither.
 _NETWORK = ("model.", "modality", "data.image_size", "data.text_length")
@@ -69,11 +70,14 @@ class Network(NamedTuple):
 
 
 def finished_run(path: Path) -> Finished:
-    """The run, or the export, in a folder; its parameters are not read yet.
+    """The run, the export or the published model in a folder; its parameters are not read yet.
 
     Raises:
-        CheckpointError: there is neither.
+        CheckpointError: there is none of them.
+        UsageError: a published model does not answer as it is.
     """
+    if towers.is_published(path):
+        return Finished(path, towers.published_config(path), vocabulary_file(path), False)
     if exported.is_export(path) and not checkpoint.steps_in(path / "checkpoints"):
         return Finished(path, exported.exported_config(path), vocabulary_file(path / "text"), True)
     exported.require_parameters(path)
@@ -114,7 +118,7 @@ def summary(config: ConfigDict) -> str:
 def require_same_network(run: Finished, config: ConfigDict) -> None:
     """Raises UsageError where the config asks for another network than a finished run's."""
     # Tasks with a network of the same kind name its parts alike.
-    ours, theirs = (TASKS[each.task].card for each in (config, run.config))
+    ours, theirs = (ANSWERING[each.task].card for each in (config, run.config))
     if ours.rest_content != theirs.rest_content:
         raise UsageError(
             f"config.init.run={run.path}: a run of task {run.config.task}, whose network is not "
@@ -196,6 +200,9 @@ def network(run: Finished) -> Network:
     Raises:
         CheckpointError: none is whole.
     """
+    if towers.is_published(run.path):
+        tokenizer = tokenizer_of_file(run.vocab, length=run.config.data.text_length)
+        return Network(towers.published_params(run.path, run.config, tokenizer), None, ())
     if run.is_export:
         step = exported.exported_meta(run.path).get("step")
         return Network(_exported_model(run), step, ())

@@ -316,6 +316,8 @@ class Answer(NamedTuple):
         instances: `(box, mask, score, vectors)`: the products of a picture, `[B K ...]` each.
         embedding: `(config, vectors) -> [... E]`: from what a prediction of vectors gives to the
             unit vectors whose cosine says how alike two are; on the host.
+        probability: `(params, cosine) -> probability`, that a picture and words belong together;
+            None where the network does not tell.
         settings: the keys of the config, besides `model` and `data`, that vectors depend on.
     """
 
@@ -327,6 +329,7 @@ class Answer(NamedTuple):
     scorer: Callable[[Path], Callable[[np.ndarray], np.ndarray] | None] = lambda folder: None
     instances: tuple[str, ...] = ()
     embedding: Callable[[ConfigDict, np.ndarray], np.ndarray] = lambda config, vectors: vectors
+    probability: Callable[[Params, np.ndarray], np.ndarray] | None = None
     settings: tuple[str, ...] = ()
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"job", "config", "published_sizes"},
     {"finished"},
     {"tasks"},
-    {"date", "capture", "same_style"},  # the systems, which do not know each other
+    {"date", "capture", "same_style", "towers"},  # the systems, which do not know each other
     {"evals", "features", "step"},
     {"data", "networks", "augment"},
     {"pairs", "optim", "task"},
