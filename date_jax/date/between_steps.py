@@ -123,17 +123,13 @@ def table_maker(
     embed = collector_of("image_embedding", "query_embedding")
     drawn = ["pseudo_box_cxcywh", "agreement"]
     drawn += [name for name in ("pseudo_deviation", "liking") if name in learner.predict]
-    # The self-check looks at close-ups, so it needs pictures, also where features are kept.
-    estimate = judge = None
+    estimate = None
     if batches.checks_itself(config):
+        drawn.append("confidence_features")
         estimate = self_check.estimator(config, corpus, learner, mesh)
-        judge = collector_of("confidence_features")
-        drawn += ["confidence_features"] if corpus.features is None else []
     draw = collector_of(*drawn)
 
-    def all_rows(
-        domains: str, step: int, *, features: bool = True
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def all_rows(domains: str, step: int) -> Iterator[dict[str, np.ndarray]]:
         """One pass over the training rows of some domains, without their boxes."""
         # Each process reads its own share; the boxes of the target must stay unread.
         names, batch_size = split_names(domains, "train"), config.eval.batch_size
@@ -143,7 +139,6 @@ def table_maker(
             batch_size=batch_size,
             boxes=False,
             share=pipeline.Share.here(),
-            features=features,
         )
         countdown = Countdown(f"step {step} | {domains} pictures embedded", size(domains), say)
         return countdown.over(rows, rows=batch_size)
@@ -193,10 +188,7 @@ def table_maker(
         start = batches.pseudo_start(config)
         by_count = config.pseudo_boxes.rank == "count"
         expected = None
-        if estimate is not None and judge is not None:
-            if "confidence_features" not in rows:
-                pictures = all_rows(config.data.target, step, features=False)
-                rows |= judge(teacher, pictures, should_stop=should_stop)
+        if estimate is not None:
             expected = estimate(teacher, rows.pop("confidence_features"), should_stop)
         new_table, metrics = pseudo_boxes.refresh(
             rows,
