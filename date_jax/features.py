@@ -11,6 +11,7 @@ kill, computes only the blocks that are not there.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -321,8 +322,9 @@ def _entry_shape(config: ConfigDict, params: Params, kind: str) -> tuple[int, in
     return 1 + tokens.shape[1], tokens.shape[2]
 
 
-# Entries -> what is kept of them: `values [B 1 + P C]` and, of pictures, `view [B 5]`.
-Outputs = Callable[[slice], dict[str, np.ndarray]]
+# Entries, and what takes note of how many are done -> what is kept of them: `values [B 1 + P C]`
+# and, of pictures, `view [B 5]`.
+Outputs = Callable[[slice, Callable[[int], None]], dict[str, np.ndarray]]
 
 
 def _image_outputs(
@@ -361,11 +363,11 @@ def _image_outputs(
 
     run = _on_local_devices(config, outputs, {"params": params["image_extractor"]})
 
-    def outputs_of(part: slice) -> dict[str, np.ndarray]:
+    def outputs_of(part: slice, after: Callable[[int], None]) -> dict[str, np.ndarray]:
         names = ("view", "place", "window_xyxy", "flip")
         batch = {name: getattr(entries, name)[part] for name in names}
         batch["view"] = batch["view"].astype(np.int32)
-        return run({"image": _pictures(corpus, entries, part), **batch})
+        return run({"image": _pictures(corpus, entries, part), **batch}, after)
 
     return outputs_of
 
@@ -378,7 +380,7 @@ def _text_outputs(config: ConfigDict, texts: Texts, params: Params) -> Outputs:
         return {"values": _joined(extractor.apply(variables, batch["text"], batch["mask"]))}
 
     run = _on_local_devices(config, outputs, {"params": params["text_extractor"]})
-    return lambda part: run({"text": texts.text[part], "mask": texts.mask[part]})
+    return lambda part, after: run({"text": texts.text[part], "mask": texts.mask[part]}, after)
 
 
 def _joined(outputs: tuple[Array, Array]) -> Array:
@@ -389,8 +391,10 @@ def _joined(outputs: tuple[Array, Array]) -> Array:
 
 def _on_local_devices(
     config: ConfigDict, function: Callable[..., Any], variables: Any
-) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """The function of host arrays `[N ...]` that runs on this host's devices, some rows at a time.
+) -> Callable[..., dict[str, np.ndarray]]:
+    """The function `(batch, after) -> arrays` on this host's devices, some rows at a time.
+
+    The batch is of host arrays `[N ...]`; `after` is called with the number of rows done.
 
     Args:
         config: the run's.
@@ -402,19 +406,23 @@ def _on_local_devices(
     compiled = jax.jit(function)
     placed = jax.device_put(variables, sharding.replicated_sharding(mesh))
 
-    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(batch: dict[str, np.ndarray], after: Callable[[int], None]) -> dict[str, np.ndarray]:
         count = len(next(iter(batch.values())))
-        parts = []
+        parts: list[Any] = []
         for start in range(0, count, rows):
             # The last rows are filled up, for there to be one program.
             chunk = np.minimum(np.arange(start, start + rows), count - 1)
             chunk_batch = {name: values[chunk] for name, values in batch.items()}
             local = jax.device_put(chunk_batch, sharding.row_sharding(mesh))
-            parts.append(compiled(placed, local))
-        return {
-            name: np.concatenate([np.asarray(part[name]) for part in parts])[:count]
-            for name in parts[0]
-        }
+            running = compiled(placed, local)
+            # The devices compute these rows while the host waits for those before them.
+            if parts:
+                parts[-1] = jax.device_get(parts[-1])
+                after(start)
+            parts.append(running)
+        host = jax.device_get(parts)
+        after(count)
+        return {name: np.concatenate([part[name] for part in host])[:count] for name in host[0]}
 
     return run
 
@@ -477,19 +485,28 @@ def _fill(
         is_missing = sharding.value_of_first_host(is_missing)
     missing = np.flatnonzero(is_missing)
     rounds = int(sharding.values_of_hosts(np.array(-(-len(missing) // count))).max())
-    countdown = Countdown(f"features of the {store.name}s", rounds * store.rows * count, say)
+    here = [int(block) for block in missing[index::count]]
+    total = sum(store.slice_of(block).stop - store.slice_of(block).start for block in here)
+    countdown = Countdown(f"features of {store.name}s", total, say)
+    done = 0
+    countdown.at(done)
     for number in range(rounds):
-        countdown.at(number * store.rows * count)
-        place = number * count + index
-        if place < len(missing):
-            block = int(missing[place])
-            arrays = outputs(store.slice_of(block))
+        if number < len(here):
+            block = here[number]
+            part = store.slice_of(block)
+            arrays = outputs(part, functools.partial(_note, countdown, done))
             # The windows first: a block is there when its values are.
             if "view" in arrays:
                 _save(_view_path(store.paths[block]), arrays["view"])
             _save(store.paths[block], arrays["values"].astype(store.dtype))
+            done += part.stop - part.start
         if should_stop():
             raise Preempted("stopped while features were computed")
+
+
+def _note(countdown: Countdown, before: int, rows: int) -> None:
+    """Takes note of `rows` entries of a block that are done, behind those `before` it."""
+    countdown.at(before + rows)
 
 
 def _view_path(path: Path) -> Path:
