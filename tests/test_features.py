@@ -116,7 +116,6 @@ def test_what_features_depend_on_is_in_the_name_of_their_folder(
         name(),
         name(other),
         name(corpus=dataclasses.replace(corpus, fingerprint="other")),
-        name(**{"seed": 1}),
         name(**{"data.views": 4}),
         name(**{"augment.zoom_in": 1.5}),
         name(**{"model.image.pool": 2}),
@@ -124,7 +123,9 @@ def test_what_features_depend_on_is_in_the_name_of_their_folder(
     ]
     assert len(set(names)) == len(names)
     # What the features do not depend on.
-    assert name(**{"steps": 99, "augment.ramp": 0.1, "model.fusion.layers": 9}) == names[0]
+    assert (
+        name(**{"seed": 1, "steps": 99, "augment.ramp": 0.1, "model.fusion.layers": 9}) == names[0]
+    )
 
 
 def test_batches_of_features_hold_what_the_extractors_say_of_the_same_views(
@@ -139,9 +140,9 @@ def test_batches_of_features_hold_what_the_extractors_say_of_the_same_views(
     swap = jnp.asarray(corpus.tokenizer.swap_table())
 
     @jax.jit
-    def outputs(batch: Any, box: Any) -> dict[str, Any]:
+    def outputs(batch: Any) -> dict[str, Any]:
         places = batch["view_place"], batch["view"]
-        view = augment.fixed_view(batch["image"], box, *places, config=kept_config)
+        view = augment.fixed_view(batch["image"], *places, config=kept_config)
         ids = jnp.where(view.flip[:, None], swap[batch["text"]], batch["text"])
         parts = {
             "image": image.apply({"params": params["image_extractor"]}, view.image),
@@ -153,7 +154,7 @@ def test_batches_of_features_hold_what_the_extractors_say_of_the_same_views(
 
     for name, has_boxes in (("mall_train", True), ("live_train", False)):
         options: dict[str, Any] = {"share": HERE, "batch_size": 16, "seed": 3, "start_step": 5}
-        options |= {"boxes": has_boxes, "views": 3, "shares_views": not has_boxes}
+        options |= {"boxes": has_boxes, "views": 3}
         batch, theirs = (
             next(pipeline.train_batches(each, [name], **options))
             for each in (corpus, with_features)
@@ -161,8 +162,7 @@ def test_batches_of_features_hold_what_the_extractors_say_of_the_same_views(
         assert "image" not in theirs
         for key in ("index", "view", "view_place", "text"):
             np.testing.assert_array_equal(batch[key], theirs[key])
-        box = batch.get("box_cxcywh", np.tile(np.float32(augment.NO_BOX), (16, 1)))
-        for key, values in outputs(batch, box).items():
+        for key, values in outputs(batch).items():
             np.testing.assert_allclose(theirs[key], values, atol=2e-5, err_msg=key)
     # The other view of evaluation's plain pictures is the mirrored one.
     whole: dict[str, Any] = {"boxes": False, "share": HERE, "batch_size": 16}
@@ -177,9 +177,7 @@ def test_batches_of_features_hold_what_the_extractors_say_of_the_same_views(
         np.testing.assert_allclose(theirs[f"{prefix}image_rep"], rep, atol=2e-5)
 
 
-def test_rows_of_one_picture_share_it_but_for_views_around_their_boxes(
-    kept_config: ConfigDict, corpus: Corpus
-) -> None:
+def test_rows_of_one_picture_share_its_views(kept_config: ConfigDict, corpus: Corpus) -> None:
     # As if every two rows of a split had one picture.
     class Doubled(PreparedSplit):
         def texts(self, column: str) -> list[str]:
@@ -199,18 +197,15 @@ def test_rows_of_one_picture_share_it_but_for_views_around_their_boxes(
     )
     # Per live row: plain, other, three views; per mall row three views; 24 rows evaluated.
     assert len(one.row) == 48 * 5 + 48 * 3 + 24
-    assert len(other.row) == 24 * 5 + 48 * 3 + 12
-    live = other.columns["live_train"]
-    for part in ("plain", "other", "views", "picture"):
-        np.testing.assert_array_equal(live[part][::2], live[part][1::2])
-    assert len(set(other.columns["mall_train"]["views"])) == 48
-    # What windows are drawn around: boxes of the source, and nothing of the target.
-    has_box = {name: (other.box[other.split == n, 2:] > 0) for n, name in enumerate(other.names)}
-    assert has_box["mall_train"].all()
-    assert not has_box["live_train"].any()
+    assert len(other.row) == len(one.row) / 2
+    for name, parts in (("live_train", ("plain", "other", "views")), ("mall_train", ("views",))):
+        for part in (*parts, "picture"):
+            entry = other.columns[name][part]
+            np.testing.assert_array_equal(entry[::2], entry[1::2])
+            assert len(set(entry)) == 24
 
 
-def test_fixed_views_of_the_target_do_not_depend_on_any_box(kept_config: ConfigDict) -> None:
+def test_boxes_out_of_view_and_boxes_of_the_target_teach_nothing(kept_config: ConfigDict) -> None:
     sizes = {"data.image_size": 16, "data.text_length": 6, "batch_size": test_tasks.ROWS}
     kept_config.update_from_flattened_dict(sizes)
     learner = adaptive.learner(
@@ -235,16 +230,21 @@ def test_fixed_views_of_the_target_do_not_depend_on_any_box(kept_config: ConfigD
         return domain | drawn | view | {"window_xyxy": window, "flip": np.arange(rows) % 2 > 0}
 
     batch = {"source": part(0), "target": part(1)}
-    boxes = {"box_cxcywh": test_tasks.some_boxes(2), "box_mask": np.ones(8, bool)}
-    batch["source"] |= boxes
     step = test_tasks.step_of(learner)
-    # Pseudo boxes on the left are in the window, those on the right are not and weigh nothing.
+    # Boxes on the left are in the window; those on the right are not, and weigh nothing.
     inside = np.float32([0.25, 0.25, 0.2, 0.2])
     outside = np.float32([0.75, 0.75, 0.2, 0.2])
-    box = np.where(np.arange(8)[:, None] < 4, inside, outside)
+    is_inside = np.arange(8)[:, None] < 4
+    box = np.where(is_inside, inside, outside)
     memory = test_tasks.memory(box_cxcywh=box, weight=np.ones(8, np.float32))
+    batch["source"] |= {"box_cxcywh": box, "box_mask": np.ones(8, bool)}
     (_, aux), gradient = step(params, memory, batch)
     assert aux.metrics["pseudo_share"] == 0.5
+    elsewhere = np.where(is_inside, inside, np.float32([0.8, 0.9, 0.1, 0.1]))
+    source = {**batch["source"], "box_cxcywh": elsewhere}
+    assert test_tasks.is_same(gradient, step(params, memory, batch | {"source": source})[1])
+    source = {**batch["source"], "box_cxcywh": np.where(is_inside, inside * 0.9, outside)}
+    assert not test_tasks.is_same(gradient, step(params, memory, batch | {"source": source})[1])
     garbage = {**batch["target"], "box_cxcywh": np.full((8, 4), np.nan, np.float32)}
     assert test_tasks.is_same(gradient, step(params, memory, batch | {"target": garbage})[1])
 

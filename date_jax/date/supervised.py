@@ -114,11 +114,13 @@ def cooperation_terms(
     them; `iou` is the mean overlap in the training views.
 
     Args:
-        outputs: of `network.Date`.
+        outputs: of `network.Date`; with `box_seen` where some views do not show their box.
         box_cxcywh: the true boxes in the views that the network saw, `[B 4]`.
         config: the whole config.
     """
-    terms = box_terms(outputs, box_cxcywh, batch["box_mask"], config)
+    # A box that its view does not show teaches nothing.
+    weight = batch["box_mask"] * outputs.get("box_seen", 1.0)
+    terms = box_terms(outputs, box_cxcywh, weight, config)
     box = terms.pop("total")
     image = image_loss(outputs, batch, config.image_seeker)
     overlap = boxes.iou(boxes.xyxy(outputs["box_cxcywh"]), boxes.xyxy(box_cxcywh))
@@ -126,7 +128,7 @@ def cooperation_terms(
         "loss": config.object_seeker.weight * box + config.image_seeker.weight * image,
         **terms,
         "image": image,
-        "iou": losses.masked_mean(overlap, batch["box_mask"]),
+        "iou": losses.masked_mean(overlap, weight),
     }
 
 
