@@ -89,6 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "dropout": 0.0,
             "norm_first": True,
             "head": "loc",  # loc | bins | places: how a box comes out of them
+            "heat": False,  # tokens' cosines with the words are added to the scores of `places`
         }
     )
 
@@ -105,6 +106,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "loss": "softmax",  # softmax | sigmoid
             "prior": "none",  # none | dual_softmax
             "prior_temperature": 10.0,  # of dual_softmax
+            "places_weight": 0.0,  # of finding the words' places in the picture, 0 = none
         }
     )
     # Grounding: the weight of its loss, 0 = none, and of the two terms in it. The last two are of

@@ -74,7 +74,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "every": 250,  # steps, after which they are made anew
             "teacher": "ema",  # ema | frozen: as it was at the start of the stage
             "looks": 2,  # the second at a close-up of the box that the first one found
-            "rank": "agreement",  # agreement (of two views) | count (of similar source pairs)
+            # agreement (of two views) | count (of similar source pairs) | heat (of words, inside)
+            "rank": "agreement",
             # These three make the count.
             "combine": "mean",  # mean | rank | min, of picture and text
             "theta_kind": "quantile",  # quantile | absolute

@@ -117,6 +117,11 @@ def learner(config: ConfigDict, vocab_size: int, swap_table: Array, target_rows:
         terms["target_image"] = supervised.image_loss(target_out, target, config.image_seeker)
         adaptation = config.image_seeker.target_weight * terms["target_image"]
 
+        # Where the target's words are, which needs no box; so it precedes any check.
+        for term in supervised.places_loss(target_out, target, config.image_seeker).values():
+            terms["target_word_places"] = term
+            total = total + term
+
         # Stage 2: both domains' features alike, those of earlier batches among them.
         if align is not None:
             progress = (step - begin) / max(end - begin, 1)

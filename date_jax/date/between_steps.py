@@ -122,7 +122,9 @@ def table_maker(
 
     embed = collector_of("image_embedding", "query_embedding")
     drawn = ["pseudo_box_cxcywh", "agreement"]
-    drawn += [name for name in ("pseudo_deviation", "liking") if name in learner.predict]
+    drawn += [
+        name for name in ("pseudo_deviation", "liking", "heat_inside") if name in learner.predict
+    ]
     estimate = None
     if batches.checks_itself(config):
         drawn.append("confidence_features")

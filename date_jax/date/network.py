@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment, sharding
-from date_jax.date import box_heads, confidence
+from date_jax.date import box_heads, confidence, word_places
 from date_jax.date.seekers import ImageSeeker, ObjectSeeker
 from date_jax.networks import extractors, sizes
 from date_jax.pairs.tiles import map_chunks
@@ -86,6 +86,7 @@ class Date(nn.Module):
         text_mask: Array,
         *,
         token_mask: Array | None = None,
+        with_places: bool = False,
         train: bool = False,
     ) -> dict[str, Array]:
         """All that losses and aligner use, by name; `box_cxcywh [B 4]` in [0, 1].
@@ -95,6 +96,8 @@ class Date(nn.Module):
             text: token ids `[B T]`, or their features.
             text_mask: bool `[B T]`, False for padding.
             token_mask: bool `[B P]`, False for image tokens that the object seeker does not see.
+            with_places: also gives `image_places [B P D]`, the image tokens as unit vectors, and
+                `heat [B P]`, their cosines with the words, see `word_places`.
             train: whether units are dropped.
         """
         image_rep, image_tokens = self.image(image)
@@ -104,12 +107,24 @@ class Date(nn.Module):
             grid = (math.isqrt(image_tokens.shape[1]),) * 2
         else:
             grid = sizes.token_grid(self.config.image, *image.shape[1:3])
-        # The box, from all tokens of both.
-        loc, box, distribution = self.object_seeker(
-            image_tokens, text_tokens, text_mask, grid, token_mask=token_mask, train=train
-        )
         # The vectors of retrieval, from `[REP]` alone.
         query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
+        # Where the words are, for those who ask.
+        places: dict[str, Array] = {}
+        has_heat = self.config.fusion.get("heat", False)
+        if with_places or has_heat:
+            vectors = unit_vectors(image_tokens.astype(query.dtype))
+            places = {"image_places": vectors, "heat": word_places.heat(vectors, query)}
+        # The box, from all tokens of both.
+        loc, box, distribution = self.object_seeker(
+            image_tokens,
+            text_tokens,
+            text_mask,
+            grid,
+            token_mask=token_mask,
+            heat=places["heat"] if has_heat else None,
+            train=train,
+        )
         # Padding has no say in the mean of a text's tokens.
         share = text_mask / text_mask.sum(axis=1, keepdims=True)
         return {
@@ -124,6 +139,7 @@ class Date(nn.Module):
             "scale": scale,
             "bias": bias,
             **distribution,
+            **(places if with_places else {}),
         }
 
 
@@ -156,13 +172,15 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
     of its area in the view, which fixed views do without regard to boxes.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
+    has_places = config.image_seeker.get("places_weight", 0.0) > 0
 
     def outputs(shared: tuple[Any, Array], rows: Batch, chunk: Array | None) -> dict[str, Array]:
         params, key = shared
         rngs = {"dropout": key if chunk is None else jax.random.fold_in(key, chunk)}
         image, text = (_features(rows, name) or rows[name] for name in ("image", "text"))
         masks = {name: rows[name] for name in ("text_mask", "token_mask") if name in rows}
-        return apply({"params": params}, image, text, **masks, train=True, rngs=rngs)
+        options: dict[str, Any] = {**masks, "with_places": has_places, "train": True}
+        return apply({"params": params}, image, text, **options, rngs=rngs)
 
     def forward(
         params: Params,

@@ -1,7 +1,8 @@
 """The dynamic pseudo-box generator of DATE (2304.03669): which of the teacher's boxes to trust now.
 
 The targets are ranked, and the best share gets boxes. By `agreement`: how well the teacher's boxes
-in two views of the picture lie on each other. By `count`, as DATE is recalled to do:
+in two views of the picture lie on each other. By `heat`: how much of what the words speak of lies
+in the box, see `word_places`. By `count`, as DATE is recalled to do:
 source and target are embedded as a whole, and a target pair that resembles many source pairs lies
 where the network has learnt; but crowded, average-looking pictures resemble most.
 """
@@ -20,7 +21,7 @@ from date_jax.errors import DataError
 from date_jax.pairs import all_pairs
 from date_jax.pairs.vectors import host_unit_vectors
 
-RANKS = ("agreement", "count")
+RANKS = ("agreement", "count", "heat")
 COMBINE = ("mean", "rank", "min")
 THETA_KINDS = ("quantile", "absolute")
 _QUANTILE_ROWS = 2048  # 2 million pairs pin a quantile to three digits
@@ -92,7 +93,8 @@ def refresh(
             and the wider it is, the less the row weighs: exp(-mean).
         config: the `pseudo_boxes` section.
         progress: 0 at the start of the stage, 1 at its end.
-        ranking: of the same rows, to rank by count; None ranks by agreement.
+        ranking: of the same rows, to rank by count; None ranks by agreement, or by `heat_inside`
+            of the rows where the config says `heat`.
         expected_precision: of a self-check: below `self_check` no row weighs. None = unchecked.
         truth: true `box_cxcywh` `[N 4]` and `box_mask` `[N]` of the target rows by `index`. Only
             for `precision_…` and `recall_…` among the metrics; nothing in the table depends on it.
@@ -107,7 +109,9 @@ def refresh(
     """
     # The best share of the rows on which the teacher is steady.
     agreement = rows["agreement"]
-    reliability = agreement.astype(np.float64) if ranking is None else ranking.signal
+    reliability = rows["heat_inside" if config.rank == "heat" else "agreement"].astype(np.float64)
+    if ranking is not None:
+        reliability = ranking.signal
     is_steady = agreement >= config.min_row_agreement
     if "liking" in rows:
         is_steady &= rows["liking"] > 0

@@ -46,6 +46,11 @@ def adaptation_contradictions(config: ConfigDict) -> Iterator[str]:
     if config.method == "oracle":
         yield from _oracle_contradictions(config)
     yield from _aligner_contradictions(config)
+    if config.pseudo_boxes.rank == "heat" and not config.image_seeker.places_weight:
+        yield (
+            "config.pseudo_boxes.rank=heat: nobody learns where words are; set "
+            "config.image_seeker.places_weight, e.g. 0.1"
+        )
 
 
 def _source_contradictions(config: ConfigDict) -> Iterator[str]:
@@ -88,6 +93,11 @@ def _seeker_contradictions(config: ConfigDict) -> Iterator[str]:
         yield (
             "config.image_seeker.weight=0, config.object_seeker.weight=0: there is nothing to "
             "learn; raise one of them"
+        )
+    if config.model.fusion.heat and config.model.fusion.head != "places":
+        yield (
+            f"config.model.fusion.heat=True: config.model.fusion.head={config.model.fusion.head} "
+            "has no scores to add it to; set head=places, or heat=False"
         )
     if seeker.loss == "sigmoid" and seeker.prior != "none":
         yield (

@@ -7,12 +7,13 @@ The loss of each seeker alone is this one with the other's weight at 0.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes, losses
-from date_jax.date import batches, box_heads, evaluation, network, rules
+from date_jax.date import batches, box_heads, evaluation, network, rules, word_places
 from date_jax.date.network import Date
 from date_jax.networks import extractors, sizes
 from date_jax.pairs import contrastive
@@ -85,6 +86,29 @@ def text_id(text: Int[Array, "B T"]) -> UInt32[Array, " B"]:
     return (text.astype(jnp.uint32) * powers[None]).sum(axis=1, dtype=jnp.uint32)
 
 
+def identity(batch: Batch) -> UInt32[Array, "B 2"]:
+    """The numbers of product and text of each row, by which rows are each other's positives."""
+    return jnp.stack([batch["product_id"].astype(jnp.uint32), text_id(batch["text"])], axis=1)
+
+
+def places_loss(
+    outputs: dict[str, Array], batch: Batch, config: ConfigDict
+) -> dict[str, Float[Array, ""]]:
+    """The loss of the words' places as `word_places`, see that module; none at a weight of 0.
+
+    Args:
+        outputs: of `network.Date`.
+        batch: with `product_id` and `text`.
+        config: `config.image_seeker`.
+    """
+    if "image_places" not in outputs:
+        return {}
+    # The inverse temperature is the image seeker's, and learnt there alone.
+    scale = jax.lax.stop_gradient(outputs["scale"])
+    rows = outputs["image_places"], outputs["query_embedding"], identity(batch)
+    return {"word_places": config.places_weight * word_places.loss(*rows, scale)}
+
+
 def image_loss(outputs: dict[str, Array], batch: Batch, config: ConfigDict) -> Float[Array, ""]:
     """The image seeker's loss, `L_img`, over the global batch; see `pairs.contrastive`.
 
@@ -95,8 +119,7 @@ def image_loss(outputs: dict[str, Array], batch: Batch, config: ConfigDict) -> F
         batch: with `product_id` and `text`.
         config: `config.image_seeker`.
     """
-    identity = jnp.stack([batch["product_id"].astype(jnp.uint32), text_id(batch["text"])], axis=1)
-    rows = outputs["query_embedding"], outputs["image_embedding"], identity
+    rows = outputs["query_embedding"], outputs["image_embedding"], identity(batch)
     if config.loss == "sigmoid":
         loss = contrastive.sigmoid(*rows, scale=outputs["scale"], bias=outputs["bias"])
     else:
@@ -110,8 +133,9 @@ def cooperation_terms(
 ) -> dict[str, Array]:
     """The loss of cooperation, `L_coop`, on a batch with boxes, and its terms.
 
-    `loss` is the weighted sum of `box` and `image`, and of `scores` and `places` where the head has
-    them; `iou` is the mean overlap in the training views.
+    `loss` is the weighted sum of `box` and `image`, of `scores` and `places` where the head has
+    them, and `word_places` where it has a weight, which that term contains; `iou` is the mean
+    overlap in the training views.
 
     Args:
         outputs: of `network.Date`; with `box_seen` where some views do not show their box.
@@ -123,9 +147,12 @@ def cooperation_terms(
     terms = box_terms(outputs, box_cxcywh, weight, config)
     box = terms.pop("total")
     image = image_loss(outputs, batch, config.image_seeker)
+    from_pairs = places_loss(outputs, batch, config.image_seeker)
     overlap = boxes.iou(boxes.xyxy(outputs["box_cxcywh"]), boxes.xyxy(box_cxcywh))
+    loss = config.object_seeker.weight * box + config.image_seeker.weight * image
     return {
-        "loss": config.object_seeker.weight * box + config.image_seeker.weight * image,
+        "loss": loss + sum(from_pairs.values()) if from_pairs else loss,
+        **from_pairs,
         **terms,
         "image": image,
         "iou": losses.masked_mean(overlap, weight),

@@ -8,8 +8,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
-from date_jax.date import batches, network
+from date_jax.date import batches, network, word_places
 from date_jax.date.network import Date
+from date_jax.networks import sizes
 from date_jax.task import Batch, Params, Prediction
 
 TEACHERS = ("ema", "frozen")  # whose parameters it has, by config.pseudo_boxes.teacher
@@ -28,12 +29,15 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     Where the config asks for them there are also
 
     - `pseudo_deviation [B 4]` of the box, see `box_heads`;
-    - `liking [B]`: the cosine of query and close-up of the box less that of query and picture.
+    - `liking [B]`: the cosine of query and close-up of the box less that of query and picture; of
+      kept features, which have no close-ups, see `word_places.heat_gain`;
+    - `heat_inside [B]`: the share of the words' heat in the box, see `word_places`.
     """
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     mirrors = config.augment.flip > 0
     pseudo = config.pseudo_boxes
-    looks = pseudo.looks
+    looks, side = pseudo.looks, config.data.image_size
+    grid = sizes.token_grid(config.model.image, side, side)
 
     def with_original_box(
         outputs: dict[str, Array], window_xyxy: Array, flip: Array
@@ -105,12 +109,22 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
 
     def liking(params: Params, batch: Batch) -> Array:
         box = pseudo_box_cxcywh(params, batch)
+        if "image_rep" in batch:
+            inputs = network.inputs(batch)
+            outputs = apply({"params": params["model"]}, **inputs, with_places=True)
+            return word_places.heat_gain(outputs["heat"], box, grid)
         picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(box), 1))
         close_up, whole = (
             cosine_in_window(params, batch, augment.close_up_window(shown, margin))
             for shown, margin in ((box, CLOSE_UP), (picture, 1.0))
         )
         return close_up - whole
+
+    def heat_inside(params: Params, batch: Batch) -> Array:
+        inputs = network.inputs(batch)
+        outputs = apply({"params": params["model"]}, **inputs, with_places=True)
+        box = pseudo_box_cxcywh(params, batch)
+        return word_places.heat_inside(outputs["heat"], box, grid, outputs["scale"])
 
     predict: dict[str, Prediction] = {
         "pseudo_box_cxcywh": pseudo_box_cxcywh,
@@ -120,4 +134,6 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         predict["pseudo_deviation"] = pseudo_deviation
     if pseudo.get("verify", False):
         predict["liking"] = liking
+    if pseudo.get("rank") == "heat":
+        predict["heat_inside"] = heat_inside
     return predict

@@ -66,3 +66,13 @@ def heat_inside(
     """The share of the heat, `softmax_p(ℓ heat)`, on tokens whose centre lies in a box."""
     share = jax.nn.softmax(scale * heat, axis=-1)
     return jnp.where(is_inside(box_cxcywh, grid), share, 0.0).sum(axis=-1)
+
+
+def heat_gain(
+    heat: Float[Array, "B P"], box_cxcywh: Float[Array, "B 4"], grid: tuple[int, int]
+) -> Float[Array, " B"]:
+    """The mean heat of the tokens in a box less that of all tokens; 0 where it holds none."""
+    inside = is_inside(box_cxcywh, grid).astype(heat.dtype)
+    count = inside.sum(axis=-1)
+    gain = (heat * inside).sum(axis=-1) / jnp.maximum(count, 1.0) - heat.mean(axis=-1)
+    return jnp.where(count > 0, gain, 0.0)

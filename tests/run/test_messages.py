@@ -219,6 +219,12 @@ VALUES = [
     ({"pseudo_boxes.theta": -0.5}, "a quantile must be from 0 to 1"),
     ({"pseudo_boxes.rank": "score"}, "config.pseudo_boxes.rank=score: must be one of agreement, c"),
     ({"pseudo_boxes.teacher": "frozen", "pseudo_boxes.min_agreement": 0.5}, "never changes"),
+    ({"pseudo_boxes.soft": True}, "has no distribution to learn; set head=bins or places"),
+    ({"pseudo_boxes.mask": 1.0}, "config.pseudo_boxes.mask=1.0: must be a number from 0 to less"),
+    ({"pseudo_boxes.self_check": 33.0}, "pseudo_boxes.self_check=33.0: must be a number from 0"),
+    ({"pseudo_boxes.rank": "heat"}, "set config.image_seeker.places_weight, e.g. 0.1"),
+    ({"model.fusion.heat": True}, "has no scores to add it to; set head=places, or heat=False"),
+    ({"model.fusion.head": "place"}, "config.model.fusion.head=place: must be one of loc, bins"),
     ({"stages.align": 1.0, "stages.pseudo": 1.0}, "the target would never be seen"),
     ({"image_seeker.loss": "sigmoid", "image_seeker.prior": "dual_softmax"}, "has no softmax"),
     (
