@@ -24,6 +24,7 @@ BINS = 16  # values of each number, evenly from 0 to 1
 MIDDLE = 0.7  # share of each side of a box inside which tokens stand for its product
 _UNIFORM = MIDDLE / 12**0.5  # deviation of a place in that middle, of the side
 _SIDE = 1e-3  # least side that a deviation is divided by
+_FIRST_SCALE = 10.0  # of the heat, before training
 _FIRST_DISTANCE = -1.5  # softplus of it, 0.2 of the picture: the sides' distances before training
 
 
@@ -84,7 +85,7 @@ class PlacesHead(nn.Module):
         scores = nn.Dense(1, precision="highest", name="score")(hidden)[..., 0]
         scores = scores + jnp.einsum("bpd,bd->bp", places, query, precision="highest") / width**0.5
         if heat is not None:
-            scores = scores + heat * self.param("heat_scale", nn.initializers.ones, ())
+            scores = scores + heat * self.param("heat_scale", nn.initializers.constant(_FIRST_SCALE), ())
         # Each token's own box, by its distances to the four sides.
         first = nn.initializers.constant(_FIRST_DISTANCE)
         distances = nn.Dense(4, precision="highest", bias_init=first, name="distances")(hidden)

@@ -96,8 +96,9 @@ class Date(nn.Module):
             text: token ids `[B T]`, or their features.
             text_mask: bool `[B T]`, False for padding.
             token_mask: bool `[B P]`, False for image tokens that the object seeker does not see.
-            with_places: also gives `image_places [B P D]`, the image tokens as unit vectors, and
-                `heat [B P]`, their cosines with the words, see `word_places`.
+            with_places: also gives `image_places [B P D]`, the image tokens as unit vectors,
+                `words [B D]`, that of all words of the text together, and `heat [B P]`, their
+                cosines, see `word_places`.
             train: whether units are dropped.
         """
         image_rep, image_tokens = self.image(image)
@@ -109,12 +110,17 @@ class Date(nn.Module):
             grid = sizes.token_grid(self.config.image, *image.shape[1:3])
         # The vectors of retrieval, from `[REP]` alone.
         query, picture, scale, bias = self.image_seeker(image_rep, text_rep)
+        # Padding has no say in the mean of a text's tokens.
+        share = text_mask / text_mask.sum(axis=1, keepdims=True)
+        text_mean = (text_tokens * share[:, :, None].astype(text_tokens.dtype)).sum(axis=1)
         # Where the words are, for those who ask.
         places: dict[str, Array] = {}
         has_heat = self.config.fusion.get("heat", False)
         if with_places or has_heat:
             vectors = unit_vectors(image_tokens.astype(query.dtype))
-            places = {"image_places": vectors, "heat": word_places.heat(vectors, query)}
+            words = unit_vectors(text_mean.astype(query.dtype))
+            heat = word_places.heat(vectors, words)
+            places = {"image_places": vectors, "words": words, "heat": heat}
         # The box, from all tokens of both.
         loc, box, distribution = self.object_seeker(
             image_tokens,
@@ -122,16 +128,14 @@ class Date(nn.Module):
             text_mask,
             grid,
             token_mask=token_mask,
-            heat=places["heat"] if has_heat else None,
+            products=vectors * words[:, None] if has_heat else None,
             train=train,
         )
-        # Padding has no say in the mean of a text's tokens.
-        share = text_mask / text_mask.sum(axis=1, keepdims=True)
         return {
             "image_rep": image_rep,
             "image_mean": image_tokens.mean(axis=1),
             "text_rep": text_rep,
-            "text_mean": (text_tokens * share[:, :, None].astype(text_tokens.dtype)).sum(axis=1),
+            "text_mean": text_mean,
             "loc": loc,
             "box_cxcywh": box,
             "query_embedding": query,

@@ -63,7 +63,7 @@ class ObjectSeeker(nn.Module):
         grid: tuple[int, int],
         *,
         token_mask: Bool[Array, "B P"] | None = None,
-        heat: Float[Array, "B P"] | None = None,
+        products: Float[Array, "B P D"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B 4"], dict[str, Float[Array, "B ..."]]]:
         """`(f_loc, box_cxcywh, distribution)`, the box in [0, 1].
@@ -74,7 +74,9 @@ class ObjectSeeker(nn.Module):
             grid: the shape of the image tokens.
             token_mask: False for image tokens that are hidden: nothing attends to them, and of
                 their own content they keep the place alone. None hides none.
-            heat: cosines of image tokens and words, for `places`.
+            products: unit vectors of image tokens times that of the words, channel by channel, for
+                `places`. Tokens learn from them what they have in common with the words long before
+                attention does, and their sums, the cosines, are a part of the scores.
             train: whether units are dropped.
 
         Returns:
@@ -92,7 +94,13 @@ class ObjectSeeker(nn.Module):
         ).astype(self.dtype)
         # The sequence [LOC; image; text]; padding of the text and hidden tokens are masked.
         loc = jnp.broadcast_to(loc, (batch, 1, width))
+        heat = None
+        if products is not None:
+            heat = products.sum(axis=-1)
+            common = nn.Dense(width, dtype=self.dtype, name="common")(products * width**0.5)
+            image_tokens = image_tokens.astype(self.dtype) + common
         if token_mask is not None:
+            heat = None if heat is None else jnp.where(token_mask, heat, 0.0)
             image_tokens = jnp.where(token_mask[..., None], image_tokens, 0.0)
         sequence = [tokens.astype(self.dtype) for tokens in (loc, image_tokens, text_tokens)]
         x = jnp.concatenate(sequence, axis=1)

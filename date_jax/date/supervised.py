@@ -105,7 +105,7 @@ def places_loss(
         return {}
     # The inverse temperature is the image seeker's, and learnt there alone.
     scale = jax.lax.stop_gradient(outputs["scale"])
-    rows = outputs["image_places"], outputs["query_embedding"], identity(batch)
+    rows = outputs["image_places"], outputs["words"], identity(batch)
     return {"word_places": config.places_weight * word_places.loss(*rows, scale)}
 
 

@@ -90,9 +90,12 @@ def test_the_box_of_places_is_the_mean_of_the_tokens_boxes_under_their_scores() 
 def test_heat_raises_the_scores_of_the_tokens_where_it_is() -> None:
     module, params, inputs = seeker("places")
     heat = jnp.zeros((ROWS, PLACES)).at[:, 5].set(1.0)
+    width = inputs[0].shape[-1]
     tree = {**params, "places": {**params["places"], "heat_scale": jnp.asarray(3.0)}}
+    tree["common"] = {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)}
     plain = answers(module, params, inputs)[1]["scores"]
-    warm = answers(module, tree, inputs, heat=heat)[1]["scores"]
+    products = jnp.repeat(heat[..., None] / width, width, axis=-1)
+    warm = answers(module, tree, inputs, products=products)[1]["scores"]
     np.testing.assert_allclose(warm - plain, 3.0 * heat, atol=1e-5)
 
 
