@@ -182,8 +182,8 @@ def training_forward(model: Date, config: ConfigDict, swap_table: Array) -> Call
         params, key = shared
         rngs = {"dropout": key if chunk is None else jax.random.fold_in(key, chunk)}
         image, text = (_features(rows, name) or rows[name] for name in ("image", "text"))
-        masks = {name: rows[name] for name in ("text_mask", "token_mask") if name in rows}
-        options: dict[str, Any] = {**masks, "with_places": has_places, "train": True}
+        options: dict[str, Any] = {"with_places": has_places, "train": True}
+        options |= {name: rows[name] for name in ("text_mask", "token_mask") if name in rows}
         return apply({"params": params}, image, text, **options, rngs=rngs)
 
     def forward(
