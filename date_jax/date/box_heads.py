@@ -85,7 +85,8 @@ class PlacesHead(nn.Module):
         scores = nn.Dense(1, precision="highest", name="score")(hidden)[..., 0]
         scores = scores + jnp.einsum("bpd,bd->bp", places, query, precision="highest") / width**0.5
         if heat is not None:
-            scores = scores + heat * self.param("heat_scale", nn.initializers.constant(_FIRST_SCALE), ())
+            first = nn.initializers.constant(_FIRST_SCALE)
+            scores = scores + heat * self.param("heat_scale", first, ())
         # Each token's own box, by its distances to the four sides.
         first = nn.initializers.constant(_FIRST_DISTANCE)
         distances = nn.Dense(4, precision="highest", bias_init=first, name="distances")(hidden)
