@@ -117,7 +117,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 28  # word pieces, [CLS] and [SEP] among them
-    config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
+    # A vocab.txt, a tokenizer.json or a folder with one; "" = learned from the training titles.
+    config.data.vocab = ""
     config.data.vocab_size = 1000
     # Pictures to train on; `queries` of each kind; `views` of each product in the gallery; `unseen`
     # categories that training never shows; `workers` that render, 0 = all cores.

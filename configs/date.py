@@ -46,7 +46,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.image_size = 64  # pixels of a side
     config.data.fit = "letterbox"  # letterbox | stretch
     config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
-    config.data.vocab = ""  # a vocab.txt; "" = learned from the training queries
+    # A vocab.txt, a tokenizer.json or a folder with one. "" = as next to init.text,
+    # or else learned from the training queries.
+    config.data.vocab = ""
     config.data.vocab_size = 1000
     config.data.views = 0  # fixed views of each training row; 0 = another view in each step
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread

@@ -70,7 +70,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
-    config.data.vocab = ""  # a vocab.txt; "" = learned from the training titles
+    # A vocab.txt, a tokenizer.json or a folder with one. "" = as next to init.text,
+    # or else learned from the training titles.
+    config.data.vocab = ""
     config.data.vocab_size = 1000
     # `products` of the rendered catalogue; `workers` that render them, 0 = all cores.
     config.data.suppliers = ConfigDict({"products": 2_000, "seed": 0, "workers": 0})

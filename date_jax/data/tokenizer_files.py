@@ -247,13 +247,14 @@ def _fault(whole: Mapping[str, Any]) -> str:
         return f"it has ids above {MAX_IDS:,}"
     # What stands around a text must be named below it.
     for step in _steps(whole.get("post_processor")):
-        names = {
-            part["SpecialToken"].get("id")
+        pieces = [
+            part["SpecialToken"]
             for part in _objects(step.get("single"))
             if isinstance(part.get("SpecialToken"), dict)
-        }
+        ]
         stated = step.get("special_tokens")
-        if names - set(stated if isinstance(stated, dict) else ()):
+        stated = stated if isinstance(stated, dict) else {}
+        if any(str(piece.get("id")) not in stated for piece in pieces):
             return "its post_processor puts pieces around a text that it does not have"
     # Of a piece within a word the prefix is cut off.
     prefix = model.get("continuing_subword_prefix")

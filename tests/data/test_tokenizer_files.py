@@ -308,6 +308,26 @@ def test_a_vocabulary_whose_ids_would_fill_the_memory_is_refused(tmp_path: Path)
         tokenizer_of_file(tmp_path, length=8)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "pattern"),
+    [
+        ("post_processor", "special_tokens", {}, "pieces around a text that it does not have"),
+        ("model", "continuing_subword_prefix", "####", "merges join pieces without '####'"),
+        ("model", "unk_token", "<none>", "no tokenizer.json of Hugging Face"),
+    ],
+)
+def test_a_file_that_would_end_the_process_is_answered(
+    tmp_path: Path, part: str, key: str, value: Any, pattern: str
+) -> None:
+    written(tmp_path, gemma)
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    whole[part][key] = value
+    whole["model"]["byte_fallback"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=pattern):
+        tokenizer_of_file(tmp_path, length=8)
+
+
 def test_a_special_piece_that_the_file_lacks_and_a_frame_without_room_are_told(
     tmp_path: Path,
 ) -> None:
