@@ -23,7 +23,9 @@ def resized_positions(
         return table
     rows, columns = (_resize_matrix(side, size, antialias=antialias) for size in grid)
     square = table.reshape(side, side, -1)
-    return jnp.einsum("ia,jb,abc->ijc", rows, columns, square).reshape(-1, table.shape[1])
+    # In float32 also where an accelerator's matrices are bfloat16: a table is resized once a step.
+    resized = jnp.einsum("ia,jb,abc->ijc", rows, columns, square, precision="highest")
+    return resized.reshape(-1, table.shape[1])
 
 
 def _resize_matrix(old: int, new: int, *, antialias: bool) -> np.ndarray:

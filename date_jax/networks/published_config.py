@@ -153,7 +153,13 @@ ENTRIES: dict[str, tuple[Entry, ...]] = {
         ),
         _equal("patch_size", "patch", 14),
         *_VIT_SIZES,
-        _equal("mlp_ratio", "mlp_ratio", 4.0),
+        Entry(  # a whole number for transformers, which takes no other
+            "mlp_ratio",
+            "mlp_ratio",
+            4,
+            lambda image: int(image.mlp_ratio) if image.mlp_ratio % 1 == 0 else image.mlp_ratio,
+            lambda file: float(file["mlp_ratio"]),
+        ),
         _activation("gelu"),
         Entry(
             "use_swiglu_ffn",
@@ -233,6 +239,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of our section, which no entry says
     "bert": {"kind": "bert"},
     "siglip_text": {"kind": "siglip"},
 }
+_OTHER_DEFAULTS = {"dinov2_with_registers": {"patch_size": 16}}  # than those of its layout
 _LAYOUT_OF_TYPE = {
     "dinov2_with_registers": "dinov2",
     **{entries[0].default: layout for layout, entries in ENTRIES.items()},
@@ -301,7 +308,8 @@ def sizes_of(kind: str, file_config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.init.{kind}: its config.json says model_type {model_type}, which is none of "
             f"the networks here: {', '.join(sorted(names))}"
         )
-    file = {entry.name: entry.default for entry in ENTRIES[layout]} | entries
+    defaults = {entry.name: entry.default for entry in ENTRIES[layout]}
+    file = defaults | _OTHER_DEFAULTS.get(str(model_type), {}) | entries
     try:
         sizes = {entry.key: entry.ours(file) for entry in ENTRIES[layout] if entry.key}
     except (TypeError, ValueError, ArithmeticError) as error:

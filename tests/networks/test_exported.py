@@ -20,21 +20,25 @@ from date_jax.networks import exported
 from date_jax.run import workdir
 from date_jax.tasks import TASKS
 
-NAMES = ("pgda", "date", "same_style", "capture", "precomputed")
+NAMES = ("pgda", "date", "same_style", "capture", "precomputed", "vit")
 
 
 @pytest.fixture
 def configs(
     tiny_config: ConfigDict, tiny_same_style: ConfigDict, tiny_capture: ConfigDict
 ) -> dict[str, ConfigDict]:
-    """The smallest config of each task, and one whose pictures are regions."""
+    """The smallest config of each task, one of given regions and one of plain encoders."""
     tiny_config.aligner.kind = "cdan"
     supervised, tiny = date.get_config(), workdir.flat(tiny_config.to_dict())
     keys = workdir.flat(supervised.to_dict()).keys() - {"task", "data.source", "data.target"}
     supervised.update_from_flattened_dict({key: tiny[key] for key in keys})
     precomputed = tiny_capture.copy_and_resolve_references()
     precomputed.model.regions.kind = "precomputed"
-    every = (tiny_config, supervised, tiny_same_style, tiny_capture, precomputed)
+    plain = supervised.copy_and_resolve_references()
+    plain.model.image.update(kind="vit", depths=(2,), heads=(2,), pooling="map")
+    plain.model.image.vit.update(class_tokens=0, positions=4)
+    plain.model.text.kind = "siglip"
+    every = (tiny_config, supervised, tiny_same_style, tiny_capture, precomputed, plain)
     return dict(zip(NAMES, every, strict=True))
 
 

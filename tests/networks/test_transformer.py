@@ -14,6 +14,7 @@ from date_jax.date.seekers import ObjectSeeker
 from date_jax.networks.bert import TextExtractor
 from date_jax.networks.swin import ImageExtractor
 from date_jax.networks.transformer import Attention, EncoderLayer, sincos_2d
+from date_jax.networks.vit import VisionTransformer
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 5, 8, 2
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
@@ -206,6 +207,10 @@ def networks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             functools.partial(TextExtractor, 9, layers=3, width=16, heads=2, max_length=5),
             (text, mask),
         ),
+        "vit": (
+            functools.partial(VisionTransformer, 8, 16, depth=4, heads=2, positions=3),
+            (image,),
+        ),
         "object seeker": (
             functools.partial(ObjectSeeker, layers=4, heads=2, mlp_width=16),
             (tokens, words, mask, (2, 2)),
@@ -219,6 +224,7 @@ def networks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         ("bert", True, False),
         ("bert", False, True),
         ("swin", True, True),
+        ("vit", True, True),
         ("object seeker", True, True),
     ],
 )
