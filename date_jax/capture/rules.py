@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from date_jax.networks import freezing
 from date_jax.networks.sizes import token_grid
 from date_jax.task import missing_section
 
@@ -49,4 +50,11 @@ def _precomputed_contradictions(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.data.fit={config.data.fit}: precomputed regions lie in shares of the whole "
             "picture; set fit=stretch"
+        )
+    # They come with their features.
+    train = freezing.choice(config.model, "image")
+    if precomputed and train != "all":
+        yield (
+            f"config.model.image.train={train}: precomputed regions need no image extractor; leave "
+            "it all"
         )

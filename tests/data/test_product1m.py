@@ -375,6 +375,7 @@ def test_regions_are_of_one_kind() -> None:
         ("precomputed", {}, "config.data.regions is empty, but config.model.regions.kind"),
         ("grid", {"data.regions": "a"}, "config.data.regions=a: not read unless"),
         ("precomputed", {"data.regions": "a", "data.fit": "letterbox"}, "set fit=stretch"),
+        ("precomputed", {"data.regions": "a", "model.image.train": "none"}, "leave it all"),
     ],
 )
 def test_what_a_config_lacks_is_named(word: str, changes: dict[str, str], says: str) -> None:
