@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from configs import date
 from date_jax.augment import plain_view
-from date_jax.data.tokenizer import tokenizer_of_file
+from date_jax.data.tokenizer_files import tokenizer_of_file
 from date_jax.networks import pretrained, published_config
 from date_jax.networks.extractors import image_extractor, text_extractor
 from date_jax.networks.layouts import KINDS
