@@ -166,4 +166,8 @@ def adaptive_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
         splits = [split._replace(plain=split.name in own or split.plain) for split in splits]
     targets = split_names(config.data.target, "train")
     look = other_view(config)
+    # A self-check is calibrated on the source's validation rows.
+    if config.pseudo_boxes.get("self_check", 0.0) > 0:
+        known = split_names(config.data.source, "val")
+        splits = [s._replace(other=look) if s.name in known else s for s in splits]
     return [*splits, *(KeptSplit(name, plain=True, views=True, other=look) for name in targets)]

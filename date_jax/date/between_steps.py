@@ -127,7 +127,7 @@ def table_maker(
     ]
     estimate = None
     if batches.checks_itself(config):
-        drawn.append("confidence_features")
+        drawn += [name for name in self_check.columns(corpus, learner) if name not in drawn]
         estimate = self_check.estimator(config, corpus, learner, mesh)
     draw = collector_of(*drawn)
 
@@ -191,7 +191,7 @@ def table_maker(
         by_count = config.pseudo_boxes.rank == "count"
         expected = None
         if estimate is not None:
-            expected = estimate(teacher, rows.pop("confidence_features"), should_stop)
+            expected = estimate(teacher, rows, should_stop)
         new_table, metrics = pseudo_boxes.refresh(
             rows,
             config.pseudo_boxes,

@@ -122,12 +122,16 @@ def _teacher_contradictions(config: ConfigDict) -> Iterator[str]:
             "learn next to nothing from it; switch one on, or set pseudo_boxes.weight=0"
         )
     if config.get("init", {}).get("keep", False):
-        for name, value in (("looks", 1), ("verify", False)):
-            if pseudo.get(name, value) != value:
-                yield (
-                    f"config.pseudo_boxes.{name}={pseudo[name]}: needs close-ups of pictures, and "
-                    f"config.init.keep=True has features alone; set pseudo_boxes.{name}={value}"
-                )
+        if pseudo.looks != 1:
+            yield (
+                f"config.pseudo_boxes.looks={pseudo.looks}: needs close-ups of pictures, and "
+                "config.init.keep=True has features alone; set pseudo_boxes.looks=1"
+            )
+        if pseudo.verify and not config.image_seeker.places_weight:
+            yield (
+                "config.pseudo_boxes.verify=True: config.init.keep=True has no close-ups, so boxes "
+                "are verified by where words are; set image_seeker.places_weight, e.g. 0.1"
+            )
     if pseudo.teacher == "frozen" and pseudo.min_agreement:
         yield (
             f"config.pseudo_boxes.min_agreement={pseudo.min_agreement}: a frozen teacher's never "

@@ -195,6 +195,26 @@ def test_the_expected_precision_is_the_mean_confidence_and_what_is_not_finite_is
     assert found == pytest.approx((high + 2 * low) / 4)
 
 
+def test_without_close_ups_a_check_is_calibrated_on_the_agreement_of_two_views() -> None:
+    rng = np.random.default_rng(0)
+    agreement = rng.random(400)
+    true = np.tile(np.float32([0.5, 0.5, 0.4, 0.4]), (400, 1))
+    drawn = true + np.where(rng.random(400) < agreement, 0, 0.4)[:, None] * np.float32([1, 0, 0, 0])
+    known = np.arange(400) % 4 > 0
+    rows = {"pseudo_box_cxcywh": drawn, "true_box_cxcywh": true, "box_mask": known}
+    rows |= {"agreement": agreement, "pseudo_deviation": np.full((400, 4), 0.1)}
+    names = ("agreement", "pseudo_deviation")
+    calibrated = self_check.calibration_of_agreement(rows, names, ["mall_val"])
+    assert calibrated is not None
+    assert calibrated.rows == 300
+    for expected in (0.1, 0.5, 0.9):
+        target = np.array([[expected, 0.1]] * 3)
+        assert self_check.expected_precision(calibrated, target) == pytest.approx(expected, abs=0.1)
+    # Rows without a true box say nothing.
+    rows["box_mask"] = np.zeros(400, bool)
+    assert self_check.calibration_of_agreement(rows, names, ["mall_val"]) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
