@@ -8,9 +8,8 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from date_jax import augment, boxes
-from date_jax.date import batches, network, word_places
+from date_jax.date import batches, network, supervised, word_places
 from date_jax.date.network import Date
-from date_jax.networks import sizes
 from date_jax.task import Batch, Params, Prediction
 
 TEACHERS = ("ema", "frozen")  # whose parameters it has, by config.pseudo_boxes.teacher
@@ -36,8 +35,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     mirrors = config.augment.flip > 0
     pseudo = config.pseudo_boxes
-    looks, side = pseudo.looks, config.data.image_size
-    grid = sizes.token_grid(config.model.image, side, side)
+    looks = pseudo.looks
 
     def with_original_box(
         outputs: dict[str, Array], window_xyxy: Array, flip: Array
@@ -112,7 +110,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         if "image_rep" in batch:
             inputs = network.inputs(batch)
             outputs = apply({"params": params["model"]}, **inputs, with_places=True)
-            return word_places.heat_gain(outputs["heat"], box, grid)
+            return word_places.heat_gain(outputs["heat"], box, supervised.view_grid(config))
         picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(box), 1))
         close_up, whole = (
             cosine_in_window(params, batch, augment.close_up_window(shown, margin))
@@ -124,6 +122,7 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
         inputs = network.inputs(batch)
         outputs = apply({"params": params["model"]}, **inputs, with_places=True)
         box = pseudo_box_cxcywh(params, batch)
+        grid = supervised.view_grid(config)
         return word_places.heat_inside(outputs["heat"], box, grid, outputs["scale"])
 
     predict: dict[str, Prediction] = {
