@@ -133,8 +133,8 @@ def line(config: ConfigDict, step: int, expected: float) -> str:
     if expected >= least:
         return f"step {step} | self-check: {share}, {least:.0%} are needed: the run adapts"
     next_step = batches.next_refresh(config, step)
-    again = f"asks again at step {next_step}" if next_step < config.steps else "never did"
+    again = f"and asks again at step {next_step}" if next_step < config.steps else "to its end"
     return (
         f"step {step} | self-check: {share}, but {least:.0%} are needed "
-        f"(config.pseudo_boxes.self_check): the run goes on as source_only and {again}"
+        f"(config.pseudo_boxes.self_check): the run goes on as source_only, {again}"
     )

@@ -235,9 +235,9 @@ def test_a_run_checks_itself_from_stage_2_on(
     if changes == {"pseudo_boxes.self_check": 0.3}:
         refused, passed = (self_check.line(tiny_config, 6, share) for share in (0.12, 0.5))
         assert "12% of the boxes on live seem right, but 30% are needed" in refused
-        assert refused.endswith("as source_only and asks again at step 9")
+        assert refused.endswith("as source_only, and asks again at step 9")
         assert passed.endswith("the run adapts")
-        assert self_check.line(tiny_config, 9, 0.12).endswith("and never did")
+        assert self_check.line(tiny_config, 9, 0.12).endswith("as source_only, to its end")
 
 
 def test_a_frozen_teacher_that_draws_once_does_so_when_it_first_passes_the_check(
