@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import capture as configs
-from date_jax import sharding
-from date_jax.capture import predictions
+from date_jax import augment, sharding
+from date_jax.capture import network, predictions, proposals
 from date_jax.capture import task as capture
 from date_jax.data.corpus import Corpus
 from date_jax.data.tokenizer import SPECIAL, WordPieces
@@ -308,3 +308,27 @@ def test_each_term_falls(main: Compiled) -> None:
         seen.append(terms)
     for name in TERMS:
         assert seen[-1][name] < 0.9 * seen[0][name], (name, seen[0][name], seen[-1][name])
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_regions_of_a_vit_are_read_from_its_grid_of_tokens(pool: int) -> None:
+    config = small("proposals")
+    vit = {"kind": "vit", "depths": (1,), "heads": (2,), "width": 8, "pool": pool}
+    config.model.image.update(vit)
+    config.model.image.vit.positions = 4
+    model = network.Capture(config.model, VOCAB, LENGTH)
+    posts = {key: jnp.asarray(value[:2]) for key, value in batch()["posts"].items()}
+    posts["image"] = augment.plain_view(posts["image"])
+    variables = model.init(jax.random.key(0), posts, method=network.Capture.init_outputs)
+    bound = model.bind(variables)
+    side = 4 // pool
+    tokens, grid = bound.tokens(posts["image"]), bound.grid(posts["image"])
+    assert grid == (side, side)
+    assert tokens.shape == (2, side * side, 8)
+    regions = bound.regions(posts)
+    assert regions.feature.shape == (2, 3, 8)
+    # A region that is the middle of one cell reads that cell's token.
+    cells = jnp.asarray(proposals.cells_xyxy(grid))[None]
+    middle = (cells[..., :2] + cells[..., 2:]) / 2
+    points = jnp.tile(jnp.concatenate([middle, middle], axis=-1), (2, 1, 1))
+    np.testing.assert_allclose(proposals.roi_align(tokens, points, grid), tokens, atol=1e-5)
