@@ -70,6 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     config.data.text_length = 20  # word pieces, [CLS] and [SEP] among them
+    config.data.views = 0  # fixed views of each training offer; 0 = another view in each step
     # A vocab.txt, a tokenizer.json or a folder with one. "" = as next to init.text,
     # or else learned from the training titles.
     config.data.vocab = ""
@@ -105,8 +106,11 @@ def get_config(arg: str = "") -> ConfigDict:
         {"layers": 2, "heads": 4, "mlp_width": 128, "dropout": 0.0, "norm_first": True}
     )
     # Numbers to begin with: all of a finished `run` or of an export of one; or published weights of
-    # the extractors, as safetensors (a file or a folder). "" = random ones.
-    config.init = ConfigDict({"run": "", "image": "", "text": ""})
+    # the extractors, as safetensors (a file or a folder). "" = random ones. `keep` computes the
+    # outputs of frozen extractors for all data.views once, and keeps them in the data cache.
+    config.init = ConfigDict(
+        {"run": "", "image": "", "text": "", "keep": False, "kept_dtype": "float16"}
+    )
     config.losses = ConfigDict(
         {
             "kind": "hinge",  # hinge | softmax, of matching and distinctiveness

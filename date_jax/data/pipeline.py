@@ -168,7 +168,13 @@ def _made_ahead(make: Callable[..., Any], arguments: Iterator[tuple[Any, ...]]) 
 
 
 def pair_batches(
-    corpus: Corpus, *, share: Share, batch_size: int, seed: int, start_step: int
+    corpus: Corpus,
+    *,
+    share: Share,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    views: int = 0,
 ) -> Generator[dict[str, dict[str, np.ndarray]]]:
     """Batches `{trigger, offer}` of pairs from `start_step` on: this process's part of each.
 
@@ -176,7 +182,7 @@ def pair_batches(
 
     Args:
         corpus: of `load`, with pairs.
-        share, batch_size, seed, start_step: as in `train_batches`.
+        share, batch_size, seed, start_step, views: as in `train_batches`.
     """
     tf = tensorflow()
     table = _Table(corpus, [PAIRED], boxes=False, columns=None)
@@ -193,12 +199,32 @@ def pair_batches(
 
     # Both sides are read as one batch, for the pictures to be decoded together, then parted.
     steps = _steps_from(start_step, batch_size)
-    for index, contents in _picture_batches(corpus, [PAIRED], steps, row_numbers, 2 * len(rows)):
-        batch = {**contents, **table[index], "mask": np.ones(2 * len(rows), bool)}
-        yield {
-            "trigger": {key: value[: len(rows)] for key, value in batch.items()},
-            "offer": {key: value[len(rows) :] for key, value in batch.items()},
+    mask = np.ones(2 * len(rows), bool)
+    features = corpus.features if views else None
+    places = view_places(corpus, [PAIRED]) if views else None
+    read = _picture_batches if features is None else _index_batches
+
+    def batch(step: int, index: Int[np.ndarray, " B"], contents: Any) -> dict[str, Any]:
+        chosen: dict[str, np.ndarray] = {}
+        if places is not None:
+            # Either side of a pair in a view of its own.
+            number = 2 * (step * batch_size + np.array(rows))
+            view = _view_numbers(np.concatenate([number, number + 1]), seed, stream, views)
+            chosen = {"view": view, "view_place": places[index]}
+            if features is not None:
+                contents = features.training_rows([PAIRED], index, view)
+        both = {**contents, **table[index], **chosen, "mask": mask}
+        return {
+            "trigger": {key: value[: len(rows)] for key, value in both.items()},
+            "offer": {key: value[len(rows) :] for key, value in both.items()},
         }
+
+    stepped = enumerate(read(corpus, [PAIRED], steps, row_numbers, 2 * len(rows)), start_step)
+    numbered = ((step, *rest) for step, rest in stepped)
+    if features is None:
+        yield from (batch(*each) for each in numbered)
+    else:
+        yield from _made_ahead(batch, numbered)
 
 
 def _pairs(corpus: Corpus) -> Int[np.ndarray, "M 2"]:

@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from date_jax.data import pipeline
-from date_jax.task import Batch, record_shapes
+from date_jax.data.sources import PAIRED
+from date_jax.task import Batch, KeptSplit, record_shapes
 
 
 def load(config: ConfigDict) -> pipeline.Corpus:
@@ -32,7 +33,15 @@ def batches(config: ConfigDict, corpus: pipeline.Corpus, first_step: int) -> Ite
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=first_step,
+        views=config.data.get("views", 0),
     )
+
+
+def kept(config: ConfigDict, corpus: pipeline.Corpus) -> list[KeptSplit]:
+    """The splits whose features training, and its evaluation, read."""
+    del config
+    evaluated = [name for name in corpus.splits if name != PAIRED]
+    return [KeptSplit(PAIRED, views=True), *(KeptSplit(name, plain=True) for name in evaluated)]
 
 
 def split_batches(

@@ -1,5 +1,7 @@
 """Network for same-style products (2302.05093): two extractors, a joint encoder over both."""
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -7,6 +9,8 @@ from ml_collections import ConfigDict
 
 from date_jax.networks import extractors, sizes
 from date_jax.same_style.joint_encoder import JointEncoder
+
+Features = tuple[Array, Array]  # `(rep, tokens)` of a frozen extractor
 
 
 class SameStyle(nn.Module):
@@ -43,8 +47,8 @@ class SameStyle(nn.Module):
 
     def __call__(
         self,
-        image: Float[Array, "B H W 3"] | None,
-        text: Int[Array, "B T"] | None,
+        image: Float[Array, "B H W 3"] | Features | None,
+        text: Int[Array, "B T"] | Features | None,
         text_mask: Bool[Array, "B T"] | None,
         *,
         kinds: tuple[str, ...] = ("joint",),
@@ -53,21 +57,28 @@ class SameStyle(nn.Module):
         """Unit vectors of each row, by kind.
 
         Args:
-            image: normalised pixels; None where there is no picture.
-            text, text_mask: token ids; None where there are no words.
+            image: normalised pixels, or the extractor's outputs; None where there is no picture.
+            text, text_mask: token ids, or the extractor's outputs; None where there are no words.
             kinds: "joint" from all that there is, "image" and "text" from that alone.
             train: whether units are dropped.
         """
         # Each extractor runs once, however many kinds read its tokens.
-        grid = (0, 0)
+        grid, image_tokens, text_tokens = (0, 0), None, None
         if image is not None:
-            grid = sizes.token_grid(self.config.image, *image.shape[1:3])
-            image = self.image_projection(self.image_extractor(image)[1])
+            # The pictures of kept features are squares.
+            outputs = image if isinstance(image, tuple) else self.image_extractor(image)
+            side = math.isqrt(outputs[1].shape[1])
+            grid = (side, side)
+            if not isinstance(image, tuple):
+                grid = sizes.token_grid(self.config.image, *image.shape[1:3])
+            image_tokens = self.image_projection(outputs[1])
         if text is not None and text_mask is not None:
-            text = self.text_projection(self.text_extractor(text, text_mask, train=train)[1])
+            if not isinstance(text, tuple):
+                text = self.text_extractor(text, text_mask, train=train)
+            text_tokens = self.text_projection(text[1])
         inputs = {
-            "joint": (image, text, text_mask),
-            "image": (image, None, None),
-            "text": (None, text, text_mask),
+            "joint": (image_tokens, text_tokens, text_mask),
+            "image": (image_tokens, None, None),
+            "text": (None, text_tokens, text_mask),
         }
         return {kind: self.joint_encoder(*inputs[kind], grid, train=train) for kind in kinds}

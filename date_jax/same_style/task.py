@@ -18,7 +18,7 @@ from date_jax.networks import extractors
 from date_jax.pairs import contrastive
 from date_jax.pairs.tiles import map_chunks
 from date_jax.same_style import evaluation, matching, rules
-from date_jax.same_style.batches import batches, example, load
+from date_jax.same_style.batches import batches, example, kept, load
 from date_jax.same_style.network import SameStyle
 from date_jax.task import Answer, Aux, Batch, Card, Learner, Memory, Params, Prediction, Task
 
@@ -47,7 +47,7 @@ def pair_learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Lear
     apply: Callable[..., Any] = model.apply  # Flax types its result too widely to use
     singles = SINGLES[config.modality]
 
-    def inputs(image: Array, text: Array, text_mask: Array) -> tuple[Array | None, ...]:
+    def inputs(image: Any, text: Any, text_mask: Array) -> tuple[Any, ...]:
         """The part of an offer that the config lets the network see."""
         words = (text, text_mask) if "text" in singles else (None, None)
         return (image if "image" in singles else None, *words)
@@ -66,7 +66,7 @@ def pair_learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Lear
         kinds_of = {"trigger": ("joint", *singles), "offer": ("joint",)}
         outputs: dict[str, Array] = {}
         for side, dropout_key in zip(SIDES, keys, strict=True):
-            views = inputs(*(batch[f"{side}_{name}"] for name in ("image", "text", "text_mask")))
+            views = inputs(*network_inputs(batch, f"{side}_"))
             rngs = {"dropout": dropout_key}
             vectors = apply({"params": params}, *views, kinds=kinds_of[side], train=True, rngs=rngs)
             outputs |= {f"{side}_{kind}": vector for kind, vector in vectors.items()}
@@ -76,12 +76,10 @@ def pair_learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Lear
         params: Params, memory: Memory, batch: Batch, *, step: Array, rng: Array
     ) -> tuple[Float[Array, ""], Aux]:
         *view_keys, dropout_key = jax.random.split(rng, 3)
-        # A strong view of either side; there are no boxes, so a view keeps most of the picture.
+        # A view of either side, strong or one of its fixed ones.
         views: Batch = {}
-        options: dict[str, Any] = {"step": step, "config": config, "swap_table": swap_table}
         for side, key in zip(SIDES, view_keys, strict=True):
-            picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(batch[side]["image"]), 1))
-            view, _ = augment.strong_view(batch[side], picture, rng=key, **options)
+            view = training_view(batch[side], config, swap_table, step=step, rng=key)
             views |= {f"{side}_{name}": value for name, value in view.items()}
         # The network, some pairs after the other; then the losses, over all of them.
         shared = params["model"], dropout_key
@@ -91,6 +89,50 @@ def pair_learner(config: ConfigDict, vocab_size: int, swap_table: Array) -> Lear
         return terms["loss"], Aux(terms, memory)
 
     return Learner(init, loss, predictions(model, config.modality, inputs))
+
+
+def training_view(
+    rows: Batch, config: ConfigDict, swap_table: Array, *, step: Array, rng: Array
+) -> Batch:
+    """What the network sees of one side of a batch of pairs: pictures or features, and words.
+
+    Args:
+        rows: with `view` where their views are fixed, then maybe with features of these.
+        config: the run's.
+        swap_table: token id → token id under a mirror.
+        step: of training; strong views grow stronger over the first ones.
+        rng: of strong views.
+    """
+    # There are no boxes, so a strong view keeps most of the picture.
+    if "view" not in rows:
+        picture = jnp.tile(jnp.array([augment.WHOLE_PICTURE]), (len(rows["image"]), 1))
+        options: dict[str, Any] = {"step": step, "config": config, "swap_table": swap_table}
+        return augment.strong_view(rows, picture, rng=rng, **options)[0]
+    # A fixed view is made now, or its features come with the batch.
+    view = {name: rows[name] for name in rows if name.endswith(("_rep", "_tokens"))}
+    if "image_rep" in rows:
+        flip = rows["flip"]
+    else:
+        places = rows["view_place"], rows["view"]
+        view["image"], _, flip = augment.fixed_view(rows["image"], *places, config=config)
+    if "text_rep" not in rows:
+        view["text"] = jnp.where(flip[:, None], swap_table[rows["text"]], rows["text"])
+    return view | {"text_mask": rows["text_mask"]}
+
+
+def network_inputs(batch: Batch, prefix: str = "") -> tuple[Any, ...]:
+    """`(image, text, text_mask)` of a batch: pixels and token ids, or features in their place.
+
+    Args:
+        batch: of normalised pictures.
+        prefix: in front of its names.
+    """
+    inputs = []
+    for name in ("image", "text"):
+        parts = f"{prefix}{name}_rep", f"{prefix}{name}_tokens"
+        is_kept = parts[0] in batch
+        inputs.append((batch[parts[0]], batch[parts[1]]) if is_kept else batch[f"{prefix}{name}"])
+    return (*inputs, batch[f"{prefix}text_mask"])
 
 
 def pair_losses(
@@ -161,9 +203,9 @@ def predictions(
     apply: Callable[..., Any] = model.apply
 
     def embedding(params: Params, batch: Batch, *, kind: str) -> Array:
-        image, text, text_mask = inputs(
-            augment.plain_view(batch["image"]), batch["text"], batch["text_mask"]
-        )
+        if "image_rep" not in batch:
+            batch = {**batch, "image": augment.plain_view(batch["image"])}
+        image, text, text_mask = inputs(*network_inputs(batch))
         if kind == "image":
             text, text_mask = None, None
         if kind == "text":
@@ -203,4 +245,5 @@ TASK = Task(
         product="joint_embedding",
         settings=("modality",),
     ),
+    kept=kept,
 )  # fmt: skip
