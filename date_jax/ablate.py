@@ -28,12 +28,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import date_jax
 from date_jax.ablation import records, study, tables
 from date_jax.ablation.study import Records, Run, Study
 from date_jax.errors import DataError, UsageError, UserError, spelling_hint
+from date_jax.published_sizes import with_published_sizes
 from date_jax.run import commandline, config_file, subprocesses, workdir
 
 
@@ -66,7 +67,7 @@ def main(_: list[str]) -> None:
     # What shall run, and what is there already.
     plan = study_of(values)
     overrides = config_overrides(sys.argv, plan.flag_of_key)
-    study.require_sound(values.config, plan.methods)
+    study.require_sound(ConfigDict(plan.config), plan.methods)
     results = study.finished_runs(plan, Path(values.runs) if values.runs else None)
     runs_nothing = values.table_only or bool(values.runs)
 
@@ -106,6 +107,9 @@ def study_of(values: flags.FlagValues) -> Study:
         UsageError: a flag names what the config file does not have.
     """
     argument = config_flags.get_config_filename(values["config"])
+    # A run takes the sizes of its weights from their folder, and so has them in its results.
+    typed = config_flags.get_override_values(values["config"])
+    config, _ = with_published_sizes(values.config, typed, None)
     path, _, words = argument.partition(":")
 
     # What the config file has to choose from.
@@ -125,7 +129,7 @@ def study_of(values: flags.FlagValues) -> Study:
     return Study(
         folder=folder,
         runs=study.planned_runs(folder, directions, methods, seeds),
-        config=values.config.to_dict(),
+        config=config.to_dict(),
         methods={name: all_methods[name] for name in methods},
         varied={key for changes in all_methods.values() for key in changes},
         files=files,
