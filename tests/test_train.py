@@ -333,19 +333,20 @@ def test_a_frozen_teacher_stays_what_the_average_was_when_pseudo_boxes_began(
     calls = []
 
     def table(params: Any, teacher: Any, step: int, should_stop: Any) -> Any:
-        calls.append((step, float(params), float(teacher)))
+        calls.append((step, float(params["weight"]), float(teacher["weight"])))
         return {"box_cxcywh": np.zeros((2, 4)), "weight": np.zeros(2)}, {}
 
     monkeypatch.setattr(between_steps, "table_maker", lambda *_, **__: table)
     between = between_steps.between(
         tiny_config, None, Learner(abs, abs, {}), sharding.device_mesh(), folder=Path(), say=print
     )
-    sharded = {"teacher": jnp.float32(0)} if kind == "frozen" else {}
+    sharded = {"teacher": {"weight": jnp.float32(0)}} if kind == "frozen" else {}
     fields = dict.fromkeys(State.__dataclass_fields__, None)
-    state = State(**{**fields, "memory": Memory({"pseudo_boxes": {}}, sharded)})
+    state = State(**{**fields, "memory": Memory({"pseudo_boxes": {}}, sharded), "frozen": {}})
     for step, params, average in ((6, 1, 2), (9, 5, 3)):
         assert between.due(step)
-        state = dataclasses.replace(state, params=jnp.float32(params), ema=jnp.float32(average))
+        trees = ({"weight": jnp.float32(value)} for value in (params, average))
+        state = dataclasses.replace(state, **dict(zip(("params", "ema"), trees, strict=True)))
         change = between.run(state, step, lambda: False)
         state = dataclasses.replace(state, memory=change.memory)
     assert calls == [(6, 1.0, teachers[0]), (9, 5.0, teachers[1])]
