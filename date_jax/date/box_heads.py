@@ -5,7 +5,7 @@ By `config.model.fusion.head`:
 - `loc`: an MLP on `[LOC]` gives the box's four numbers.
 - `bins`: an MLP on `[LOC]` gives a distribution over 16 values of each number; the box is its mean.
 - `places`: each image token says how likely it lies in the product, and draws a box around itself;
-  the box is the mean of these boxes under the tokens' probabilities.
+  the box is the mean, under the tokens' probabilities, of those that agree with the best one.
 
 The last two give a distribution, so they also have a loss on it, and a spread.
 """
@@ -21,6 +21,7 @@ from date_jax import boxes, losses
 
 HEADS = ("loc", "bins", "places")
 BINS = 16  # values of each number, evenly from 0 to 1
+AGREES = 0.5  # IoU with the best token's box, from which a token speaks of the same product
 MIDDLE = 0.7  # share of each side of a box inside which tokens stand for its product
 _UNIFORM = MIDDLE / 12**0.5  # deviation of a place in that middle, of the side
 _SIDE = 1e-3  # least side that a deviation is divided by
@@ -71,6 +72,8 @@ class PlacesHead(nn.Module):
         places: Float[Array, "B P D"],
         grid: tuple[int, int],
         heat: Float[Array, "B P"] | None = None,
+        *,
+        train: bool = False,
     ) -> tuple[Float[Array, "B 4"], dict[str, Float[Array, "B ..."]]]:
         """`(box_cxcywh, outputs)`: `scores [B P]`, `place_boxes [B P 4]` as corners, `spread`.
 
@@ -78,6 +81,8 @@ class PlacesHead(nn.Module):
             f_loc, places: last states of `[LOC]` and of the image tokens.
             grid: shape of the tokens.
             heat: cosines of tokens and words, another summand of the scores; None for none.
+            train: whether the box is the mean of all tokens' boxes. Else it is that of the tokens
+                which agree with the best one: between two products there is none.
         """
         width = places.shape[-1]
         hidden = nn.relu(nn.Dense(width, precision="highest", name="hidden")(places))
@@ -99,10 +104,27 @@ class PlacesHead(nn.Module):
         # beyond it could never come back.
         probability = jax.nn.softmax(scores, axis=-1)[..., None]
         mean = (probability * corners).sum(axis=1)
+        if not train:
+            mean = box_of_best(scores, corners)
         mean = mean + jax.lax.stop_gradient(jnp.clip(mean, 0.0, 1.0) - mean)
         box, place_boxes = boxes.cxcywh(mean), boxes.cxcywh(corners)
         variance = (probability * (place_boxes - box[:, None]) ** 2).sum(axis=1)
         return box, {"scores": scores, "place_boxes": corners} | _uncertainty(box, variance)
+
+
+def box_of_best(scores: Float[Array, "B P"], corners: Float[Array, "B P 4"]) -> Float[Array, "B 4"]:
+    """The mean of the boxes that overlap that of the best token by half or more, as corners.
+
+    Args:
+        scores: of the tokens; their weights are the softmax of these.
+        corners: the tokens' own boxes.
+    """
+    best = jnp.take_along_axis(corners, scores.argmax(axis=1)[:, None, None], axis=1)
+    count = corners.shape[1]
+    overlap = boxes.iou(jnp.repeat(best[:, 0], count, axis=0), corners.reshape(-1, 4))
+    agrees = overlap.reshape(-1, count) >= AGREES
+    weight = jax.nn.softmax(jnp.where(agrees, scores, losses.MASKED), axis=-1)
+    return (weight[..., None] * corners).sum(axis=1)
 
 
 def _uncertainty(box_cxcywh: Array, variance: Array) -> dict[str, Array]:

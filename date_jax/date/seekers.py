@@ -138,7 +138,8 @@ class ObjectSeeker(nn.Module):
         if self.head == "bins":
             return f_loc, *BinsHead(name="bins")(f_loc)
         if self.head == "places":
-            return f_loc, *PlacesHead(name="places")(f_loc, states[:, 1:], grid, heat)
+            head = PlacesHead(name="places")
+            return f_loc, *head(f_loc, states[:, 1:], grid, heat, train=train)
         # An accelerator's default precision would make bfloat16 of it again.
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box1")(f_loc))
         hidden = nn.relu(nn.Dense(width, precision="highest", name="box2")(hidden))

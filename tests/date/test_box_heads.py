@@ -73,9 +73,9 @@ def test_the_box_of_bins_is_the_mean_of_their_values_and_the_deviation_that_of_i
     np.testing.assert_allclose(outputs["spread"], outputs["deviation"].mean(axis=1), rtol=1e-6)
 
 
-def test_the_box_of_places_is_the_mean_of_the_tokens_boxes_under_their_scores() -> None:
+def test_the_box_of_places_in_training_is_the_mean_of_the_tokens_boxes_under_their_scores() -> None:
     module, params, inputs = seeker("places")
-    box, outputs = answers(module, params, inputs)
+    box, outputs = answers(module, params, inputs, train=True)
     probability = softmax(np.asarray(outputs["scores"], np.float64))
     own = np.asarray(outputs["place_boxes"], np.float64)
     centre = np.array(CENTRES)[None]
@@ -85,6 +85,27 @@ def test_the_box_of_places_is_the_mean_of_the_tokens_boxes_under_their_scores() 
     found = np.stack([corners(b) for b in np.asarray(box)])
     np.testing.assert_allclose(found, mean, atol=1e-5)
     assert ((box >= 0) & (box <= 1)).all()
+
+
+def test_the_box_of_places_is_that_of_the_tokens_which_agree_with_the_best_one() -> None:
+    """Between two products that are alike there is none."""
+    module, params, inputs = seeker("places")
+    box, outputs = answers(module, params, inputs)
+    for row in range(ROWS):
+        scores, own = (np.asarray(outputs[name][row], float) for name in ("scores", "place_boxes"))
+        total, weights = np.zeros(4), 0.0
+        for score, token_box in zip(scores, own, strict=True):
+            best = own[scores.argmax()]
+            low, high = np.maximum(token_box[:2], best[:2]), np.minimum(token_box[2:], best[2:])
+            overlap = np.prod(np.maximum(high - low, 0))
+            union = np.prod(token_box[2:] - token_box[:2]) + np.prod(best[2:] - best[:2]) - overlap
+            if overlap / union >= 0.5:
+                total, weights = total + np.exp(score) * token_box, weights + np.exp(score)
+        expected = np.clip(total / weights, 0, 1)
+        np.testing.assert_allclose(corners(np.asarray(box[row])), expected, atol=1e-5)
+    two = jnp.array([[[0.0, 0.0, 0.2, 0.2], [0.8, 0.8, 1.0, 1.0], [0.0, 0.0, 0.2, 0.21]]])
+    alone = box_heads.box_of_best(jnp.array([[2.0, 1.9, -9.0]]), two)
+    np.testing.assert_allclose(alone, [[0.0, 0.0, 0.2, 0.2]], atol=1e-5)
 
 
 def test_heat_raises_the_scores_of_the_tokens_where_it_is() -> None:
