@@ -57,14 +57,15 @@ def main(_: list[str]) -> None:
     from date_jax.run.workdir import code_version, flat, require_equal_hosts
     from date_jax.train import steps_to_trace, train
 
+    # Hosts that differ would not fail, but wait for each other or train something else.
+    require_equal_hosts({"its code": code_version()} | _versions())
     # Sizes of published weights, before the values are compared and checked.
     typed = config_flags.get_override_values(flags.FLAGS["config"])
     directory = Path(_WORKDIR.value) if _WORKDIR.value else None
     config, lines = read_on_all_hosts(
         lambda: with_published_sizes(config, typed, directory), "config.init"
     )
-    # Hosts that differ would not fail, but wait for each other or train something else.
-    require_equal_hosts(flat(config.to_dict()) | {"its code": code_version()} | _versions())
+    require_equal_hosts(flat(config.to_dict()))
     _keep_programs(config)
     validate(config, device_count=jax.device_count(), process_count=jax.process_count())
     profile = steps_to_trace(_PROFILE.value)

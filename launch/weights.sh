@@ -3,6 +3,7 @@
 #   bash launch/weights.sh FOLDER
 # FOLDER/minilm: a BERT of 6 layers; FOLDER/dinov2s: a ViT-S/14 in DINOv2's layout. See docs/parity.md.
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 folder=${1:?usage: bash launch/weights.sh FOLDER}
 mkdir -p "$folder"
 scratch=$(mktemp -d)

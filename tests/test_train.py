@@ -419,6 +419,6 @@ def test_what_an_evaluation_notes_is_said_below_its_measures() -> None:
     running = Mock(spec=job.Job, progress=Mock(say=console.append), preemption=Mock())
     running.evaluate = lambda *_: [("live_val", outcome)]
     running.task, running.record = Mock(columns=("mean_iou",)), Mock()
-    train.evaluate(running, Mock(spec=State, ema=None), 20, "val")
+    train.evaluate(running, Mock(spec=State, ema={}, frozen={}), 20, "val")
     assert console[0].startswith("step 20 | live_val: mean_iou 0.000")
     assert console[1:] == ["step 20 | live_val: 3 of 8 boxes are odd"]

@@ -400,7 +400,7 @@ def test_a_pseudo_box_is_found_again_in_a_close_up_and_held_against_that_of_anot
         other = np.array(predict(params, {**rows, **mirrored})["pseudo_box_cxcywh"])
         other[:, 0] = 1 - other[:, 0]
     else:
-        other = looked_at(rows, looked_at(rows, whole, teacher.OTHER_ZOOM), teacher.CLOSE_UP)
+        other = looked_at(rows, looked_at(rows, whole, streams.OTHER_ZOOM), teacher.CLOSE_UP)
     own = boxes.xyxy(jnp.asarray(found["pseudo_box_cxcywh"]))
     overlap = np.asarray(boxes.iou(boxes.xyxy(jnp.asarray(other, jnp.float32)), own))
     assert overlap.min() < 0.8
