@@ -692,4 +692,4 @@ def test_a_table_in_the_documents_is_what_its_runs_jsonl_gives(
 
 def test_every_study_in_the_documents_has_its_runs() -> None:
     assert sorted(path.parent for path in (ROOT / "docs").glob("[a-z]*/**/table.md")) == STUDIES
-    assert len(STUDIES) == 5
+    assert len(STUDIES) == 6
