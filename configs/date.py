@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # or else learned from the training queries.
     config.data.vocab = ""
     config.data.vocab_size = 1000
-    config.data.views = 0  # fixed views of each training row; 0 = another view in each step
+    config.data.views = 0  # fixed views of each training picture; 0 = another view in each step
     config.data.max_pixels = 64_000_000  # larger pictures are refused unread
     config.data.bad_image_budget = 0.01  # share of rows that unreadable pictures may cost
     # Further training rows of the source. `words`: share of its own rows that ask by the word of

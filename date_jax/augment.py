@@ -114,6 +114,20 @@ def resampled_image(
     return inside * view + (1.0 - inside) * fill[:, None, None, :]
 
 
+def window_view(
+    image: Real[Array, "B H W 3"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
+) -> Float[Array, "B H W 3"]:
+    """A window of each picture without any other change, normalised; its mean colour is around it.
+
+    Args:
+        image: pixels from 0 to 255.
+        window_xyxy, flip: see `resampled_image`.
+    """
+    pixels = image.astype(jnp.float32) / 255.0
+    sharp, fill = jnp.ones((len(pixels),)), pixels.mean(axis=(1, 2))
+    return normalised_pixels(resampled_image(pixels, window_xyxy, flip, sharp, fill))
+
+
 def moved_box(
     box_cxcywh: Float[Array, "B 4"], window_xyxy: Float[Array, "B 4"], flip: Bool[Array, " B"]
 ) -> Float[Array, "B 4"]:
@@ -357,8 +371,8 @@ def seen_share(
     low = jnp.maximum(box_cxcywh[:, :2] - box_cxcywh[:, 2:] / 2, window_xyxy[:, :2])
     high = jnp.minimum(box_cxcywh[:, :2] + box_cxcywh[:, 2:] / 2, window_xyxy[:, 2:])
     area = box_cxcywh[:, 2] * box_cxcywh[:, 3]
-    shown = jnp.maximum(high - low, 0.0).prod(axis=1)
-    return jnp.where(area > 0, shown / jnp.where(area > 0, area, 1.0), 1.0)
+    overlap = jnp.maximum(high - low, 0.0).prod(axis=1)
+    return jnp.where(area > 0, overlap / jnp.where(area > 0, area, 1.0), 1.0)
 
 
 def strong_view(

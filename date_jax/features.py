@@ -338,19 +338,8 @@ def _image_outputs(
         number = jnp.maximum(batch["view"], 0)
         arguments = batch["image"], batch["place"], number
         fixed = augment.fixed_view(*arguments, config=config)
-        pixels = batch["image"].astype(jnp.float32) / 255.0
-        plain = augment.FixedView(
-            augment.resampled_image(
-                pixels,
-                batch["window_xyxy"],
-                batch["flip"],
-                jnp.ones((len(pixels),)),
-                pixels.mean(axis=(1, 2)),
-            ),
-            batch["window_xyxy"],
-            batch["flip"],
-        )
-        plain = plain._replace(image=augment.normalised_pixels(plain.image))
+        place = batch["window_xyxy"], batch["flip"]
+        plain = augment.FixedView(augment.window_view(batch["image"], *place), *place)
         is_fixed = batch["view"] >= 0
         view = augment.FixedView(
             *(
@@ -442,7 +431,7 @@ def _summary(stores: dict[str, Store], folder: Path, views: int) -> str:
     """The line that says how much is kept, and where."""
     size = sum(store.bytes_of(range(len(store.paths))) for store in stores.values())
     missing = sum(store.bytes_of(store.missing()) for store in stores.values())
-    counts = [f"{stores['image'].size:,} views of pictures ({views} of each training row)"]
+    counts = [f"{stores['image'].size:,} views of pictures ({views} of each training picture)"]
     if "text" in stores:
         counts.append(f"{stores['text'].size:,} texts")
     state = "all there" if not missing else f"{missing / 1e9:.2f} GB of it to be computed"

@@ -268,7 +268,7 @@ class KeptSplit(NamedTuple):
     Attributes:
         name: of the split.
         plain: whether as they are.
-        views: whether in the fixed views of training rows.
+        views: whether in the fixed views of training.
         other: window `(x0, y0, x1, y1)` and flip of one more look at each; None for none.
     """
 

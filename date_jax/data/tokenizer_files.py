@@ -230,7 +230,7 @@ def _tokenizer_of_json(path: Path, length: int) -> Tokenizer:
         pads_left=rules.pads_left,
     )
     # A file may promise a piece for what it lacks, and not have it.
-    _tried(path, lambda: tokenizer.encode(["a mug, \U0001f525 杯\x00"]))
+    _outcome(path, lambda: tokenizer.encode(["a mug, \U0001f525 杯\x00"]))
     return tokenizer
 
 
@@ -282,7 +282,7 @@ def _objects(values: Any) -> list[dict[str, Any]]:
 
 def _fast_of_json(path: Path, source: str) -> FastTokenizer:
     """The tokenizer of the package `tokenizers` for the text of a file."""
-    fast = _tried(path, lambda: FastTokenizer.from_str(source))
+    fast = _outcome(path, lambda: FastTokenizer.from_str(source))
     # Length and padding are ours; and `</s>` in the title of a product is no end of it.
     fast.no_truncation()
     fast.no_padding()
@@ -290,7 +290,7 @@ def _fast_of_json(path: Path, source: str) -> FastTokenizer:
     return fast
 
 
-def _tried(path: Path, action: Callable[[], Any]) -> Any:
+def _outcome(path: Path, action: Callable[[], Any]) -> Any:
     """The value of an action of the package `tokenizers`, whose faults are the file's."""
     try:
         return action()
@@ -314,8 +314,8 @@ def _frame(
         ]
         before, behind = ([ids[name]] if name is not None and name in ids else [] for name in names)
         return before, behind
-    plain = _tried(path, lambda: fast.encode("a", add_special_tokens=False).ids)
-    framed = _tried(path, lambda: fast.encode("a", add_special_tokens=True).ids)
+    plain = _outcome(path, lambda: fast.encode("a", add_special_tokens=False).ids)
+    framed = _outcome(path, lambda: fast.encode("a", add_special_tokens=True).ids)
     extra = len(framed) - len(plain)
     for count in range(extra + 1):
         if framed[count : count + len(plain)] == plain:

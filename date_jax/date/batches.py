@@ -162,8 +162,10 @@ def adaptive_kept(config: ConfigDict, corpus: Any) -> list[KeptSplit]:
     splits = supervised_kept(config, corpus)
     # Ranking by count embeds the source's own rows as they are.
     if config.pseudo_boxes.rank == "count":
-        own = split_names(config.data.source, "train")
-        splits = [split._replace(plain=split.name in own or split.plain) for split in splits]
+        source_names = split_names(config.data.source, "train")
+        splits = [
+            split._replace(plain=split.name in source_names or split.plain) for split in splits
+        ]
     targets = split_names(config.data.target, "train")
     look = other_view(config)
     # A self-check is calibrated on the source's validation rows.

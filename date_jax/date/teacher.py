@@ -50,12 +50,8 @@ def predictions(model: Date, config: ConfigDict, swap_table: Array) -> dict[str,
     ) -> dict[str, Array]:
         """The network's outputs for a view; `original_cxcywh` is the box in the whole picture."""
         # The view: a window of the picture, without any other change.
-        pixels = batch["image"].astype(jnp.float32) / 255.0
-        flip = jnp.full((len(pixels),), mirrored)
-        sharp, fill = jnp.ones((len(pixels),)), pixels.mean(axis=(1, 2))
-        image = augment.normalised_pixels(
-            augment.resampled_image(pixels, window_xyxy, flip, sharp, fill)
-        )
+        flip = jnp.full((len(batch["image"]),), mirrored)
+        image = augment.window_view(batch["image"], window_xyxy, flip)
         # A mirrored picture exchanges left and right in its query too.
         text = swap_table[batch["text"]] if mirrored else batch["text"]
         outputs = apply({"params": params["model"]}, image, text, batch["text_mask"])

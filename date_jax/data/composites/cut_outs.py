@@ -7,10 +7,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 RING = 2  # pixels around a box, which tell whether the page is plain there
-_PLAIN = (
-    0.75  # share of the ring's pixels of one colour, from which on a page is plain: a shadow may
-)
-# take the rest
+# Share of the ring's pixels of one colour, above which a page is plain: a shadow may take the rest.
+_PLAIN = 0.75
 _TOLERANCE = 17  # by which a channel of the ground may differ from that colour
 _MARGIN_TOLERANCE = 4  # the same of a letterbox's margin, which a JPEG hardly changes
 _LEAST = 6  # pixels of a side, below which a product is no cut-out

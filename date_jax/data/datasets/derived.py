@@ -147,9 +147,9 @@ def builders(
 
     # The name of records holds what they are made of.
     origin = [split.fingerprint for split in source]
-    made = []
+    splits = []
     if config.words:
-        made.append(derived(f"{WORDED}_train", origin, functools.partial(word_rows, rows)))
+        splits.append(derived(f"{WORDED}_train", origin, functools.partial(word_rows, rows)))
     if config.paste.pictures:
         frames = target_rows(target)
         seen = hashlib.sha256(repr((frames.texts, frames.pictures)).encode()).hexdigest()
@@ -159,8 +159,8 @@ def builders(
         sheet = cache / f"paste_{name}.png"
         options = Options(config.words, sheet, config.image_size, **paste)
         examples = functools.partial(pasted_rows, rows, frames, options)
-        made.append(derived(f"{PASTED}_train", settings, examples))
-    return made
+        splits.append(derived(f"{PASTED}_train", settings, examples))
+    return splits
 
 
 def source_rows(splits: Sequence[PreparedSplit]) -> SourceRows:
@@ -342,7 +342,7 @@ def _product(rows: SourceRows, options: Options, row: int) -> Product | None:
     return Product(row, packed.getvalue(), cut.box, cut.is_plain)
 
 
-def _unpacked(product: Product) -> CutOut:
+def _cut_out_of(product: Product) -> CutOut:
     """The cut-out of a product."""
     rgba = np.asarray(Image.open(io.BytesIO(product.packed)))
     return CutOut(rgba[..., :3], rgba[..., 3] > 127, product.box, product.is_plain)
@@ -374,7 +374,7 @@ def _composite(
     composite = pasting.pasted(
         rng,
         image,
-        [_unpacked(product) for product in chosen],
+        [_cut_out_of(product) for product in chosen],
         area=content_area(image, MARGIN),
         sizes=options.sizes,
     )
